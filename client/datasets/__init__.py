@@ -1,0 +1,1 @@
+"""Data sets a client can train on: one file a kind, found through `registry`."""

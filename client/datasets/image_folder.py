@@ -1,0 +1,105 @@
+"""The user's own images, FOLDER/CLASS/*.png or *.jpg: one folder for each class of the data card."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.datasets.images import normalise
+from client.datasets.records import Parts, Records
+from client.datasets.sources import data_path, did_you_mean
+from security.errors import UsageError
+from shared_models.cards import DataCard
+from shared_models.plan import DataPlan
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg")
+_FORMATS: Final = ("PNG", "JPEG")  # decoders of rarer formats stay out of reach of what lies in the folder
+_MODES: Final = {1: "L", 3: "RGB"}
+
+
+def load(data: DataPlan, card: DataCard) -> Parts:
+    """All images below `data.path`, x (n, channels, height, width); there is no test part.
+
+    Pixels are converted to grey (1 channel) or RGB (3), scaled to [0, 1], then `(value - mean) / std`. A
+    class without a folder has no images here, which is usual where an owner holds few classes.
+
+    Raises:
+        UsageError: Pillow is missing, a folder is not a class, an image is damaged or not of the card's size.
+    """
+    if len(card.input_shape) != 3 or card.input_shape[0] not in _MODES:
+        raise UsageError(f"data.card.input_shape: images need [1 or 3, height, width], not {list(card.input_shape)}")
+    folders = _class_folders(data_path(data), card.classes)
+    files = [
+        (path, number)
+        for number, folder in folders.items()
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    ]
+    pixels = np.empty((len(files), *card.input_shape), dtype=np.uint8)
+    if files:
+        image = _pillow()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", image.DecompressionBombWarning)
+            for row, (path, _) in enumerate(files):
+                pixels[row] = _decode(image, path, card.input_shape)
+    labels = torch.tensor([number for _, number in files], dtype=torch.int64)
+    return Records(x=normalise(pixels, card), y=labels), None
+
+
+def _class_folders(root: Path, classes: tuple[str, ...]) -> dict[int, Path]:
+    """The folder of each class number that has one."""
+    if not root.is_dir():
+        raise UsageError(f"data.path: {root} is not a folder; give the folder that holds one folder for each class")
+    folders = {}
+    for folder in sorted(root.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if folder.name not in classes:
+            raise UsageError(
+                f"data.path: {folder} is not one of data.card.classes{did_you_mean(folder.name, classes)}; "
+                f"rename or remove the folder, or add the class"
+            )
+        folders[classes.index(folder.name)] = folder
+    if not folders:
+        raise UsageError(f"data.path: {root} has no folder named like a class ({', '.join(classes)})")
+    return dict(sorted(folders.items()))
+
+
+def _decode(image: ModuleType, path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """One image as (channels, height, width)."""
+    channels, height, width = shape
+    try:
+        with image.open(path, formats=_FORMATS) as picture:
+            # The header tells the size; what is too large is refused before a pixel of it is unpacked.
+            if picture.size != (width, height):
+                raise UsageError(
+                    f"{path}: is {picture.size[0]} x {picture.size[1]} pixels (width x height), "
+                    f"data.card.input_shape asks for {width} x {height}; resize it"
+                )
+            # Converting more than 8 bits a channel would clip instead of scale.
+            if picture.mode.startswith(("I", "F")):
+                raise UsageError(f"{path}: has more than 8 bits a channel; save it with 8")
+            values = np.asarray(picture.convert(_MODES[channels]), dtype=np.uint8)
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        image.DecompressionBombError,
+        image.DecompressionBombWarning,
+    ) as error:
+        raise UsageError(f"{path}: is damaged, too large or not a PNG or JPEG image; mend or remove it") from error
+    return values[None] if channels == 1 else values.transpose(2, 0, 1)
+
+
+def _pillow() -> ModuleType:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UsageError("image-folder: needs Pillow; pip install 'veil-fl[images]'") from error
+    return Image

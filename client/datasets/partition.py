@@ -1,0 +1,234 @@
+"""Virtual clients: how a simulation spreads one pool of records over many clients.
+
+The drawing is flwr-datasets' own. It sees only row numbers with a label or a group for each, never a record,
+and the rows are shuffled by the plan's seed first, so that every process of a simulation draws the same
+clients. A person's
+records stay wherever they fall: a person spread over several clients pays in each, and those charges add up.
+To keep people whole, use a natural partition by the person column.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from client.datasets.records import Records
+from client.datasets.registry import load
+from client.datasets.sources import did_you_mean, listed
+from security.errors import UsageError
+from shared_models.plan import (
+    DataPlan,
+    DirichletPartition,
+    IidPartition,
+    NaturalPartition,
+    Partition,
+    PathologicalPartition,
+    SizeSkewedPartition,
+)
+
+Rows = npt.NDArray[np.int64]
+_NO_TELEMETRY: Final = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+}
+
+
+def client_records(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[str, Records]:
+    """The training records of every virtual client, by client id; loaded and drawn once per process.
+
+    Only the last result is kept. It is drawn anew when the plan's [data], the seed, the key or the file
+    `data.path` changes; changes inside a folder are not noticed.
+
+    Raises:
+        UsageError: as `registry.load` and `partition`.
+    """
+    return _client_records(data.model_dump_json(), seed, split_key, _stamp(data))
+
+
+def client_ids(data: DataPlan, *, seed: int, split_key: bytes) -> tuple[str, ...]:
+    """The ids of the virtual clients, sorted; data is only read where they come from it (natural clients).
+
+    Raises:
+        UsageError: as `client_records`, for natural clients.
+    """
+    if isinstance(data.partition, NaturalPartition):
+        return tuple(client_records(data, seed=seed, split_key=split_key))
+    return _numbered(data.partition.clients)
+
+
+def partition(records: Records, plan: Partition, *, seed: int) -> dict[str, Records]:
+    """Spread records over clients, each record to exactly one.
+
+    Args:
+        records: the pool, n of them.
+        plan: the plan's [data.partition].
+        seed: the plan's; the same seed gives the same clients in every process.
+
+    Returns:
+        Records by client id, sorted by id: "0", "1", ... padded with zeros, or, for a natural partition, the
+        slug of the group's name ("VA Long Beach" is "va-long-beach"). A Dirichlet client may be empty if
+        `min_size` is 0.
+
+    Raises:
+        UsageError: the records can't be spread like that, or the extra `simulation` is not installed.
+    """
+    if len(records) == 0:
+        raise UsageError("data.partition: there are no training records to spread over clients")
+    if isinstance(plan, NaturalPartition):
+        by, ids = _groups(records, plan.column)
+    else:
+        by, ids = records.y.numpy(), _numbered(plan.clients)
+        _check_counts(plan, records)
+    order = np.random.default_rng(seed).permutation(len(records))
+    rows = _draw(plan, by[order], seed)
+    if sum(map(len, rows)) < len(records):
+        raise UsageError(
+            f"data.partition: {len(ids)} clients with so few classes each leave a class to nobody; give at "
+            f"least as many clients as there are classes, or raise classes_per_client"
+        )
+    # A client's rows in the pool's order: what a client sees then depends on which rows it got, nothing else.
+    return {name: records.take(np.sort(order[own])) for name, own in zip(ids, rows, strict=True)}
+
+
+def slug(text: str) -> str:
+    """A client id from a group's name: lower-case ASCII letters, digits and hyphens."""
+    if not text:
+        return "missing"
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "group-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@lru_cache(maxsize=1)
+def _client_records(data: str, seed: int, split_key: bytes, _stamp: object) -> Mapping[str, Records]:
+    plan = DataPlan.model_validate_json(data)
+    return MappingProxyType(partition(load(plan, split_key=split_key).train, plan.partition, seed=seed))
+
+
+def _stamp(data: DataPlan) -> tuple[int, int] | None:
+    """When and how large the plan's file was written, so that a changed file is read again."""
+    if data.path is None:
+        return None
+    with contextlib.suppress(OSError):
+        found = Path(data.path).expanduser().stat()
+        return found.st_mtime_ns, found.st_size
+    return None
+
+
+def _numbered(clients: int) -> tuple[str, ...]:
+    width = len(str(clients - 1))
+    return tuple(f"{number:0{width}}" for number in range(clients))
+
+
+def _groups(records: Records, column: str) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """The client id of each record, and all ids, sorted."""
+    if column not in records.groups:
+        raise UsageError(
+            f"data.partition.column: the data has no column {column!r}"
+            f"{did_you_mean(column, records.groups)}; columns there: {listed(records.groups)}"
+        )
+    values, of_record = np.unique(records.groups[column], return_inverse=True)
+    slugs = np.array([slug(str(value)) for value in values])
+    ids, times = np.unique(slugs, return_counts=True)
+    if times.max() > 1:
+        raise UsageError(
+            f"data.partition.column: {times.max()} values of {column!r} make the same client id "
+            f"'{ids[times.argmax()]}'; rename them in the data"
+        )
+    return slugs[of_record], tuple(str(name) for name in ids)
+
+
+def _check_counts(plan: Partition, records: Records) -> None:
+    """What can be said before drawing, in the plan's own words."""
+    clients, examples = getattr(plan, "clients", 1), len(records)
+    if clients > examples:
+        raise UsageError(f"data.partition.clients = {clients} is more than the {examples} training records; lower it")
+    if isinstance(plan, PathologicalPartition):
+        classes = len(np.unique(records.y.numpy()))
+        if plan.classes_per_client > classes:
+            raise UsageError(
+                f"data.partition.classes_per_client = {plan.classes_per_client} is more than the {classes} "
+                f"classes in the data; lower it"
+            )
+
+
+def _draw(plan: Partition, by: npt.NDArray[Any], seed: int) -> list[Rows]:
+    """Positions in `by` for each client, in the order of the client ids."""
+    # Nothing here asks the network for anything; this keeps the libraries from telling it of their use.
+    for name, value in _NO_TELEMETRY.items():
+        os.environ.setdefault(name, value)
+    try:
+        from datasets import Dataset
+
+        partitioner = _partitioner(plan, seed)
+    except ImportError as error:
+        raise UsageError("data.partition: needs flwr-datasets; pip install 'veil-fl[simulation]'") from error
+    partitioner.dataset = Dataset.from_dict({"row": np.arange(len(by)), "by": by})
+    # Progress bars go to standard error. Warnings tell of draws that failed and are repeated; if none
+    # succeeds, that is an error, translated here.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            return [
+                np.asarray(partitioner.load_partition(client)["row"][:], dtype=np.int64)
+                for client in range(partitioner.num_partitions)
+            ]
+        except ValueError as error:
+            raise UsageError(_cannot(plan, len(by))) from error
+
+
+def _partitioner(plan: Partition, seed: int) -> Any:
+    from flwr_datasets import partitioner as flower
+
+    match plan:
+        case IidPartition(clients=clients):
+            return flower.IidPartitioner(clients)
+        case DirichletPartition(clients=clients, alpha=alpha, min_size=min_size):
+            return flower.DirichletPartitioner(clients, "by", alpha, min_size, seed=seed)
+        case PathologicalPartition(clients=clients, classes_per_client=classes):
+            # As in the paper: the first class of each client goes round, so that every class is somebody's.
+            return flower.PathologicalPartitioner(clients, "by", classes, "first-deterministic", seed=seed)
+        case SizeSkewedPartition(clients=clients, growth=growth):
+            kinds = {
+                "linear": flower.LinearPartitioner,
+                "square": flower.SquarePartitioner,
+                "exponential": flower.ExponentialPartitioner,
+            }
+            return kinds[growth](clients)
+        case NaturalPartition():
+            return flower.NaturalIdPartitioner("by")
+
+
+def _cannot(plan: Partition, examples: int) -> str:
+    """Why flwr-datasets found no partition, in the plan's words."""
+    match plan:
+        case DirichletPartition(clients=clients, alpha=alpha, min_size=min_size):
+            return (
+                f"data.partition: no draw with alpha = {alpha} gave each of {clients} clients min_size = "
+                f"{min_size} of {examples} records; raise alpha, or lower min_size or clients"
+            )
+        case PathologicalPartition(clients=clients, classes_per_client=classes):
+            return (
+                f"data.partition: a class has fewer records than clients that should share it ({clients} "
+                f"clients, {classes} classes each); lower clients or classes_per_client"
+            )
+        case SizeSkewedPartition(clients=clients, growth=growth):
+            return (
+                f"data.partition: {examples} records are too few for {clients} clients with {growth} "
+                f"growth, the first would get none; lower clients or choose a slower growth"
+            )
+        case _:
+            return f"data.partition: {examples} records can't be spread like that"

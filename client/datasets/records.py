@@ -1,0 +1,78 @@
+"""Records: examples and labels as tensors, with the columns that say whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from security.errors import UsageError
+
+StrArray = npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Records:
+    """Examples of one owner, one pool or one part of it; none at all (n = 0) is legal.
+
+    Attributes:
+        x: float32, (n, *input_shape), finite.
+        y: int64, (n,), the number of each example's class, from 0.
+        groups: columns a natural partition may use; text, each (n,).
+        people: who each record belongs to, text (n,), where the plan names a person column.
+
+    Raises:
+        UsageError: lengths differ, or a value or label is out of range. The text counts records, it shows
+        none.
+    """
+
+    x: Tensor
+    y: Tensor
+    groups: Mapping[str, StrArray] = field(default_factory=dict)
+    people: StrArray | None = None
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.float32 or self.y.dtype != torch.int64 or self.y.ndim != 1 or self.x.ndim < 2:
+            raise UsageError("records: x must be float32 with a row for each record, and y one int64 for each")
+        columns: dict[str, Tensor | npt.NDArray[Any]] = {
+            "y": self.y,
+            **{f"column {name!r}": column for name, column in self.groups.items()},
+        }
+        if self.people is not None:
+            columns["people"] = self.people
+        for name, column in columns.items():
+            if column.ndim != 1 or len(column) != len(self.x):
+                raise UsageError(f"records: {name} has {len(column)} values for {len(self.x)} records")
+            if isinstance(column, np.ndarray) and column.dtype.kind != "U":
+                raise UsageError(f"records: {name} must be text")
+        unfinite = int((~np.isfinite(self.x.flatten(1).numpy())).any(axis=1).sum())
+        if unfinite:
+            raise UsageError(f"records: {unfinite} of {len(self.x)} records hold NaN or infinity; mend or remove them")
+        negative = int((self.y < 0).sum())
+        if negative:
+            raise UsageError(f"records: {negative} of {len(self.y)} labels are negative; classes are numbered from 0")
+        object.__setattr__(self, "groups", MappingProxyType(dict(self.groups)))
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Records:
+        """The records at these positions, in this order (a copy)."""
+        rows = np.asarray(indices, dtype=np.int64)
+        picked = torch.from_numpy(rows)
+        return Records(
+            x=self.x[picked],
+            y=self.y[picked],
+            groups={name: column[rows] for name, column in self.groups.items()},
+            people=None if self.people is None else self.people[rows],
+        )
+
+
+Parts = tuple[Records, Records | None]
+"""What a loader returns: training records, and the set's own test part if it has one."""

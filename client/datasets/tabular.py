@@ -1,0 +1,171 @@
+"""Tables of text to features, by the public bounds and values of a data card.
+
+Nothing is computed from the data: no mean, no list of the categories that occur. A statistic of the records
+would be a release, and one that every other client would have to agree on.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from client.datasets.records import Records, StrArray
+from client.datasets.sources import did_you_mean, listed, partition_column
+from security.errors import UsageError
+from shared_models.cards import DataCard, table_width
+from shared_models.plan import CategoricalColumn, DataPlan, NumericColumn
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Features = npt.NDArray[np.float32]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file (UTF-8, commas, one header line) as stripped text, indexed by each record's line number.
+
+    Raises:
+        UsageError: the file can't be read, is empty, isn't UTF-8, repeats a column, or a line has too few or
+            too many fields. The text names file and line, never a value.
+    """
+    import pandas as pd
+
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = _lines(csv.reader(file, strict=True))
+            _, header = next(lines, (0, None))
+            if header is None:
+                raise UsageError(f"{path}: the file is empty; it needs a header line and a line for each record")
+            _check_header(path, header)
+            numbers, rows = [], []
+            for number, row in lines:
+                if len(row) != len(header):
+                    raise UsageError(f"{path}: line {number} has {len(row)} fields, the header {len(header)}; mend it")
+                numbers.append(number)
+                rows.append(row)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text; save it as CSV with UTF-8 encoding") from error
+    except csv.Error as error:
+        raise UsageError(f"{path}: is not a CSV file that can be read ({error})") from error
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror})") from error
+    return pd.DataFrame(rows, columns=header, index=numbers, dtype=str)
+
+
+def table_records(table: pd.DataFrame, data: DataPlan, card: DataCard, *, source: str) -> Records:
+    """A table of text as records.
+
+    Args:
+        table: stripped text, indexed by line numbers for errors.
+        data: says which column names the person and which the natural clients.
+        card: target, classes and columns.
+        source: name of the file, for errors.
+
+    Returns:
+        Records with x (n, `table_width(card.columns)`): for each column of the card, in the card's order, a
+        number takes two places (scaled to [-1, 1], and 1 if missing), a category one for each value and one
+        for any other.
+
+    Raises:
+        UsageError: a column is not in the table, a target is not one of the classes, a number is none, or a
+            record names no person.
+    """
+    target, group, person = card.target, partition_column(data), data.person_column
+    if target is None:
+        raise ValueError(f"the card of '{card.name}' names no target")
+    asked = {"data.card.target": target, "data.partition.column": group, "data.person_column": person}
+    asked |= {f"data.card.columns.{name}": name for name in card.columns}
+    for key, name in asked.items():
+        if name is not None and name not in table.columns:
+            raise UsageError(
+                f"{key}: {source} has no column {name!r}{did_you_mean(name, table.columns)}; "
+                f"columns there: {listed(table.columns)}"
+            )
+    y = _labels(table[target], card.classes, source)
+    parts = [
+        _number(table[name], column, card.missing, source)
+        if isinstance(column, NumericColumn)
+        else _category(table[name], column)
+        for name, column in card.columns.items()
+    ]
+    x = np.concatenate(parts, axis=1) if parts else np.empty((len(table), table_width(card.columns)), np.float32)
+    return Records(
+        x=torch.from_numpy(x),
+        y=y,
+        groups={} if group is None else {group: _text(table[group])},
+        people=None if person is None else _people(table[person], card.missing, source),
+    )
+
+
+def _lines(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and stripped fields of every line that isn't blank."""
+    for row in reader:
+        if row:
+            yield reader.line_num, [field.strip() for field in row]  # type: ignore[attr-defined]
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    repeated = [name for name in dict.fromkeys(header) if header.count(name) > 1]
+    if repeated:
+        raise UsageError(f"{path}: the header repeats columns: {listed(repeated)}; give each a name of its own")
+
+
+def _labels(texts: pd.Series[str], classes: Sequence[str], source: str) -> Tensor:
+    import pandas as pd
+
+    numbers = pd.Index([name.strip() for name in classes]).get_indexer(pd.Index(texts))
+    _refuse(texts, numbers < 0, f"is not one of the classes ({', '.join(classes)})", source)
+    return torch.from_numpy(numbers.astype(np.int64))
+
+
+def _number(texts: pd.Series[str], column: NumericColumn, missing: Sequence[str], source: str) -> Features:
+    import pandas as pd
+
+    is_missing = texts.isin(missing).to_numpy(dtype=bool)
+    values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
+    _refuse(
+        texts,
+        ~is_missing & ~np.isfinite(values),
+        "is not a finite number nor one of data.card.missing",
+        source,
+    )
+    share = (np.clip(values, column.low, column.high) - column.low) / (column.high - column.low)
+    return np.stack([np.where(is_missing, 0.0, 2 * share - 1), is_missing], axis=1).astype(np.float32)
+
+
+def _category(texts: pd.Series[str], column: CategoricalColumn) -> Features:
+    import pandas as pd
+
+    places = pd.Index([value.strip() for value in column.values]).get_indexer(pd.Index(texts))
+    # -1, "none of them", picks the last place: the one for other and missing values.
+    return np.eye(len(column.values) + 1, dtype=np.float32)[places]
+
+
+def _people(texts: pd.Series[str], missing: Sequence[str], source: str) -> StrArray:
+    # Records without a name can't be bounded: they may be anybody's, also of a person who is named elsewhere.
+    _refuse(
+        texts,
+        texts.isin([*missing, ""]).to_numpy(dtype=bool),
+        "names no person; fill it in or remove it",
+        source,
+    )
+    return _text(texts)
+
+
+def _text(texts: pd.Series[str]) -> StrArray:
+    return np.array(texts.tolist(), dtype=np.str_)
+
+
+def _refuse(texts: pd.Series[str], bad: npt.NDArray[np.bool_], what: str, source: str) -> None:
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise UsageError(
+            f"{source}: line {texts.index[first]}, column {texts.name!r}: {what} ({int(bad.sum())} such lines)"
+        )

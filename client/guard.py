@@ -1,0 +1,93 @@
+"""The guard: asked before data is touched, and again before anything leaves.
+
+It keeps the client's account of a run in Flower's `Context.state`, which every grid carries from round to round.
+`reserve` charges the whole release before training begins; a charge is never taken back, so training that fails has
+still been paid for. `reply_fields` is the one place where a reply is put together: a field is charged, public, or
+not there (principle 1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
+
+from privacy.accountant import epsilon
+from privacy.mechanisms import Release, release_from_json
+from shared_models.faults import Fault
+from shared_models.plan import Plan
+from shared_models.protocol import EPSILON, TRAIN_LOSS, WEIGHT
+
+_ACCOUNT = "veil-account"
+_RELEASES = "releases"  # JSON texts, one a distinct release
+_COUNTS = "counts"  # how often each was charged
+
+
+class RefusedError(Exception):
+    """The client will not do what it was asked; it says why by a fixed code alone."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
+
+
+class Guard:
+    """The account of one client in one run."""
+
+    def __init__(self, plan: Plan, state: RecordDict) -> None:
+        self._plan = plan
+        self._state = state
+
+    @property
+    def spent(self) -> Counter[Release]:
+        """Releases charged so far, with their counts."""
+        record = self._state.config_records.get(_ACCOUNT)
+        if record is None:
+            return Counter()
+        releases = [release_from_json(json.loads(str(text))) for text in _texts(record[_RELEASES])]
+        return Counter(dict(zip(releases, _counts(record[_COUNTS]), strict=True)))
+
+    def reserve(self) -> None:
+        """Charge one round of the plan before data is touched.
+
+        Raises:
+            RefusedError: the budget does not cover it; nothing is charged.
+        """
+        release = self._plan.round_release()
+        if release is None:
+            return
+        charged = self.spent
+        charged[release] += 1
+        privacy = self._plan.privacy
+        limit = privacy.budget if privacy.budget is not None else privacy.epsilon
+        if limit is None or self._epsilon(charged) > limit:
+            raise RefusedError(Fault.BUDGET_EXHAUSTED)
+        self._state[_ACCOUNT] = ConfigRecord(
+            {
+                _RELEASES: [json.dumps(release.to_json(), sort_keys=True) for release in charged],
+                _COUNTS: list(charged.values()),
+            }
+        )
+
+    def reply_fields(self, *, examples: int, train_loss: float) -> MetricRecord:
+        """The numbers that may leave beside the update.
+
+        Under privacy the weight is a public constant, the epsilon follows from public constants alone, and number of
+        examples and loss stay here (rule 1). Without privacy nothing is protected, and both are sent.
+        """
+        if self._plan.is_private:
+            return MetricRecord({WEIGHT: 1, EPSILON: self._epsilon(self.spent)})
+        weight = examples if self._plan.weighting == "examples" else 1
+        return MetricRecord({WEIGHT: weight, TRAIN_LOSS: train_loss})
+
+    def _epsilon(self, releases: Counter[Release]) -> float:
+        return epsilon(releases, self._plan.privacy.delta).epsilon
+
+
+def _texts(value: object) -> list[str]:
+    return [str(text) for text in value] if isinstance(value, list) else []
+
+
+def _counts(value: object) -> list[int]:
+    return [int(count) for count in value] if isinstance(value, list) else []

@@ -1,0 +1,205 @@
+"""Local training: what a client does with its data in one round.
+
+The plain and the private way share model, optimiser and schedule; they differ in how a batch is drawn and what a
+step does with it. A private round touches data only through `private_gradient_step`, whose randomness comes from a
+`NoiseSource` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from client.datasets.records import Records
+from client.schedule import learning_rate
+from privacy.dpsgd.engine import private_gradient_step, private_hooks
+from privacy.dpsgd.optimizer import PrivateOptimizer
+from privacy.dpsgd.sampling import poisson_batch
+from privacy.noise import NoiseSource
+from shared_models.parameters import Parameters, get_parameters, set_parameters
+from shared_models.plan import Plan
+from shared_models.seeds import derive_seed
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device a plan asks for; `auto` takes a GPU if there is one.
+
+    Raises:
+        RuntimeError: the device isn't there.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("training.device = 'cuda': this machine has no usable CUDA device")
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise RuntimeError("training.device = 'mps': this machine has no usable MPS device")
+    return torch.device(wanted)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads: sums split otherwise have other roundings, on every grid the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def train_plain(
+    model: nn.Module, start: Parameters, records: Records, plan: Plan, *, round_number: int, client: str
+) -> tuple[Parameters, float]:
+    """Train without privacy on shuffled batches.
+
+    Args:
+        model: the plan's network on its device; its parameters are overwritten.
+        start: the shared model.
+        records: the client's own, at least one.
+        plan: the resolved plan.
+        round_number: from 1.
+        client: stable id; order of batches and dropout follow from it, the round and the plan's seed.
+
+    Returns:
+        The change of the parameters, and the mean loss over the examples seen.
+
+    Raises:
+        ValueError: the client has no records.
+    """
+    if len(records) == 0:
+        raise ValueError("a client without records can't train")
+    device = next(model.parameters()).device
+    set_parameters(model, start)
+    model.train()
+    optimizer = _optimizer(model, plan, round_number)
+    total, seen = 0.0, 0
+    with _seeded(derive_seed(plan.seed, "dropout", round_number, client), device):
+        for batch in _shuffled_batches(len(records), plan, derive_seed(plan.seed, "batches", round_number, client)):
+            optimizer.zero_grad()
+            for part in _parts(batch, plan):
+                x, y = records.x[part].to(device), records.y[part].to(device)
+                loss = nn.functional.cross_entropy(model(x), y, reduction="sum")
+                (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+            optimizer.step()
+            seen += len(batch)
+    return _change(model, start), total / seen
+
+
+def train_private(
+    model: nn.Module,
+    start: Parameters,
+    records: Records,
+    plan: Plan,
+    *,
+    round_number: int,
+    noise: NoiseSource,
+) -> Parameters:
+    """Train by DP-SGD (Abadi et al. 2016): steps, sample rate and batch size are the plan's public constants.
+
+    A client without records still releases its steps, which are then noise alone.
+
+    Args:
+        model: the plan's network on its device; its parameters are overwritten.
+        start: the shared model.
+        records: the client's own; may be none.
+        plan: the resolved plan.
+        round_number: from 1.
+        noise: where sampling, noise and dropout come from; the client's own.
+
+    Returns:
+        The change of the parameters: all that may leave.
+    """
+    device = next(model.parameters()).device
+    set_parameters(model, start)
+    model.train()
+    training, release = plan.training, plan.round_release()
+    assert release is not None
+    optimizer = PrivateOptimizer(
+        _optimizer(model, plan, round_number),
+        noise_multiplier=release.noise_multiplier,
+        clipping_norm=plan.privacy.clipping_norm,
+        expected_batch_size=training.expected_batch_size,
+        noise=noise,
+    )
+    # Dropout masks are dealt to the examples of a batch in order. Were they predictable, an example more would change
+    # its neighbours' masks and with them their gradients; from secret entropy each example's mask is its own.
+    with private_hooks(model), _seeded(int(noise.uniform(1)[0] * 2**53), device):
+        for _ in range(release.steps):
+            batch = poisson_batch(len(records), release.sample_rate, noise)
+            parts = _parts(batch, plan) if len(batch) else ()
+            private_gradient_step(
+                model,
+                optimizer,
+                nn.CrossEntropyLoss(reduction="sum"),
+                ((records.x[part].to(device), records.y[part].to(device)) for part in parts),
+            )
+    return _change(model, start)
+
+
+def _optimizer(model: nn.Module, plan: Plan, round_number: int) -> torch.optim.Optimizer:
+    training = plan.training
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rate = learning_rate(plan, round_number)
+    optimizer: torch.optim.Optimizer
+    if training.optimizer == "sgd":
+        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
+    else:
+        kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(parameters, lr=rate, betas=training.betas, weight_decay=training.weight_decay)
+    if training.proximal_mu > 0:
+        _add_proximal_term(optimizer, parameters, training.proximal_mu)
+    return optimizer
+
+
+def _add_proximal_term(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], mu: float) -> None:
+    """Pull towards the round's start: mu (w - w0) joins the gradient (FedProx, arXiv 1812.06127, equation 2).
+
+    It is added where the optimiser takes its step, so under privacy after clipping and noise: it depends on the
+    released parameters alone.
+    """
+    anchors = [p.detach().clone() for p in parameters]
+
+    def pull(*_: object) -> None:
+        with torch.no_grad():
+            for p, anchor in zip(parameters, anchors, strict=True):
+                if p.grad is not None:
+                    p.grad.add_(p - anchor, alpha=mu)
+
+    optimizer.register_step_pre_hook(pull)
+
+
+def _shuffled_batches(n: int, plan: Plan, seed: int) -> Iterator[Tensor]:
+    """Index batches of the plan's size: as many steps or passes as it asks, each pass in a new order."""
+    size = min(plan.training.expected_batch_size, n)
+    per_pass = math.ceil(n / size)
+    steps = per_pass * plan.training.epochs if plan.training.epochs is not None else plan.training.local_steps
+    generator = np.random.default_rng(seed)
+    order = np.empty(0, dtype=np.int64)
+    for step in range(steps):
+        place = step % per_pass
+        if place == 0:
+            order = generator.permutation(n)
+        yield torch.from_numpy(order[place * size : (place + 1) * size])
+
+
+def _parts(batch: Tensor, plan: Plan) -> tuple[Tensor, ...]:
+    return torch.split(batch, plan.training.max_physical_batch or len(batch))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's own generators (dropout) follow from the seed inside, and are as before outside."""
+    devices = [device] if device.type in ("cuda", "mps") else []
+    with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
+        torch.manual_seed(seed)
+        yield
+
+
+def _change(model: nn.Module, start: Parameters) -> Parameters:
+    return {name: np.asarray(value - start[name]) for name, value in get_parameters(model).items()}

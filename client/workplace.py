@@ -1,0 +1,96 @@
+"""What a client process keeps between messages: the plan, its network, its data.
+
+Built once for each plan and process; a message then costs its training and little else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from flwr.app import Context
+from torch import nn
+
+from client.datasets.partition import client_records
+from client.datasets.records import Records
+from client.trainer import choose_device
+from shared_models.cards import card_for
+from shared_models.parameters import Layout, layout_of
+from shared_models.plan import Plan
+from shared_models.plan_file import parse_plan
+from shared_models.private_trainable import check_private_trainable
+from shared_models.registry import build
+from shared_models.seeds import derive_key
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A plan at work.
+
+    Attributes:
+        plan: the resolved plan.
+        model: its network on its device; whoever trains overwrites the parameters first.
+        layout: names and shapes of what is trained.
+        clients: records of each client this process may stand for, by id, in the order of partitions.
+    """
+
+    plan: Plan
+    model: nn.Module
+    layout: Layout
+    clients: Mapping[str, Records]
+
+    def records(self, client: str) -> Records:
+        """A client's own records.
+
+        Raises:
+            KeyError: no such client.
+        """
+        return self.clients[client]
+
+
+@lru_cache(maxsize=2)
+def workplace(plan_text: str) -> Workplace:
+    """The workplace of a resolved plan, given as TOML.
+
+    Raises:
+        UsageError: the plan isn't valid, its model mixes examples (rule 7), or its data can't be loaded.
+    """
+    plan = parse_plan(plan_text, where="plan")
+    card = card_for(plan.data)
+    model = build(
+        plan.model.name,
+        plan.model.options,
+        input_shape=card.input_shape,
+        classes=len(card.classes),
+        seed=plan.seed,
+    )
+    if plan.is_private:
+        check_private_trainable(model, card.input_shape, len(card.classes))
+    model.to(choose_device(plan.training.device))
+    return Workplace(
+        plan=plan,
+        model=model,
+        layout=layout_of(model, plan.federation.wire),
+        clients=client_records(plan.data, seed=plan.seed, split_key=split_key(plan)),
+    )
+
+
+def split_key(plan: Plan) -> bytes:
+    """Key of the split into training and test records, in simulation; a deployed site has a secret of its own."""
+    return derive_key(plan.seed, "split")
+
+
+def client_id(place: Workplace, context: Context) -> str:
+    """The stable id of the client behind a node: told by Veil's grids, or counted by Flower's partition number.
+
+    Raises:
+        ValueError: the node's configuration names neither.
+    """
+    told = context.node_config.get("client-id")
+    if told is not None:
+        return str(told)
+    number = context.node_config.get("partition-id")
+    if number is None:
+        raise ValueError("the node's configuration has neither client-id nor partition-id")
+    return list(place.clients)[int(number)]

@@ -1,0 +1,1 @@
+"""Identities, certificates, provisioning, secure aggregation. No Flower, no torch."""

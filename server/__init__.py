@@ -1,0 +1,1 @@
+"""What runs where the shared model lives: the ServerApp, the federation loop, reduction, checkpoints."""

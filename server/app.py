@@ -1,0 +1,104 @@
+"""The Flower ServerApp: the same on every grid."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from server.checkpoint import Checkpoint
+from server.evaluation import TestData, evaluator
+from server.federation import Federation, Observer, Outcome, Silent
+from server.run_folder import RunFolder, write_parameters
+from server.summary import summarise
+from shared_models.cards import card_for
+from shared_models.parameters import get_parameters, layout_of
+from shared_models.plan import Plan
+from shared_models.registry import build
+
+
+@dataclass
+class ServerJob:
+    """What a server needs to lead a run, beside the grid.
+
+    Attributes:
+        plan: the resolved plan.
+        folder: the run's folder, already created.
+        test: the server's own evaluation data, or None.
+        observer: is told of each round.
+        resume: where to go on from.
+        attachments: files of others to keep with each checkpoint.
+        begun: monotonic time at which the run began, for the start-up time.
+        outcome: how the run ended; set by the app.
+    """
+
+    plan: Plan
+    folder: RunFolder
+    test: TestData | None = None
+    observer: Observer = field(default_factory=Silent)
+    resume: Checkpoint | None = None
+    attachments: Callable[[], Mapping[str, bytes]] = dict
+    begun: float = field(default_factory=time.monotonic)
+    outcome: Outcome | None = None
+
+
+def server_app(job: ServerJob) -> ServerApp:
+    """A ServerApp that leads one run and writes its folder."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        del context  # everything is in the plan
+        job.outcome = lead(job, grid)
+
+    return app
+
+
+def lead(job: ServerJob, grid: Grid) -> Outcome:
+    """Play a run on a grid and write its model and summary.
+
+    Raises:
+        RunError: the run could not go on; what was played is in the last checkpoint.
+    """
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # strategies tell each step; the observer tells it better
+    plan = job.plan
+    card = card_for(plan.data)
+    model = build(
+        plan.model.name,
+        plan.model.options,
+        input_shape=card.input_shape,
+        classes=len(card.classes),
+        seed=plan.seed,
+    )
+    evaluate = None
+    if job.test is not None and plan.evaluation.where == "server":
+        evaluate = evaluator(plan, model, job.test)
+    federation = Federation(
+        plan=plan,
+        grid=grid,
+        layout=layout_of(model, plan.federation.wire),
+        initial=get_parameters(model),
+        evaluate=evaluate,
+        folder=job.folder,
+        observer=job.observer,
+        resume=job.resume,
+        attachments=job.attachments,
+    )
+    startup = time.monotonic() - job.begun
+    outcome = federation.run()
+    write_parameters(job.folder.model, outcome.parameters)
+    job.folder.write_summary(
+        summarise(
+            plan,
+            outcome.state,
+            stopped=outcome.stopped,
+            reason=outcome.reason,
+            clients=outcome.clients,
+            startup_seconds=startup,
+        )
+    )
+    return outcome

@@ -1,0 +1,93 @@
+"""Evaluation of the shared model on data the server itself holds.
+
+Such data is unprotected and must be disjoint from training (rule 11). Metrics come from scikit-learn; for more than
+two classes precision, recall, F1 and AUC are unweighted means over the classes (AUC one against the rest).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from shared_models.parameters import Parameters, set_parameters
+from shared_models.plan import Plan
+
+Metrics = dict[str, float]
+Evaluate = Callable[[Parameters], Metrics]
+
+# Whether a larger value of a metric is better.
+LARGER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "f1": True, "auc": True, "loss": False}
+
+
+@dataclass(frozen=True)
+class TestData:
+    """Examples the server evaluates on: `x` float32 (n, *input_shape), `y` int64 (n,)."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    __test__ = False  # the name is not a test's
+
+
+def evaluator(plan: Plan, model: torch.nn.Module, data: TestData) -> Evaluate:
+    """A function from parameters to metrics; it uses `model` as its working copy."""
+
+    def evaluate(parameters: Parameters) -> Metrics:
+        set_parameters(model, parameters)
+        return metrics_of(scores_of(model, data.x, plan.evaluation.batch_size), data.y)
+
+    return evaluate
+
+
+def scores_of(model: torch.nn.Module, x: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Logits (n, classes) of all examples, on the CPU."""
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.inference_mode():
+        parts = [model(part.to(device)).cpu() for part in torch.split(x, batch_size)]
+    return torch.cat(parts)
+
+
+def metrics_of(logits: torch.Tensor, y: torch.Tensor) -> Metrics:
+    """Accuracy, balanced accuracy, precision, recall, F1, AUC and mean cross-entropy.
+
+    A metric that is undefined on this data (AUC with one class only, or with logits that are not finite) is left
+    out rather than invented.
+    """
+    from sklearn import metrics as sk
+
+    truth = y.numpy()
+    guess = logits.argmax(dim=1).numpy()
+    loss = float(torch.nn.functional.cross_entropy(logits.double(), y))
+    labels = np.arange(logits.shape[1])
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+        truth, guess, labels=labels, average="macro", zero_division=0
+    )
+    present = np.unique(truth)
+    found = {
+        "accuracy": float(sk.accuracy_score(truth, guess)),
+        # Mean recall over the classes that occur: balanced_accuracy_score without its warning for guessed ones.
+        "balanced_accuracy": float(sk.recall_score(truth, guess, labels=present, average="macro", zero_division=0)),
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+        "auc": _auc(torch.softmax(logits.double(), dim=1).numpy(), truth, labels),
+        "loss": loss,
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _auc(probabilities: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> float:
+    from sklearn import metrics as sk
+
+    if not np.isfinite(probabilities).all() or len(np.unique(truth)) < 2:
+        return math.nan
+    if len(labels) == 2:
+        return float(sk.roc_auc_score(truth, probabilities[:, 1]))
+    if len(np.unique(truth)) < len(labels):
+        return math.nan
+    return float(sk.roc_auc_score(truth, probabilities, multi_class="ovr", labels=labels))

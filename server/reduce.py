@@ -1,0 +1,121 @@
+"""Weighted mean of updates, folded in as they arrive, the same bit for bit in any order.
+
+Floating-point addition depends on the order of its terms. Here every term is written as a fixed-point number of 112
+bits (two integers: whole multiples of 2^-12, and of 2^-60 below), and integers add up the same in any order. A
+float32 of magnitude 2^-36 or more times a weight of one is held exactly; below that a term is off by at most 2^-61.
+Memory does not grow with the number of updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+_HIGH = 2.0**12
+_LOW = 2.0**48  # low units in a high one
+_CARRY_EVERY = 2**14  # a low part is below 2^48 a term, so 2^14 terms stay below 2^62
+_LIMIT = 2.0**50  # what the largest values of all terms may add up to, so that the high part never overflows
+
+
+class ReduceError(ValueError):
+    """A value that can't take part in a mean: not finite, or so large that the sum could pass 2^50."""
+
+
+class ExactMean:
+    """Weighted mean of named arrays: `add` updates, `merge` partial means, ask for the `result`."""
+
+    def __init__(self) -> None:
+        self._high: dict[str, npt.NDArray[np.int64]] = {}
+        self._low: dict[str, npt.NDArray[np.int64]] = {}
+        self._weight = 0
+        self._count = 0
+        self._bound = 0.0  # no value of the sum is larger than this
+        self._pending = 0
+
+    @property
+    def count(self) -> int:
+        """Number of updates folded in."""
+        return self._count
+
+    def add(self, update: Mapping[str, npt.NDArray[np.float32]], weight: int = 1) -> None:
+        """Fold in one update. Nothing is changed if the update is refused.
+
+        Raises:
+            ReduceError: the weight isn't a whole number from 1 to 2^29, or a value can't be held.
+            ValueError: names or shapes differ from the first update's.
+        """
+        if not 1 <= weight <= 2**29:
+            raise ReduceError(f"weight {weight} is not a whole number from 1 to 2^29")
+        if self._count and (
+            update.keys() != self._high.keys() or any(update[k].shape != v.shape for k, v in self._high.items())
+        ):
+            raise ValueError("the update's names or shapes differ from those of the first one")
+        largest = 0.0
+        for name, value in update.items():
+            here = float(np.max(np.abs(value), initial=0.0)) * weight
+            if not self._bound + here <= _LIMIT:  # also true of NaN
+                raise ReduceError(f"{name}: not finite, or too large to average")
+            largest = max(largest, here)
+        for name, value in update.items():
+            term = value.astype(np.float64) * weight  # exact: 24 + 29 bits
+            high = np.floor(term * _HIGH)
+            low = np.rint((term * _HIGH - high) * _LOW)
+            if name in self._high:
+                self._high[name] += high.astype(np.int64)
+                self._low[name] += low.astype(np.int64)
+            else:
+                self._high[name] = high.astype(np.int64)
+                self._low[name] = low.astype(np.int64)
+        self._bound += largest
+        self._weight += weight
+        self._count += 1
+        self._pending += 1
+        if self._pending >= _CARRY_EVERY:
+            self._carry()
+
+    def merge(self, other: Self) -> None:
+        """Fold in another partial mean, which keeps its value.
+
+        Raises:
+            ReduceError: the two together could pass what can be held.
+        """
+        if self._bound + other._bound > _LIMIT:
+            raise ReduceError("the sum of two partial means is too large to average")
+        other._carry()
+        self._carry()
+        for name, high in other._high.items():
+            if name in self._high:
+                self._high[name] += high
+                self._low[name] += other._low[name]
+            else:
+                self._high[name] = high.copy()
+                self._low[name] = other._low[name].copy()
+        self._bound += other._bound
+        self._weight += other._weight
+        self._count += other._count
+        self._carry()
+
+    def result(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The mean, rounded to float32.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if self._count == 0:
+            raise ValueError("the mean of no updates")
+        self._carry()
+        return {
+            name: ((high + self._low[name] / _LOW) / _HIGH / self._weight).astype(np.float32)
+            for name, high in self._high.items()
+        }
+
+    def _carry(self) -> None:
+        """Bring every low part into [0, one high unit): the representation of a sum is then unique."""
+        for name, low in self._low.items():
+            carried = low >> 48
+            self._high[name] += carried
+            np.subtract(low, carried << 48, out=low)
+        self._pending = 1

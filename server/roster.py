@@ -1,0 +1,64 @@
+"""Which client stands behind which node of a grid.
+
+Seeds, cohorts, order and books use a stable client id (partition or site name); a grid may number its nodes anew at
+every start. Veil's grids know the ids; on Flower's engine each client is asked once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from security.errors import RunError
+from shared_models.plan import Plan
+from shared_models.protocol import CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
+
+_WAIT_SECONDS = 300.0
+
+
+@runtime_checkable
+class GridWithClients(Protocol):
+    """A grid that knows its clients' stable ids."""
+
+    @property
+    def client_nodes(self) -> Mapping[str, int]:
+        """Node number of each client id."""
+        ...
+
+
+def roster(grid: Grid, plan: Plan) -> dict[str, int]:
+    """Node number of each client, in the order of client ids.
+
+    Raises:
+        RunError: too few clients joined, or two of them have the same id.
+    """
+    if isinstance(grid, GridWithClients):
+        return dict(sorted(grid.client_nodes.items()))
+    nodes = _wait_for_nodes(grid, getattr(plan.data.partition, "clients", plan.federation.min_clients))
+    question = ConfigRecord({PLAN_DIGEST: plan.digest()})
+    replies = grid.send_and_receive([Message(RecordDict({CONFIG: question}), node, IDENTIFY) for node in nodes])
+    found: dict[str, int] = {}
+    for reply in replies:
+        if reply.has_error():
+            continue
+        client = str(reply.content.config_records[CONFIG][CLIENT_ID])
+        if client in found:
+            raise RunError(f"two nodes say that they are client '{client}'; give each site a name of its own")
+        found[client] = reply.metadata.src_node_id
+    if len(found) < plan.federation.min_clients:
+        raise RunError(f"{len(found)} clients joined, the plan needs {plan.federation.min_clients}")
+    return dict(sorted(found.items()))
+
+
+def _wait_for_nodes(grid: Grid, expected: int) -> list[int]:
+    """Flower's grids can't tell when a node joins, so they are asked again until enough are there."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while len(nodes := sorted(grid.get_node_ids())) < expected:
+        if time.monotonic() > deadline:
+            raise RunError(f"{len(nodes)} of {expected} clients joined within {_WAIT_SECONDS:.0f} s")
+        time.sleep(0.2)
+    return nodes

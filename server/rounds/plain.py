@@ -1,0 +1,114 @@
+"""A synchronous round: wait for the cohort's replies, then take one step.
+
+A round consumes a stream of replies and yields steps. This one yields a single step at the end of the stream; a
+round that steps whenever a buffer is full has the same form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from server.reduce import ExactMean, ReduceError
+from server.replies import ClientFault, Update
+from shared_models.faults import Fault
+from shared_models.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a strategy gets to aggregate as one reply: a model and its weight."""
+
+    parameters: Parameters
+    weight: int
+
+
+@dataclass
+class Tally:
+    """What is known of a round's replies beside their content."""
+
+    updates: list[str] = field(default_factory=list)
+    faults: list[ClientFault] = field(default_factory=list)
+    epsilons: dict[str, float] = field(default_factory=dict)
+    received: int = 0
+    _losses: list[tuple[int, float]] = field(default_factory=list)
+
+    def note(self, update: Update) -> None:
+        """Take note of a good update."""
+        self.updates.append(update.client)
+        self.received += update.received
+        if update.epsilon is not None:
+            self.epsilons[update.client] = update.epsilon
+        if update.train_loss is not None:
+            self._losses.append((update.weight, update.train_loss))
+
+    @property
+    def train_loss(self) -> float | None:
+        """Mean training loss of the round's clients, where they may tell it; exact, so in any order the same."""
+        if not self._losses:
+            return None
+        return math.fsum(weight * loss for weight, loss in self._losses) / sum(w for w, _ in self._losses)
+
+
+class Round(Protocol):
+    """Turns the replies of a round into steps of the shared model."""
+
+    def steps(
+        self, start: Parameters, replies: Iterable[Update | ClientFault], tally: Tally
+    ) -> Iterator[list[Contribution]]:
+        """Consume replies and yield, at each step, what the strategy shall aggregate (never an empty list).
+
+        `start` is the model the cohort was sent; `tally` is filled as replies come.
+        """
+        ...
+
+
+class MeanRound:
+    """Folds every update into one mean as it arrives: memory does not grow with the cohort."""
+
+    def steps(
+        self, start: Parameters, replies: Iterable[Update | ClientFault], tally: Tally
+    ) -> Iterator[list[Contribution]]:
+        mean = ExactMean()
+        for reply in replies:
+            if isinstance(reply, ClientFault):
+                tally.faults.append(reply)
+                continue
+            try:
+                mean.add(reply.delta, reply.weight)
+            except ReduceError:
+                tally.faults.append(ClientFault(reply.client, Fault.NON_FINITE))
+                continue
+            tally.note(reply)
+        if mean.count:
+            yield [Contribution(_moved(start, mean.result()), weight=1)]
+
+
+class EveryReplyRound:
+    """Hands every single update to the strategy, as robust ones need it, in the cohort's order."""
+
+    def __init__(self, cohort: Iterable[str]) -> None:
+        self._order = {client: place for place, client in enumerate(cohort)}
+
+    def steps(
+        self, start: Parameters, replies: Iterable[Update | ClientFault], tally: Tally
+    ) -> Iterator[list[Contribution]]:
+        updates: list[Update] = []
+        for reply in replies:
+            if isinstance(reply, ClientFault):
+                tally.faults.append(reply)
+            else:
+                updates.append(reply)
+        updates.sort(key=lambda update: self._order[update.client])
+        for update in updates:
+            tally.note(update)
+        if updates:
+            yield [Contribution(_moved(start, update.delta), update.weight) for update in updates]
+
+
+def _moved(start: Parameters, delta: Parameters) -> Parameters:
+    return {name: np.asarray(value + delta[name], dtype=np.float32) for name, value in start.items()}

@@ -1,0 +1,72 @@
+"""What a run has done so far: all a summary or a resumed run needs beside the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from server.stopping import Progress
+from shared_models.faults import Fault
+
+
+@dataclass
+class ClientTally:
+    """One client's part in the run.
+
+    Attributes:
+        rounds: rounds its update went into the model.
+        charged: rounds it was asked to train and did not refuse: what its budget has paid for.
+        refused: rounds it refused.
+        withdrawn: rounds after which its claim does not hold, because it failed on its data (rule 5).
+    """
+
+    rounds: int = 0
+    charged: int = 0
+    refused: int = 0
+    withdrawn: list[int] = field(default_factory=list)
+
+
+@dataclass
+class RunState:
+    """Everything but parameters and strategy state."""
+
+    round: int = 0
+    progress: Progress = field(default_factory=Progress)
+    clients: dict[str, ClientTally] = field(default_factory=dict)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    first_round_seconds: float | None = None
+    evaluation: dict[str, float] | None = None
+
+    def note_client(self, round_number: int, client: str, fault: Fault | None) -> None:
+        """Count one client's outcome of a round. A charge is kept unless the client said that it refused."""
+        tally = self.clients.setdefault(client, ClientTally())
+        if fault in (Fault.BUDGET_EXHAUSTED, Fault.PLAN_MISMATCH):
+            tally.refused += 1
+        else:
+            tally.charged += 1
+        if fault is None:
+            tally.rounds += 1
+            return
+        self.faults.append({"round": round_number, "client": client, "reason": fault.reason})
+        if fault is Fault.CLIENT_FAILED:
+            tally.withdrawn.append(round_number)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> RunState:
+        """The state a checkpoint holds.
+
+        Raises:
+            TypeError, KeyError: it holds something else.
+        """
+        values = dict(raw)
+        values["progress"] = Progress(**values["progress"])
+        values["clients"] = {name: ClientTally(**tally) for name, tally in values["clients"].items()}
+        return cls(**values)

@@ -1,0 +1,8 @@
+"""What both sides agree on before a round: the plan, the networks, their parameters on the wire."""
+
+import os
+
+# Flower reports usage and looks for updates unless told not to; nothing Veil starts may do either. Every
+# package that imports Flower imports this one first.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"

@@ -1,0 +1,167 @@
+"""Data cards: the public facts about a data set that both sides must agree on before a round.
+
+A card is known without looking at anybody's data, so nothing in it costs privacy. Cards of the sets Veil knows are
+listed here; the card of a user's own data comes from the plan (`data.card`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from security.errors import UsageError
+from shared_models.plan import CardPlan, CategoricalColumn, Column, DataPlan, NumericColumn
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCard:
+    """Public facts about a data set.
+
+    Attributes:
+        name: name in the registry of data sets.
+        input_shape: shape of one example as a model sees it, without the batch.
+        classes: names of the classes, in the order of their numbers.
+        mean, std: public constants; images are `(value - mean) / std`.
+        target: column to predict, for tables.
+        columns: the columns of a table that are used, with their public bounds or values.
+        missing: texts of a table that mean a missing value.
+        source, licence: where the data comes from and on what terms.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    mean: float = 0.0
+    std: float = 1.0
+    target: str | None = None
+    columns: Mapping[str, Column] = field(default_factory=lambda: MappingProxyType({}))
+    missing: tuple[str, ...] = ()
+    source: str = "the user's own"
+    licence: str = "the user's own"
+
+
+def table_width(columns: Mapping[str, Column]) -> int:
+    """Number of features of an encoded table.
+
+    A number takes two places (value scaled to [-1, 1], flag for missing), a category one place for each value and
+    one for anything else.
+    """
+    return sum(2 if isinstance(column, NumericColumn) else len(column.values) + 1 for column in columns.values())
+
+
+# UCI heart disease, the columns that all four hospitals filled in. Bounds are those of adult medicine, not of the
+# data: nothing here was computed from the records.
+_HEART_COLUMNS: dict[str, Column] = {
+    "age": NumericColumn(low=20, high=90),
+    "sex": CategoricalColumn(values=("Female", "Male")),
+    "cp": CategoricalColumn(values=("asymptomatic", "atypical angina", "non-anginal", "typical angina")),
+    "trestbps": NumericColumn(low=80, high=220),
+    "chol": NumericColumn(low=100, high=500),
+    "fbs": CategoricalColumn(values=("FALSE", "TRUE")),
+    "restecg": CategoricalColumn(values=("lv hypertrophy", "normal", "st-t abnormality")),
+    "thalch": NumericColumn(low=60, high=210),
+    "exang": CategoricalColumn(values=("FALSE", "TRUE")),
+    "oldpeak": NumericColumn(low=-3, high=7),
+}
+
+KNOWN: Mapping[str, DataCard] = MappingProxyType(
+    {
+        card.name: card
+        for card in (
+            DataCard(
+                name="digits",
+                input_shape=(1, 8, 8),
+                classes=tuple("0123456789"),
+                mean=8.0,  # pixels go from 0 to 16
+                std=8.0,
+                source="Optical recognition of handwritten digits (UCI), as shipped with scikit-learn",
+                licence="CC BY 4.0",
+            ),
+            DataCard(
+                name="fashion-mnist",
+                input_shape=(1, 28, 28),
+                classes=(
+                    "t-shirt",
+                    "trouser",
+                    "pullover",
+                    "dress",
+                    "coat",
+                    "sandal",
+                    "shirt",
+                    "sneaker",
+                    "bag",
+                    "boot",
+                ),
+                mean=0.286,
+                std=0.353,
+                source="Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747)",
+                licence="MIT",
+            ),
+            DataCard(
+                name="heart-disease",
+                input_shape=(table_width(_HEART_COLUMNS),),
+                classes=("healthy", "disease"),
+                target="num",
+                columns=MappingProxyType(_HEART_COLUMNS),
+                missing=("",),
+                source="Heart disease (Janosi, Steinbrunn, Pfisterer, Detrano 1989), UCI",
+                licence="CC BY 4.0",
+            ),
+        )
+    }
+)
+
+
+def card_for(data: DataPlan) -> DataCard:
+    """The card of the data a plan names.
+
+    Raises:
+        UsageError: the plan's own data (`csv`, `npz`, `image-folder`) is not fully described.
+    """
+    known = KNOWN.get(data.name)
+    if known is not None:
+        if data.card is not None:
+            raise UsageError(f"data.card: '{data.name}' brings its own card; remove [data.card] from the plan")
+        return known
+    if data.card is None:
+        raise UsageError(
+            f"data.card: data.name = '{data.name}' needs a [data.card] with its public facts (classes, columns or "
+            f"input_shape); data sets that bring their own: {', '.join(sorted(KNOWN))}"
+        )
+    return _own_card(data.name, data.card)
+
+
+def _own_card(name: str, card: CardPlan) -> DataCard:
+    _refuse_repeats("data.card.classes", card.classes)
+    for column_name, column in card.columns.items():
+        if isinstance(column, CategoricalColumn):
+            _refuse_repeats(f"data.card.columns.{column_name}.values", column.values)
+    if name == "csv":
+        if card.target is None or not card.columns:
+            raise UsageError("data.card: data.name = 'csv' needs data.card.target and [data.card.columns]")
+        if card.target in card.columns:
+            raise UsageError(f"data.card.columns.{card.target}: is the target; remove it from the columns")
+        shape: tuple[int, ...] = (table_width(card.columns),)
+    else:
+        if card.input_shape is None:
+            raise UsageError(f"data.card.input_shape: data.name = '{name}' needs the shape of one example")
+        shape = card.input_shape
+    return DataCard(
+        name=name,
+        input_shape=shape,
+        classes=card.classes,
+        mean=card.mean,
+        std=card.std,
+        target=card.target,
+        columns=MappingProxyType(dict(card.columns)),
+        missing=card.missing,
+    )
+
+
+def _refuse_repeats(key: str, values: tuple[str, ...]) -> None:
+    """Loaders compare stripped text, so values that differ in outer spaces only are the same value twice."""
+    stripped = [value.strip() for value in values]
+    repeated = [value for value in dict.fromkeys(stripped) if stripped.count(value) > 1]
+    if repeated:
+        raise UsageError(f"{key}: {', '.join(map(repr, repeated))} is there more than once; name each once")

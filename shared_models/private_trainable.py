@@ -1,0 +1,315 @@
+"""Can this network be trained with per-example privacy? (Rule 7 of the design: no foreign code untested.)
+
+DP-SGD (Abadi et al. 2016, arXiv 1607.00133) clips the gradient of each example, which bounds one record's
+influence only if no example's gradient depends on the others in its batch, and if every trained parameter's
+gradient is among those clipped. Both are tested here: by Opacus' list of known offenders, and by numbers,
+which also finds layers that nobody has listed. It is a test on random inputs, not a proof: it guards
+against mistakes, not against malice.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from opacus.grad_sample import GradSampleModule
+from opacus.layers import DPGRU, DPLSTM, DPRNN
+from opacus.validators import ModuleValidator
+from torch import nn
+from torch.nn import functional
+
+from security.errors import UsageError
+
+_EXAMPLES = 4
+_SEED = 20160424
+# Float64 keeps rounding near 1e-15, so anything above these is a real dependence.
+_RELATIVE, _ABSOLUTE = 1e-6, 1e-9
+
+_MENDS: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.modules.batchnorm._BatchNorm, "mixes the examples of a batch; use GroupNorm"),
+    (nn.modules.instancenorm._InstanceNorm, "keeps statistics of the data; use track_running_stats=False"),
+    (nn.MultiheadAttention, "hides its weights; use Linear layers and scaled_dot_product_attention"),
+    (nn.LSTM, "hides its weights; use opacus.layers.DPLSTM"),
+    (nn.GRU, "hides its weights; use opacus.layers.DPGRU"),
+)
+# Exact types: a subclass may do anything.
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# What replaces the other examples of a batch: up to 100 standard deviations, where exp() is still finite.
+_NEIGHBOURS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
+    lambda inputs: 100 * inputs,
+    lambda inputs: -100 * inputs,
+    torch.zeros_like,
+)
+
+
+def check_private_trainable(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
+    """Refuse a network that can't be trained with per-example clipping.
+
+    All tests run on a copy, in training mode and float64 on the CPU: the network, its gradients and hooks and
+    the global random state are left as they were. Every parameter must be trained; fixed values are buffers.
+
+    Args:
+        model: maps (batch, *input_shape), floating point, to logits (batch, classes).
+        input_shape: shape of one example.
+        classes: number of classes, at least 2.
+
+    Raises:
+        UsageError: one line that names the layer or parameter and the mend.
+    """
+    probe = _copy(model)
+    _check_known_offenders(probe)
+    _check_parameters(probe)
+    generator = torch.Generator().manual_seed(_SEED)
+    batch = _Batch(
+        inputs=torch.randn(_EXAMPLES, *input_shape, generator=generator, dtype=torch.float64),
+        labels=torch.arange(_EXAMPLES) % classes,
+        classes=classes,
+    )
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.default_generator.manual_seed(_SEED)
+        _check_stateless(probe, batch)
+        # A batch of one and a batch of four draw different dropout masks, which would look like a dependence.
+        # The masks don't depend on the data, so dropout is switched off for the comparison.
+        for module in probe.modules():
+            if type(module) in _DROPOUT:
+                module.eval()
+        _check_independent(probe, batch)
+        _check_per_example_gradients(probe, batch)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Examples (n, *input_shape), their labels (n,) and the number of logits a model must give for each."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def alone(self, example: int) -> _Batch:
+        """The batch that holds this example only."""
+        one = slice(example, example + 1)
+        return _Batch(self.inputs[one], self.labels[one], self.classes)
+
+    def among(self, example: int, change: Callable[[torch.Tensor], torch.Tensor]) -> _Batch:
+        """The batch with every example but this one changed."""
+        inputs = change(self.inputs).clone()
+        inputs[example] = self.inputs[example]
+        return _Batch(inputs, self.labels, self.classes)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """One example's loss and its gradient by parameter; None for a parameter that has no part in the loss."""
+
+    loss: torch.Tensor
+    gradients: dict[str, torch.Tensor | None]
+
+    def agrees(self, other: _Outcome) -> bool:
+        """Whether both are the same up to rounding."""
+        return _close(self.loss, other.loss) and all(
+            _close(gradient, other.gradients[name]) for name, gradient in self.gradients.items()
+        )
+
+
+# --- the checks ---------------------------------------------------------------------------------------------
+
+
+def _check_known_offenders(model: nn.Module) -> None:
+    """Layers that Opacus refuses; also those it would skip: subclasses, and layers with nothing to train."""
+    for path, module in model.named_modules():
+        validators = ModuleValidator.VALIDATORS
+        validate = next((validators[kind] for kind in type(module).__mro__ if kind in validators), None)
+        errors = validate(module) if validate else []
+        if errors:
+            mend = next((text for kind, text in _MENDS if isinstance(module, kind)), _first_sentence(errors[0]))
+            raise UsageError(f"{_layer(model, path)} {mend}")
+
+
+def _check_parameters(model: nn.Module) -> None:
+    """Every parameter is trained, and lies in a layer whose per-example gradients are known."""
+    if not any(True for _ in model.parameters()):
+        raise UsageError(f"the model ({type(model).__name__}) has no parameter to train")
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(path, recurse=False):
+            if not parameter.requires_grad:
+                raise UsageError(f"parameter {name!r} is frozen (requires_grad=False); train it or make it a buffer")
+            if type(module) not in (*GradSampleModule.GRAD_SAMPLERS, DPRNN, DPLSTM, DPGRU):
+                raise UsageError(
+                    f"parameter {name!r} of {_layer(model, path)} has no per-example gradients; "
+                    "make it the weight of a supported layer, such as Linear, Conv2d or Embedding"
+                )
+
+
+def _check_stateless(model: nn.Module, batch: _Batch) -> None:
+    """A forward pass in training mode changes no buffer or weight: data would leave through it unclipped."""
+    before = {name: value.detach().clone() for name, value in _tensors(model)}
+    _logits(model, batch)
+    after = dict(_tensors(model))
+    for name in {**before, **after}:
+        if name not in before or name not in after or not torch.equal(before[name], after[name]):
+            path, _, own = name.rpartition(".")
+            raise UsageError(
+                f"{_layer(model, path)} changes {own!r} in its forward pass, which carries data past the "
+                "clipping; keep no running statistics"
+            )
+
+
+def _check_independent(model: nn.Module, batch: _Batch) -> None:
+    """No example's loss or gradient depends on its neighbours, nor on batches seen before."""
+    for example in range(len(batch)):
+        alone = _outcome(model, batch.alone(example), 0)
+        if not torch.isfinite(alone.loss):
+            raise UsageError("the model's loss is not finite on standard normal inputs")
+        if not alone.agrees(_outcome(model, batch.alone(example), 0)):
+            raise UsageError(
+                "the model gives another loss or gradient each time it sees the same example; "
+                "draw random numbers by nn.Dropout only, and keep nothing from one forward pass to the next"
+            )
+        for change in _NEIGHBOURS:
+            crowd = batch.among(example, change)
+            among = _outcome(model, crowd, example)
+            if not alone.agrees(_outcome(model, batch.alone(example), 0)):
+                raise UsageError("the model remembers earlier batches; keep nothing from one forward pass to the next")
+            if not alone.agrees(among):
+                culprit = _mixing_layer(model, batch.alone(example), crowd, example)
+                raise UsageError(
+                    f"{culprit} mixes the examples of a batch: the loss or gradient of one changes with the "
+                    "others; compute on each example by itself"
+                )
+
+
+def _check_per_example_gradients(model: nn.Module, batch: _Batch) -> None:
+    """Opacus' hooks give each parameter, for each example, the gradient that the example has alone."""
+    outcomes = [_outcome(model, batch.alone(example), 0) for example in range(len(batch))]
+    found = _hook_gradients(model, batch)
+    for name in found:
+        alone = [outcome.gradients[name] for outcome in outcomes]
+        if any(gradient is None for gradient in alone):
+            raise UsageError(
+                f"parameter {name!r} is not used by every example; use it in each forward pass or remove it"
+            )
+        expected = torch.stack([gradient for gradient in alone if gradient is not None])
+        if not _close(expected, found[name]):
+            raise UsageError(
+                f"parameter {name!r} gets wrong per-example gradients, or none, from its layer's hooks; "
+                "use it only by calling its layer, with the batch as first dimension"
+            )
+
+
+# --- helpers ------------------------------------------------------------------------------------------------
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """An independent copy in training mode, in float64 on the CPU."""
+    try:
+        return copy.deepcopy(model).to("cpu", torch.float64).train()
+    except Exception as error:
+        raise UsageError(f"the model ({type(model).__name__}) can't be copied: {_first_line(error)}") from error
+
+
+@contextmanager
+def _blaming_the_model(what: str) -> Iterator[None]:
+    """Turn whatever the model's own code raises into one line."""
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(f"the model fails in {what}: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _logits(model: nn.Module, batch: _Batch) -> torch.Tensor:
+    with _blaming_the_model(f"a forward pass on a batch of shape {tuple(batch.inputs.shape)}"):
+        logits: Any = model(batch.inputs.clone())
+    wanted = (len(batch), batch.classes)
+    if not isinstance(logits, torch.Tensor) or logits.shape != wanted:
+        given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UsageError(
+            f"the model gives {given} for a batch of shape {tuple(batch.inputs.shape)}, not logits {wanted}"
+        )
+    return logits
+
+
+def _outcome(model: nn.Module, batch: _Batch, example: int) -> _Outcome:
+    """The loss of one example of the batch, and that loss's gradient."""
+    parameters = dict(model.named_parameters())
+    loss = functional.cross_entropy(_logits(model, batch)[example], batch.labels[example])
+    if not loss.requires_grad:
+        return _Outcome(loss, dict.fromkeys(parameters))
+    with _blaming_the_model("a backward pass"):
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return _Outcome(loss.detach(), dict(zip(parameters, gradients, strict=True)))
+
+
+def _hook_gradients(model: nn.Module, batch: _Batch) -> dict[str, torch.Tensor | None]:
+    """Per-example gradients (n, *parameter) by parameter, from Opacus' hooks, which stay on the model."""
+    with _blaming_the_model("Opacus' per-example gradients"):
+        GradSampleModule(model, loss_reduction="sum")
+    loss = functional.cross_entropy(_logits(model, batch), batch.labels, reduction="sum")
+    if loss.requires_grad:
+        with _blaming_the_model("Opacus' per-example gradients"), warnings.catch_warnings():
+            # torch wonders at hooks on a first layer, whose input has no gradient.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            torch.autograd.backward(loss)
+    return {name: getattr(parameter, "grad_sample", None) for name, parameter in model.named_parameters()}
+
+
+def _mixing_layer(model: nn.Module, alone: _Batch, among: _Batch, example: int) -> str:
+    """The innermost layer whose output for the example differs from alone to among, as far as outputs show."""
+    outputs = zip(_layer_outputs(model, alone, 0), _layer_outputs(model, among, example), strict=False)
+    for (path, output), (_, other) in outputs:
+        if output is not None and other is not None and not _close(output, other):
+            return _layer(model, path)
+    return "the model"
+
+
+def _layer_outputs(model: nn.Module, batch: _Batch, example: int) -> list[tuple[str, torch.Tensor | None]]:
+    """What each layer gives for one example, inner layers first; None where the batch isn't in front."""
+    outputs: list[tuple[str, torch.Tensor | None]] = []
+
+    def record(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            shown = isinstance(output, torch.Tensor) and output.dim() > 0 and len(output) == len(batch)
+            outputs.append((path, output[example].detach().clone() if shown else None))
+
+        return hook
+
+    handles = [module.register_forward_hook(record(path)) for path, module in model.named_modules()]
+    _logits(model, batch)
+    for handle in handles:
+        handle.remove()
+    return outputs
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _close(one: torch.Tensor | None, other: torch.Tensor | list[torch.Tensor] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (
+        isinstance(other, torch.Tensor)
+        and one.shape == other.shape
+        and torch.allclose(one, other, rtol=_RELATIVE, atol=_ABSOLUTE)
+    )
+
+
+def _layer(model: nn.Module, path: str) -> str:
+    kind = type(model.get_submodule(path)).__name__
+    return f"layer {path!r} ({kind})" if path else f"the model ({kind})"
+
+
+def _first_sentence(error: Exception) -> str:
+    return _first_line(error).split(". ")[0]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no reason given"])[0]

@@ -1,0 +1,84 @@
+"""The one place that knows how Flower's messages are made and marked.
+
+A grid of one's own has to play the part of Flower's SuperLink: say who is sending, give each message an id, and
+carry a node's state. The names used here are Flower's internals, gathered so that there is one place to mend.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from collections.abc import Mapping
+from itertools import count
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.message.message import make_message
+from flwr.app.metadata import Metadata
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from shared_models.faults import Fault
+
+_ids = count(1)
+
+
+def act_as_server(run_id: int) -> None:
+    """Let this process make messages: Flower asks who it is."""
+    TaskIdentity.run_id = run_id
+    TaskIdentity.node_id = SUPERLINK_NODE_ID
+    TaskIdentity.task_id = 1
+
+
+def give_id(message: Message) -> str:
+    """Mark a message that is about to be sent with an id of its own."""
+    message_id = f"{next(_ids):016x}"
+    message.metadata.__dict__["_message_id"] = message_id
+    return message_id
+
+
+def rebuild(metadata: Metadata, content: RecordDict) -> Message:
+    """A message of one's own from what travelled; the content is copied, since several clients may share it.
+
+    The arrays' bytes are immutable and are not copied.
+    """
+    return make_message(metadata=copy.copy(metadata), content=copy.deepcopy(content))
+
+
+def error_reply(metadata: Metadata, fault: Fault) -> Message:
+    """The reply of a client that can't speak for itself."""
+    return Message(Error(code=int(fault), reason=""), reply_to=make_message(metadata=metadata, content=RecordDict()))
+
+
+def client_context(*, run_id: int, node_id: int, client: str, plan_text: str, state: RecordDict) -> Context:
+    """What a ClientApp is told about where it runs."""
+    return Context(
+        run_id=run_id,
+        node_id=node_id,
+        node_config={"client-id": client},
+        state=state,
+        run_config={"plan": plan_text},
+    )
+
+
+def states_to_bytes(states: Mapping[str, RecordDict]) -> bytes:
+    """Clients' states for a checkpoint."""
+    plain = {
+        client: base64.b64encode(recorddict_to_proto(state).SerializeToString(deterministic=True)).decode()
+        for client, state in states.items()
+    }
+    return json.dumps(plain, sort_keys=True).encode()
+
+
+def states_from_bytes(data: bytes) -> dict[str, RecordDict]:
+    """Clients' states out of a checkpoint.
+
+    Raises:
+        ValueError: the bytes hold something else.
+    """
+    return {
+        client: recorddict_from_proto(ProtoRecordDict.FromString(base64.b64decode(text)))
+        for client, text in json.loads(data).items()
+    }

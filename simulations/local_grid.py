@@ -1,0 +1,105 @@
+"""What Veil's two simulation grids share: clients, their states, and Flower's `Grid` interface over a stream."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from simulations.flower_messages import act_as_server, give_id, states_from_bytes, states_to_bytes
+
+
+class LocalGrid(Grid):
+    """A grid whose clients live on this machine or Ray cluster.
+
+    Args:
+        clients: stable ids, in order; node numbers are given here and mean nothing outside.
+        run_id: of the run.
+        states: states to go on from, by client id.
+    """
+
+    def __init__(
+        self, clients: Sequence[str], *, run_id: int = 1, states: Mapping[str, RecordDict] | None = None
+    ) -> None:
+        act_as_server(run_id)
+        self.run_id = run_id
+        self._nodes = {client: number for number, client in enumerate(clients, start=1)}
+        self._clients = {number: client for client, number in self._nodes.items()}
+        self._states = {client: (states or {}).get(client, RecordDict()) for client in clients}
+        self._run = Run.create_empty(run_id)
+        self._waiting: dict[str, Message] = {}
+
+    # --- what Veil's server asks for
+
+    @property
+    def client_nodes(self) -> Mapping[str, int]:
+        """Node number of each client id."""
+        return self._nodes
+
+    def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Deliver messages and yield the replies as they arrive; ends early after `timeout` seconds."""
+        marked = list(messages)
+        for message in marked:
+            give_id(message)
+        return self._deliver(marked, timeout)
+
+    @abstractmethod
+    def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:
+        """Deliver messages that have ids, keep each client's new state, yield replies as they arrive."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the grid holds."""
+
+    def save_states(self) -> bytes:
+        """The clients' states, for a checkpoint."""
+        return states_to_bytes(self._states)
+
+    def load_states(self, data: bytes) -> None:
+        """Go on from saved states.
+
+        Raises:
+            ValueError: the bytes hold something else.
+        """
+        self._states.update(states_from_bytes(data))
+
+    # --- Flower's interface
+
+    def set_run(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._clients)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages; they are delivered when their replies are asked for."""
+        ids = []
+        for message in messages:
+            ids.append(give_id(message))
+            self._waiting[ids[-1]] = message
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Deliver queued messages and return all their replies."""
+        messages = [self._waiting.pop(message_id) for message_id in message_ids if message_id in self._waiting]
+        return list(self._deliver(messages, None))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        return list(self.stream(messages, timeout=timeout))

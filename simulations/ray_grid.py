@@ -1,0 +1,240 @@
+"""A grid on Ray: one persistent actor for each processor slot, on this machine or a cluster.
+
+A round's content goes into Ray's object store once. Each actor works off a batch of clients and streams the replies
+back; batches shrink towards the end of a round, so that no actor is left with a long queue while others idle. A dead
+actor is replaced and its unanswered clients are tried once more, one at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.app.metadata import Metadata
+
+from security.errors import RunError, UsageError
+from shared_models.faults import Fault
+from simulations.flower_messages import error_reply
+from simulations.local_grid import LocalGrid
+from simulations.worker import DEFAULT_APP, Worker
+
+# Ray sends usage statistics unless told not to before it is imported.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Actors without a GPU share must not have CUDA hidden from them by a changed default; Ray warns until one is chosen.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+try:
+    import ray
+    from ray.exceptions import RayActorError, RayError
+except ImportError as error:  # the extra is not installed
+    raise UsageError(
+        "the Ray engine needs the extra 'simulation' (pip install 'veil-fl[simulation]'); or use --engine inline"
+    ) from error
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """How a simulation uses Ray.
+
+    Attributes:
+        workers: number of actors; 0 for one a processor (or one a GPU share, where there are GPUs).
+        gpus_per_worker: GPU share of an actor; 0 computes on the CPU.
+        address: a running cluster's address; None starts Ray on this machine.
+    """
+
+    workers: int = 0
+    gpus_per_worker: float = 0.0
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One message on its way to one client."""
+
+    metadata: Metadata
+    content: Any  # reference to the content in the object store
+    client: str
+    state: RecordDict
+    retried: bool = False
+
+
+class _Actor:
+    """Runs in a process of its own: a worker that answers batches."""
+
+    def __init__(self, app: str, run_id: int, plan_text: str, path: list[str]) -> None:
+        sys.path[:] = path  # import what the driver imports, whatever Ray put in front
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        self._worker = Worker(app, run_id, plan_text)
+
+    def ready(self) -> bool:
+        """Answers once the worker stands."""
+        return True
+
+    def work(
+        self, content: RecordDict, batch: list[tuple[Metadata, str, RecordDict]]
+    ) -> Iterator[tuple[Message, RecordDict]]:
+        """Answer a batch of messages with the same content, one reply after another."""
+        for metadata, client, state in batch:
+            yield self._worker.handle(metadata, content, client, state)
+
+
+@dataclass
+class _Slot:
+    """An actor and what it is doing."""
+
+    actor: Any
+    replies: Any = None  # its stream, while it works
+    queue: deque[_Task] | None = None  # tasks of the batch not yet answered, in order
+
+
+class RayGrid(LocalGrid):
+    """Virtual clients on Ray actors.
+
+    Args:
+        clients: stable ids, in order.
+        plan_text: the resolved plan as TOML.
+        options: how to use Ray.
+        app, run_id, states: as in `InlineGrid`.
+
+    Raises:
+        RunError: Ray can't be started, or the cluster can't be reached.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[str],
+        *,
+        plan_text: str,
+        options: RayOptions | None = None,
+        app: str = DEFAULT_APP,
+        run_id: int = 1,
+        states: Mapping[str, RecordDict] | None = None,
+    ) -> None:
+        super().__init__(clients, run_id=run_id, states=states)
+        options = options or RayOptions()
+        self._owns_ray = _start_ray(options)
+        remote = ray.remote(_Actor).options(num_cpus=1, num_gpus=options.gpus_per_worker, max_concurrency=1)
+        self._make_actor: Callable[[], Any] = lambda: remote.remote(app, run_id, plan_text, list(sys.path))
+        self._slots = [_Slot(self._make_actor()) for _ in range(min(_workers(options), len(clients)))]
+
+    def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        waiting = deque(self._tasks(messages))
+        try:
+            while waiting or any(slot.replies is not None for slot in self._slots):
+                for slot in self._slots:
+                    if waiting and slot.replies is None:
+                        self._give(slot, waiting)
+                busy = {slot.replies: slot for slot in self._slots if slot.replies is not None}
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                ready, _ = ray.wait(list(busy), num_returns=1, timeout=left, fetch_local=False)
+                if not ready:
+                    return
+                reply = self._next(busy[ready[0]], waiting)
+                if reply is not None:
+                    yield reply
+        finally:
+            self._abandon()
+
+    def _tasks(self, messages: Sequence[Message]) -> Iterator[_Task]:
+        """One task a message; messages that share their content share one copy in the object store."""
+        stored: dict[int, Any] = {}
+        for message in messages:
+            key = id(message.content)
+            if key not in stored:
+                stored[key] = ray.put(message.content)
+            client = self._clients[message.metadata.dst_node_id]
+            yield _Task(message.metadata, stored[key], client, self._states[client])
+
+    def _give(self, slot: _Slot, waiting: deque[_Task]) -> None:
+        """Give an idle actor its next batch: half of its fair share of what is left, so the end is even."""
+        size = 1 if waiting[0].retried else max(1, len(waiting) // (2 * len(self._slots)))
+        batch = [waiting.popleft()]
+        while waiting and len(batch) < size and waiting[0].content is batch[0].content and not waiting[0].retried:
+            batch.append(waiting.popleft())
+        slot.queue = deque(batch)
+        slot.replies = slot.actor.work.options(num_returns="streaming").remote(
+            batch[0].content, [(task.metadata, task.client, task.state) for task in batch]
+        )
+
+    def _next(self, slot: _Slot, waiting: deque[_Task]) -> Message | None:
+        """The next reply of a working actor; None at the end of its batch, or when its clients are to be retried."""
+        assert slot.queue is not None
+        try:
+            reply, state = ray.get(next(slot.replies))
+        except StopIteration:
+            slot.replies = slot.queue = None
+            return None
+        except RayActorError:
+            return self._replace(slot, waiting)
+        task = slot.queue.popleft()
+        self._states[task.client] = state
+        message: Message = reply
+        return message
+
+    def _replace(self, slot: _Slot, waiting: deque[_Task]) -> Message | None:
+        """Put a new actor in a dead one's place. Its clients are tried once more; nothing of them had left it."""
+        tasks, slot.queue, slot.replies = list(slot.queue or ()), None, None
+        slot.actor = self._make_actor()
+        waiting.extend(
+            _Task(task.metadata, task.content, task.client, task.state, retried=True)
+            for task in tasks
+            if not task.retried
+        )
+        lost = [task for task in tasks if task.retried]  # at most one: retried tasks travel alone
+        return error_reply(lost[0].metadata, Fault.UNREACHABLE) if lost else None
+
+    def _abandon(self) -> None:
+        """Stop what still runs (a deadline passed, or the caller left): its replies would be late."""
+        for slot in self._slots:
+            if slot.replies is not None:
+                ray.kill(slot.actor)
+                slot.actor, slot.replies, slot.queue = self._make_actor(), None, None
+
+    def close(self) -> None:
+        for slot in self._slots:
+            with suppress(RayError):
+                ray.kill(slot.actor)
+        self._slots = []
+        if self._owns_ray:
+            ray.shutdown()
+
+
+def _start_ray(options: RayOptions) -> bool:
+    """Start or join Ray; whether it is ours to shut down."""
+    if ray.is_initialized():
+        return False
+    try:
+        if options.address is not None:
+            ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                num_cpus=options.workers or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except (RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
+        where = "on this machine" if options.address is None else f"at {options.address}"
+        raise RunError(f"Ray can't be started {where}: {str(error).splitlines()[0]}; or use --engine inline") from error
+    return True
+
+
+def _workers(options: RayOptions) -> int:
+    if options.workers:
+        return options.workers
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    slots = int(resources.get("CPU", 1))
+    if options.gpus_per_worker > 0:
+        slots = min(slots, int(resources.get("GPU", 0) / options.gpus_per_worker))
+        if slots < 1:
+            raise UsageError(f"--gpus-per-worker {options.gpus_per_worker}: Ray sees no such share of a GPU")
+    return max(1, slots)

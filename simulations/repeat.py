@@ -1,0 +1,66 @@
+"""The same plan with several seeds: mean and deviation instead of one lucky figure."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from security.errors import RunError
+from server.run_folder import write_atomically
+from shared_models.plan import Plan
+from simulations.run import Settings, start_run
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        path: folder that holds one run's folder a seed, and `repeat.json`.
+        seeds: the seeds, in order.
+        values: each metric's value for each seed.
+    """
+
+    path: Path
+    seeds: tuple[int, ...]
+    values: dict[str, tuple[float, ...]]
+
+    def mean(self, metric: str) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(self.values[metric])
+
+    def deviation(self, metric: str) -> float:
+        """Sample standard deviation over the seeds."""
+        return statistics.stdev(self.values[metric])
+
+
+def repeat_run(plan: Plan, times: int, out: Path | None, settings: Settings) -> Repeated:
+    """Run a plan with the seeds `plan.seed`, `plan.seed + 1`, ...
+
+    Raises:
+        UsageError, RunError: as `start_run`; the runs before it are kept.
+    """
+    path = out or Path("runs") / f"{plan.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    seeds = tuple(range(plan.seed, plan.seed + times))
+    finals: list[dict[str, float]] = []
+    for seed in seeds:
+        again = plan.model_copy(update={"seed": seed})
+        folder, outcome = start_run(again, path / f"seed-{seed}", settings)
+        if outcome.stopped == "failed":
+            raise RunError(f"{folder.path}: {outcome.reason}")
+        finals.append(outcome.state.evaluation or {})
+    common = [name for name in finals[0] if all(name in final for final in finals)]
+    repeated = Repeated(path, seeds, {name: tuple(final[name] for final in finals) for name in common})
+    table: dict[str, Any] = {
+        "seeds": list(seeds),
+        "metrics": {
+            name: {"mean": repeated.mean(name), "deviation": repeated.deviation(name), "values": list(values)}
+            for name, values in repeated.values.items()
+        },
+    }
+    write_atomically(path / "repeat.json", (json.dumps(table, indent=2) + "\n").encode())
+    return repeated

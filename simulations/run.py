@@ -1,0 +1,154 @@
+"""A simulated run from plan to folder: the same ServerApp and ClientApp as anywhere, over a grid on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from flwr.app import Context, RecordDict
+
+from client.datasets.partition import client_records
+from client.datasets.registry import load
+from client.workplace import split_key
+from security.errors import UsageError
+from server.app import ServerJob, server_app
+from server.checkpoint import Checkpoint, load_checkpoint
+from server.evaluation import TestData
+from server.federation import Observer, Outcome, Silent
+from server.run_folder import RunFolder
+from shared_models.plan import Plan
+from shared_models.plan_file import write_plan
+from shared_models.resolve import resolve
+from simulations.baselines import baselines
+from simulations.inline_grid import InlineGrid
+from simulations.local_grid import LocalGrid
+from simulations.worker import DEFAULT_APP
+
+Engine = Literal["ray", "inline"]
+_STATES = "clients.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run a plan, as opposed to what: none of it changes the result.
+
+    Attributes:
+        engine: where clients run.
+        workers: Ray actors; 0 for one a processor.
+        gpus_per_worker: GPU share of an actor.
+        ray_address: a running cluster; None for this machine.
+        app: the ClientApp, as `package.module:name`.
+        observer: is told of each round.
+    """
+
+    engine: Engine = "ray"
+    workers: int = 0
+    gpus_per_worker: float = 0.0
+    ray_address: str | None = None
+    app: str = DEFAULT_APP
+    observer: Observer = field(default_factory=Silent)
+
+
+def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFolder, Outcome]:
+    """Simulate a plan in a new folder (`runs/NAME-TIMESTAMP` unless named).
+
+    Raises:
+        UsageError: the plan, its data or the folder won't do; nothing was run.
+        RunError: the run could not go on.
+    """
+    begun = time.monotonic()
+    plan = resolve(plan)
+    test, clients = _data(plan)
+    folder = RunFolder(out or Path("runs") / f"{plan.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
+    folder.create(plan)
+    return folder, _run(plan, folder, test, clients, None, settings, begun)
+
+
+def resume_run(path: Path, settings: Settings) -> tuple[RunFolder, Outcome | None]:
+    """Go on with a run from its last checkpoint; an outcome of None says that it was finished already.
+
+    Raises:
+        UsageError: no run there, or its files are damaged.
+        RunError: the run could not go on.
+    """
+    begun = time.monotonic()
+    folder = RunFolder(path)
+    plan = resolve(folder.read_plan())
+    checkpoint = load_checkpoint(folder.checkpoints, plan.digest())
+    if checkpoint is not None and _finished(folder, plan, checkpoint):
+        return folder, None
+    test, clients = _data(plan)
+    return folder, _run(plan, folder, test, clients, checkpoint, settings, begun)
+
+
+def _finished(folder: RunFolder, plan: Plan, checkpoint: Checkpoint) -> bool:
+    if not folder.summary.is_file():
+        return False
+    stopped = folder.read_summary().get("stopped")
+    return stopped in ("target", "plateau") or checkpoint.state.round >= plan.federation.rounds
+
+
+def _data(plan: Plan) -> tuple[TestData, tuple[str, ...]]:
+    """The server's test data and the clients' ids. Loading here also finds out what is wrong before anything starts."""
+    key = split_key(plan)
+    loaded = load(plan.data, split_key=key)
+    if len(loaded.test) == 0 and plan.evaluation.where == "server":
+        raise UsageError("evaluation.where = 'server': no test records; raise data.test_fraction, or set it to 'none'")
+    clients = tuple(client_records(plan.data, seed=plan.seed, split_key=key))
+    if len(clients) < plan.federation.min_clients:
+        raise UsageError(
+            f"federation.min_clients = {plan.federation.min_clients} is more than the {len(clients)} clients there are"
+        )
+    return TestData(loaded.test.x, loaded.test.y), clients
+
+
+def _run(
+    plan: Plan,
+    folder: RunFolder,
+    test: TestData,
+    clients: tuple[str, ...],
+    checkpoint: Checkpoint | None,
+    settings: Settings,
+    begun: float,
+) -> Outcome:
+    grid = _grid(settings, clients, write_plan(plan))
+    try:
+        if checkpoint is not None and _STATES in checkpoint.attachments:
+            grid.load_states(checkpoint.attachments[_STATES])
+        attachments: Callable[[], Mapping[str, bytes]] = lambda: {_STATES: grid.save_states()}  # noqa: E731
+        job = ServerJob(
+            plan=plan,
+            folder=folder,
+            test=test,
+            observer=settings.observer,
+            resume=checkpoint,
+            attachments=attachments,
+            begun=begun,
+        )
+        server_app(job)(grid, _context(grid))
+    finally:
+        grid.close()
+    assert job.outcome is not None
+    if plan.evaluation.baselines and job.outcome.stopped != "failed":
+        table = baselines(plan, test, job.outcome.state.evaluation or {})
+        folder.write_summary({**folder.read_summary(), "baselines": table})
+    return job.outcome
+
+
+def _grid(settings: Settings, clients: tuple[str, ...], plan_text: str) -> LocalGrid:
+    if settings.engine == "inline":
+        return InlineGrid(clients, plan_text=plan_text, app=settings.app)
+    from simulations.ray_grid import RayGrid, RayOptions
+
+    options = RayOptions(
+        workers=settings.workers, gpus_per_worker=settings.gpus_per_worker, address=settings.ray_address
+    )
+    return RayGrid(clients, plan_text=plan_text, options=options, app=settings.app)
+
+
+def _context(grid: LocalGrid) -> Context:
+    return Context(run_id=grid.run_id, node_id=1, node_config={}, state=RecordDict(), run_config={})

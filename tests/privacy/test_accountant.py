@@ -1,0 +1,207 @@
+"""Rule 4: the figure is PLD, pessimistic, with RDP beside it; it may over-report and never under-reports."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from dp_accounting import UnsupportedEventError, dp_event
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opacus.accountants import PRVAccountant, RDPAccountant
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from privacy.accountant import Spent, delta_for, epsilon, history
+from privacy.mechanisms import DpSgd, Release
+
+
+def dp_sgd(noise_multiplier: float, sample_rate: float, steps: int) -> DpSgd:
+    return DpSgd(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=steps)
+
+
+def gaussian_delta(eps: float, mu: float) -> float:
+    """Balle & Wang 2018 (arXiv 1805.06530), theorem 8: the Gaussian mechanism with mu = sensitivity / deviation."""
+    return float(norm.cdf(mu / 2 - eps / mu) - math.exp(eps + norm.logcdf(-mu / 2 - eps / mu)))
+
+
+def gaussian_epsilon(delta: float, mu: float) -> float:
+    if gaussian_delta(0, mu) <= delta:
+        return 0.0
+    return float(brentq(lambda eps: gaussian_delta(eps, mu) - delta, 0, mu * mu + 20 * mu, xtol=1e-12))
+
+
+@pytest.mark.parametrize("delta", [1e-2, 1e-5, 1e-9, 1e-12])
+@pytest.mark.parametrize(("sigma", "steps"), [(5, 20), (1, 1), (0.5, 3), (40, 1000), (1000, 20), (30, 1)])
+def test_full_batches_cost_what_the_closed_form_says(sigma: float, steps: int, delta: float) -> None:
+    exact = gaussian_epsilon(delta, math.sqrt(steps) / sigma)
+    bound = epsilon([dp_sgd(sigma, 1, steps)], delta).epsilon
+    loose = 5e-3 if delta > 1e-10 else 0.3  # near 1e-12 the allowance for rounding shows
+    assert exact - 1e-9 <= bound <= exact + loose
+
+
+@pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-9, 1e-12])
+def test_unlike_gaussians_compose_as_the_closed_form_says(delta: float) -> None:
+    rounds = [dp_sgd(4 + i, 1, 1 + i) for i in range(8)]
+    exact = gaussian_epsilon(delta, math.sqrt(sum((1 + i) / (4 + i) ** 2 for i in range(8))))
+    assert exact - 1e-9 <= epsilon(rounds, delta).epsilon <= exact + 5e-3
+
+
+@pytest.mark.parametrize("delta", [1e-5, 1e-9, 2e-11, 1e-12, 1e-13])
+@pytest.mark.parametrize("steps", [1_000, 10_000])
+def test_rounding_of_many_compositions_never_under_reports(steps: int, delta: float) -> None:
+    # At a rate of 1 - r the composed sums are at least (1 - r)^n times those of the full batch, whence
+    # eps(delta) >= eps_full(delta / (1 - r)^n) - n r. Without an allowance for the rounding of the Fourier
+    # transforms, the smallest deltas are under-reported by up to 0.15.
+    r = 1e-9
+    lower = gaussian_epsilon(delta * (1 - r) ** -steps, 1.0) - steps * r
+    bound = epsilon([dp_sgd(math.sqrt(steps), 1 - r, steps)], delta).epsilon
+    assert bound >= lower
+    if delta > 1e-10:
+        assert bound <= lower + 0.01
+
+
+def test_the_figures_of_the_literature_and_of_the_design() -> None:
+    central = epsilon([dp_sgd(1, 0.01, 1000)], 1e-5)
+    assert central.epsilon == pytest.approx(1.829, abs=5e-4)
+    assert central.rdp_epsilon == pytest.approx(2.101, abs=5e-4)
+
+    federated = epsilon([dp_sgd(1, 0.032, 31)] * 20, 1e-5)
+    assert federated.epsilon == pytest.approx(5.133, abs=6e-4)
+    assert federated.rdp_epsilon == pytest.approx(5.690, abs=1e-3)
+
+    assert epsilon([dp_sgd(5, 1, 1)] * 20, 1e-5).epsilon == pytest.approx(3.849, abs=5e-4)
+
+
+def test_the_figure_says_what_it_is() -> None:
+    spent = epsilon([dp_sgd(1, 0.01, 10)], 1e-5)
+    assert spent.delta == 1e-5
+    assert spent.relation == "add or remove one unit"
+    assert spent.accountant == "PLD, pessimistic, interval 0.001"
+
+
+@pytest.mark.parametrize(("sigma", "rate", "steps"), [(1.0, 0.01, 1000), (0.8, 0.05, 100), (2.0, 0.2, 50)])
+def test_agrees_with_the_accountants_of_opacus(sigma: float, rate: float, steps: int) -> None:
+    ours = epsilon([dp_sgd(sigma, rate, steps)], 1e-5)
+    prv, rdp = PRVAccountant(), RDPAccountant()
+    prv.history = rdp.history = [(sigma, rate, steps)]
+    assert ours.epsilon == pytest.approx(prv.get_epsilon(1e-5), abs=0.02)
+    assert ours.rdp_epsilon == pytest.approx(rdp.get_epsilon(1e-5), abs=0.01)
+
+
+def test_no_release_costs_nothing() -> None:
+    assert epsilon([], 1e-5) == Spent(epsilon=0.0, delta=1e-5, rdp_epsilon=0.0)
+    assert epsilon({dp_sgd(1, 0.1, 1): 0}, 1e-5).epsilon == 0
+    assert delta_for([], 0.0) == 0
+
+
+def test_only_the_multiset_of_steps_matters() -> None:
+    rounds = [dp_sgd(1.1, 0.05, 10)] * 3 + [dp_sgd(2, 0.1, 4), dp_sgd(2, 0.1, 1)]
+    spent = epsilon(rounds, 1e-5)
+    for same in (
+        reversed(rounds),
+        [dp_sgd(2, 0.1, 5), dp_sgd(1.1, 0.05, 30)],
+        {dp_sgd(1.1, 0.05, 15): 2, dp_sgd(2, 0.1, 1): 5},
+    ):
+        assert epsilon(same, 1e-5) is spent  # not computed again
+    assert epsilon([*rounds, dp_sgd(2, 0.1, 1)], 1e-5).epsilon > spent.epsilon
+    assert epsilon(rounds, 1e-6).epsilon > spent.epsilon
+
+
+def test_a_history_counts_its_smallest_parts() -> None:
+    step = dp_sgd(1, 0.1, 1)
+    assert history([dp_sgd(1, 0.1, 10)] * 20) == history([dp_sgd(1, 0.1, 200)]) == {(step, 200)}
+
+
+sigmas = st.floats(0.6, 8)
+rates = st.floats(1e-3, 1)
+counts = st.integers(1, 300)
+more = st.floats(1, 3)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(sigma=sigmas, rate=rates, steps=counts, factor=more)
+def test_more_steps_a_higher_rate_or_less_noise_cost_more(sigma: float, rate: float, steps: int, factor: float) -> None:
+    spent = epsilon([dp_sgd(sigma, rate, steps)], 1e-5)
+    assert spent.epsilon <= spent.rdp_epsilon + 0.02  # the interval's price, at worst
+    for dearer in (
+        dp_sgd(sigma, rate, math.ceil(steps * factor)),
+        dp_sgd(sigma, min(1.0, rate * factor), steps),
+        dp_sgd(sigma / factor, rate, steps),
+    ):
+        assert epsilon([dearer], 1e-5).epsilon >= spent.epsilon - 1e-6
+
+
+def test_hardly_any_noise_gives_no_claim() -> None:
+    assert epsilon([dp_sgd(1e-3, 0.5, 1)], 1e-5).epsilon == math.inf
+    assert epsilon([dp_sgd(0.5, 1, 10**6)], 1e-5).epsilon == math.inf
+    assert delta_for([dp_sgd(1e-3, 0.5, 1)], 10.0) == 1.0
+
+
+def test_delta_is_the_inverse_of_epsilon() -> None:
+    rounds = [dp_sgd(1, 0.05, 100), dp_sgd(3, 1, 2)]
+    spent = epsilon(rounds, 1e-5)
+    assert delta_for(rounds, spent.epsilon) == pytest.approx(1e-5, rel=1e-6)
+    assert delta_for(rounds, spent.epsilon + 1) < 1e-5 < delta_for(rounds, spent.epsilon - 1) <= 1
+
+
+@pytest.mark.parametrize("eps", [0.0, 1.0, 3.0])
+def test_delta_never_under_reports(eps: float) -> None:
+    exact = gaussian_delta(eps, math.sqrt(20) / 5)
+    assert exact <= delta_for([dp_sgd(5, 1, 20)], eps) <= exact * 1.001
+
+
+@pytest.mark.parametrize("delta", [0, 1, -1e-5, 2, math.nan])
+def test_delta_must_be_a_probability_between(delta: float) -> None:
+    with pytest.raises(ValueError, match="delta"):
+        epsilon([], delta)
+
+
+@pytest.mark.parametrize("eps", [-1.0, math.nan])
+def test_epsilon_must_not_be_negative(eps: float) -> None:
+    with pytest.raises(ValueError, match="epsilon"):
+        delta_for([], eps)
+
+
+def test_a_release_cannot_be_taken_back() -> None:
+    with pytest.raises(ValueError, match="-1 times"):
+        epsilon({dp_sgd(1, 0.1, 1): -1}, 1e-5)
+
+
+@dataclass(frozen=True)
+class Other:
+    """Any other mechanism, for the accountant to meet."""
+
+    priced_as: dp_event.DpEvent
+
+    def event(self) -> dp_event.DpEvent:
+        return self.priced_as
+
+    def parts(self) -> tuple[Release, int]:
+        return self, 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mechanism": "other", "event": repr(self.priced_as)}
+
+    def describe(self) -> str:
+        return "another mechanism"
+
+
+def test_another_mechanism_composes_in_its_own_right() -> None:
+    laplace = Other(dp_event.LaplaceDpEvent(2.0))  # pure epsilon 1 / 2
+    alone = epsilon([laplace], 1e-9).epsilon
+    assert 0.5 - 1e-6 <= alone <= 0.502
+    both = epsilon([laplace, dp_sgd(1, 0.01, 100)], 1e-5).epsilon
+    assert epsilon([dp_sgd(1, 0.01, 100)], 1e-5).epsilon < both < 1.5
+
+
+def test_what_cannot_be_priced_for_this_relation_is_an_error() -> None:
+    coin = Other(dp_event.RandomizedResponseDpEvent(0.5, 2))  # has no meaning if a unit is added or removed
+    with pytest.raises(UnsupportedEventError):
+        epsilon([coin], 1e-5)
+
+
+def test_ordinary_parameters_raise_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    epsilon([dp_sgd(1.234, 0.1, 7)], 1e-5)
+    epsilon([dp_sgd(1e6, 0.01, 7)], 1e-5)
+    assert not caplog.records

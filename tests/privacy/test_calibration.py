@@ -1,0 +1,116 @@
+"""Rule 4: what is planned is what the accountant will charge."""
+
+import math
+
+import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from privacy import calibration
+from privacy.accountant import epsilon
+from privacy.calibration import MOST_STEPS, noise_multiplier_for, steps_affordable
+from privacy.mechanisms import DpSgd
+from security.errors import UsageError
+
+
+def dp_sgd(noise_multiplier: float, sample_rate: float, steps: int) -> DpSgd:
+    return DpSgd(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("budget", "rate", "steps"),
+    [(0.05, 0.01, 50), (0.05, 1.0, 1), (1.0, 1e-4, 9000), (3.0, 0.1, 200), (8.0, 1.0, 20), (50.0, 1.0, 200)],
+)
+def test_the_smallest_noise_on_the_grid_that_keeps_the_budget(budget: float, rate: float, steps: int) -> None:
+    sigma = noise_multiplier_for(epsilon=budget, delta=1e-5, sample_rate=rate, steps=steps)
+    assert sigma == round(sigma, 4)
+    assert epsilon([dp_sgd(sigma, rate, steps)], 1e-5).epsilon <= budget
+    assert epsilon([dp_sgd(round(sigma - 1e-4, 4), rate, steps)], 1e-5).epsilon > budget
+
+
+def test_full_batches_need_what_the_closed_form_says() -> None:
+    """Balle & Wang 2018 (arXiv 1805.06530), theorem 8."""
+
+    def excess(sigma: float) -> float:
+        mu = math.sqrt(80) / sigma
+        return float(norm.cdf(mu / 2 - 3 / mu) - math.exp(3) * norm.cdf(-mu / 2 - 3 / mu)) - 1e-5
+
+    exact = brentq(excess, 1, 100)
+    sigma = noise_multiplier_for(epsilon=3, delta=1e-5, sample_rate=1, steps=80)
+    assert exact <= sigma <= exact + 2e-4
+
+
+def test_what_was_spent_before_needs_more_noise_now() -> None:
+    past = [dp_sgd(1.0, 0.02, 50), dp_sgd(2.0, 0.02, 50)]
+    alone = noise_multiplier_for(epsilon=3, delta=1e-5, sample_rate=0.02, steps=300)
+    after = noise_multiplier_for(epsilon=3, delta=1e-5, sample_rate=0.02, steps=300, spent=past)
+    assert after > alone
+    assert epsilon([*past, dp_sgd(after, 0.02, 300)], 1e-5).epsilon <= 3
+    assert epsilon([*past, dp_sgd(after - 1e-4, 0.02, 300)], 1e-5).epsilon > 3
+    counted = {dp_sgd(1.0, 0.02, 1): 50, dp_sgd(2.0, 0.02, 10): 5}
+    assert noise_multiplier_for(epsilon=3, delta=1e-5, sample_rate=0.02, steps=300, spent=counted) == after
+
+
+def test_an_exhausted_budget_cannot_be_met() -> None:
+    with pytest.raises(UsageError, match=r"epsilon = 1 can't be met: earlier releases .* cost 5\.13"):
+        noise_multiplier_for(epsilon=1, delta=1e-5, sample_rate=0.01, steps=1, spent=[dp_sgd(1, 0.032, 31)] * 20)
+
+
+def test_a_delta_that_no_noise_can_meet_is_refused() -> None:
+    with pytest.raises(UsageError, match="can't be met by any noise multiplier"):
+        noise_multiplier_for(epsilon=1, delta=1e-12, sample_rate=0.1, steps=1_000_000)
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, math.inf, math.nan])
+def test_a_budget_is_a_positive_number(budget: float) -> None:
+    with pytest.raises(ValueError, match="epsilon"):
+        noise_multiplier_for(epsilon=budget, delta=1e-5, sample_rate=0.1, steps=1)
+    with pytest.raises(ValueError, match="epsilon"):
+        steps_affordable(epsilon=budget, delta=1e-5, noise_multiplier=1, sample_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [({"delta": 0.0}, "delta"), ({"sample_rate": 0.0}, "sample_rate"), ({"steps": 0}, "steps")]
+)
+def test_other_values_out_of_range_are_refused(change: dict[str, float], name: str) -> None:
+    values = {"epsilon": 1.0, "delta": 1e-5, "sample_rate": 0.1, "steps": 10, **change}
+    with pytest.raises(ValueError, match=name):
+        noise_multiplier_for(**values)  # type: ignore[arg-type]
+
+
+def test_a_result_above_the_budget_is_never_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_noise_multiplier", lambda *_: 0.5)
+    with pytest.raises(AssertionError, match="above the budget"):
+        noise_multiplier_for(epsilon=1, delta=1e-5, sample_rate=0.1, steps=100)
+
+
+def test_the_same_question_is_answered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = {"epsilon": 2.0, "delta": 1e-5, "sample_rate": 1.0, "steps": 7}
+    first = noise_multiplier_for(**ask)  # type: ignore[arg-type]
+    monkeypatch.setattr(calibration, "_first", None)  # searching again would fail
+    assert noise_multiplier_for(**ask) == first  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("budget", "sigma", "rate"), [(3.0, 1.0, 0.05), (1.0, 20.0, 1.0)])
+def test_as_many_steps_as_the_budget_affords(budget: float, sigma: float, rate: float) -> None:
+    steps = steps_affordable(epsilon=budget, delta=1e-5, noise_multiplier=sigma, sample_rate=rate)
+    assert epsilon([dp_sgd(sigma, rate, steps)], 1e-5).epsilon <= budget
+    assert epsilon([dp_sgd(sigma, rate, steps + 1)], 1e-5).epsilon > budget
+
+
+def test_steps_after_what_was_spent() -> None:
+    ask = {"epsilon": 3.0, "delta": 1e-5, "noise_multiplier": 1.0, "sample_rate": 0.05}
+    alone = steps_affordable(**ask)  # type: ignore[arg-type]
+    assert steps_affordable(**ask, spent=[dp_sgd(1.0, 0.05, 30)]) == alone - 30  # type: ignore[arg-type]
+    assert steps_affordable(**ask, spent=[dp_sgd(1.0, 0.05, alone)]) == 0  # type: ignore[arg-type]
+    assert steps_affordable(**ask, spent=[dp_sgd(0.5, 0.5, 100)]) == 0  # type: ignore[arg-type]
+
+
+def test_planned_steps_are_affordable() -> None:
+    sigma = noise_multiplier_for(epsilon=2, delta=1e-6, sample_rate=0.04, steps=120)
+    assert steps_affordable(epsilon=2, delta=1e-6, noise_multiplier=sigma, sample_rate=0.04) >= 120
+
+
+def test_steps_are_counted_up_to_a_limit() -> None:
+    steps = steps_affordable(epsilon=1, delta=1e-5, noise_multiplier=1e6, sample_rate=1)
+    assert steps == MOST_STEPS == 1_000_000

@@ -1,0 +1,288 @@
+"""The registry, and what every registered network owes: a new entry is tested here without a line more."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import tomllib
+
+import pytest
+import tomli_w
+import torch
+from opacus.grad_sample import GradSampleModule
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional
+
+from security.errors import UsageError
+from shared_models import registry
+from shared_models.private_trainable import check_private_trainable
+
+NAMES = registry.names()
+IMAGES = ((1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 12, 8), (1, 64, 64))
+SHAPES = [(name, shape) for name in NAMES for shape in IMAGES] + [("mlp", (30,)), ("mlp", (4, 5))]
+WRONG_SHAPES = list(itertools.product(("cnn", "resnet", "vit"), ((64,), (8, 8), (1, 7, 8), (1, 8, 65), (1, 1, 8, 8))))
+
+
+def error_of(call: object, *arguments: object, **keywords: object) -> str:
+    assert callable(call)
+    with pytest.raises(UsageError) as caught:
+        call(*arguments, **keywords)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def new(
+    name: str, shape: tuple[int, ...] = (1, 8, 8), *, seed: int = 7, classes: int = 10, **options: object
+) -> nn.Module:
+    return registry.build(name, options, input_shape=shape, classes=classes, seed=seed)
+
+
+# --- names and options ------------------------------------------------------------------------------------------
+
+
+def test_names_are_sorted_and_hold_the_four_networks() -> None:
+    assert registry.names() == ("cnn", "mlp", "resnet", "vit")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_factory_says_its_name_and_what_it_is_in_one_line(name: str) -> None:
+    factory = registry.factory(name)
+    assert factory.name == name
+    assert factory.summary
+    assert "\n" not in factory.summary
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones_and_the_nearest() -> None:
+    assert (
+        error_of(registry.check_options, "resnt", {})
+        == "model.name = 'resnt': unknown model; did you mean resnet? allowed: cnn, mlp, resnet, vit"
+    )
+    assert error_of(registry.default_options, "lstm-xl") == (
+        "model.name = 'lstm-xl': unknown model; allowed: cnn, mlp, resnet, vit"
+    )
+    assert "unknown model" in error_of(new, "gpt")
+
+
+def test_left_out_options_get_their_defaults() -> None:
+    assert registry.default_options("mlp") == {"hidden": [64, 32], "activation": "relu", "dropout": 0.0}
+    assert registry.check_options("mlp", {"hidden": [5]}) == {"hidden": [5], "activation": "relu", "dropout": 0.0}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_survive_being_written_as_toml_and_checked_again(name: str) -> None:
+    options = registry.default_options(name)
+    assert tomllib.loads(tomli_w.dumps(options)) == options
+    assert registry.check_options(name, options) == options
+
+
+def test_a_tuple_is_as_good_as_a_list_and_a_whole_number_is_a_number() -> None:
+    checked = registry.check_options("mlp", {"hidden": (5, 4), "dropout": 0})
+    assert checked["hidden"] == [5, 4]
+    assert isinstance(checked["dropout"], float)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest() -> None:
+    assert error_of(registry.check_options, "mlp", {"hiden": [3]}) == (
+        "model.options.hiden: unknown option of 'mlp'; did you mean hidden? allowed: hidden, activation, dropout"
+    )
+
+
+WHOLE_LIST = "allowed: a list, each entry a whole number"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "reason"),
+    [
+        # wrong types
+        ("mlp", "hidden", "64", f"= '64': {WHOLE_LIST}"),
+        ("mlp", "hidden", 64, f"= 64: {WHOLE_LIST}"),
+        ("mlp", "hidden", [64, 1.5], f"= [64, 1.5]: {WHOLE_LIST}"),
+        ("mlp", "hidden", [True], f"= [True]: {WHOLE_LIST}"),
+        ("mlp", "activation", "gelu", "= 'gelu': allowed: 'relu', 'tanh'"),
+        ("mlp", "activation", [], "= []: allowed: 'relu', 'tanh'"),
+        ("mlp", "dropout", "0.1", "= '0.1': allowed: a finite number"),
+        ("mlp", "dropout", float("nan"), "= nan: allowed: a finite number"),
+        ("mlp", "dropout", False, "= False: allowed: a finite number"),
+        ("cnn", "hidden", True, "= True: allowed: a whole number"),
+        ("vit", "dim", 64.0, "= 64.0: allowed: a whole number"),
+        # impossible values
+        ("mlp", "hidden", [0], "= [0]: allowed: at most 16 widths from 1 to 4096"),
+        ("mlp", "hidden", [1] * 17, f"= {[1] * 17}: allowed: at most 16 widths from 1 to 4096"),
+        ("mlp", "dropout", 1, "= 1: allowed: from 0 to below 1"),
+        ("cnn", "channels", [], "= []: allowed: 1 to 8 counts from 1 to 1024"),
+        ("cnn", "hidden", 0, "= 0: allowed: from 1 to 4096"),
+        ("cnn", "groups", 3, "= 3: allowed: a common divisor of channels [16, 32]"),
+        ("cnn", "channels", [6], "groups = 4: allowed: a common divisor of channels [6]"),
+        ("resnet", "width", 0, "= 0: allowed: from 1 to 256"),
+        ("resnet", "blocks", [1, 0], "= [1, 0]: allowed: 1 to 4 counts from 1 to 32"),
+        ("resnet", "groups", 0, "= 0: allowed: a divisor of width 16"),
+        ("vit", "patch", -1, "= -1: allowed: from 1 to 64, or 0 to choose one that fits"),
+        ("vit", "dim", 0, "= 0: allowed: from 1 to 1024"),
+        ("vit", "depth", 0, "= 0: allowed: from 1 to 32"),
+        ("vit", "heads", 5, "= 5: allowed: a divisor of dim 64"),
+        ("vit", "mlp_ratio", 9, "= 9: allowed: from 1 to 8"),
+        ("vit", "dropout", -0.1, "= -0.1: allowed: from 0 to below 1"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_its_path_the_value_and_what_is_allowed(
+    name: str, key: str, value: object, reason: str
+) -> None:
+    expected = f"model.options.{key} {reason}" if reason.startswith("=") else f"model.options.{reason}"
+    assert error_of(registry.check_options, name, {key: value}) == expected
+    assert error_of(new, name, **{key: value}) == expected
+
+
+def test_a_long_value_is_cut_in_the_error() -> None:
+    text = error_of(registry.check_options, "mlp", {"activation": "x" * 1000})
+    assert len(text) < 130
+    assert "..." in text
+
+
+# --- building ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "shape"), SHAPES)
+def test_logits_have_a_row_an_example_and_a_column_a_class(name: str, shape: tuple[int, ...]) -> None:
+    model = new(name, shape, classes=5)
+    assert model.training
+    for batch in (0, 1, 3):
+        logits = model(torch.randn(batch, *shape))
+        assert logits.shape == (batch, 5)
+        assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_bits_whatever_the_global_random_state(name: str) -> None:
+    torch.manual_seed(1)
+    one = new(name, seed=3).state_dict()
+    torch.manual_seed(2)
+    other = new(name, seed=3).state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_seed_gives_other_weights(name: str) -> None:
+    one, other = dict(new(name, seed=3).named_parameters()), dict(new(name, seed=4).named_parameters())
+    # Norm layers start at one and zero whatever the seed; every matrix and kernel is drawn.
+    drawn = [key for key, value in one.items() if value.dim() > 1]
+    assert drawn
+    assert not any(torch.equal(one[key], other[key]) for key in drawn)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_global_random_state_is_left_alone(name: str) -> None:
+    before = torch.get_rng_state()
+    new(name)
+    assert torch.equal(torch.get_rng_state(), before)
+    error_of(new, "cnn", (5,))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_is_made_on_the_cpu_whatever_the_default_device(name: str) -> None:
+    with torch.device("meta"):
+        elsewhere = new(name).state_dict()
+    here = new(name).state_dict()
+    assert all(torch.equal(elsewhere[key], here[key]) for key in here)
+
+
+@pytest.mark.parametrize(("name", "shape"), WRONG_SHAPES)
+def test_a_wrong_input_shape_is_refused_with_the_shapes_the_model_takes(name: str, shape: tuple[int, ...]) -> None:
+    assert error_of(new, name, shape) == (
+        f"model.name = {name!r}: takes images (channels, height, width) with sides from 8 to 64; "
+        f"the data's examples have shape {shape}"
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1, -8, 8)])
+def test_an_empty_shape_is_refused(shape: tuple[int, ...]) -> None:
+    assert error_of(new, "mlp", shape) == (
+        f"model.name = 'mlp': the shape of an example {shape} must hold positive sizes"
+    )
+
+
+def test_fewer_than_two_classes_are_refused() -> None:
+    assert error_of(new, "mlp", classes=1) == "model.name = 'mlp': needs at least 2 classes, not 1"
+
+
+# --- private training -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "shape"), [(n, s) for n, s in SHAPES if s != (1, 64, 64)])
+def test_every_network_passes_the_private_training_check(name: str, shape: tuple[int, ...]) -> None:
+    check_private_trainable(new(name, shape), shape, 10)
+
+
+@pytest.mark.parametrize("name", ["mlp", "vit"])
+def test_networks_with_dropout_pass_the_private_training_check(name: str) -> None:
+    check_private_trainable(new(name, dropout=0.5), (1, 8, 8), 10)
+
+
+def brute_force_gradients(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gradients (n, *parameter), one example after the other, each alone."""
+    parameters = dict(model.named_parameters())
+    rows = [
+        torch.autograd.grad(
+            functional.cross_entropy(model(inputs[i : i + 1]), labels[i : i + 1]), list(parameters.values())
+        )
+        for i in range(len(inputs))
+    ]
+    return {name: torch.stack(column) for name, column in zip(parameters, zip(*rows, strict=True), strict=True)}
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("name", NAMES)
+def test_opacus_per_example_gradients_equal_one_example_at_a_time(name: str) -> None:
+    model = new(name).double()
+    inputs, labels = torch.randn(5, 1, 8, 8, dtype=torch.float64), torch.arange(5)
+    expected = brute_force_gradients(copy.deepcopy(model), inputs, labels)
+
+    hooked = GradSampleModule(model, loss_reduction="sum")
+    functional.cross_entropy(hooked(inputs), labels, reduction="sum").backward()
+
+    for key, parameter in model.named_parameters():
+        wanted, found = expected[key].flatten(1), parameter.grad_sample.flatten(1)
+        norms = wanted.norm(dim=1)
+        assert (norms > 0).all(), f"{key} gets no gradient from some example"
+        assert ((found - wanted).norm(dim=1) <= 1e-10 * norms).all(), key
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_poisson_sample_may_be_empty(name: str) -> None:
+    hooked = GradSampleModule(new(name), loss_reduction="sum")
+    logits = hooked(torch.zeros(0, 1, 8, 8))
+    functional.cross_entropy(logits, torch.zeros(0, dtype=torch.long), reduction="sum").backward()
+    assert all(not parameter.grad.any() for parameter in hooked.parameters())
+
+
+# --- learning ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "accuracy"), [("cnn", 200, 0.95), ("mlp", 500, 0.93), ("resnet", 100, 0.95), ("vit", 400, 0.93)]
+)
+def test_a_short_training_recognises_digits(name: str, steps: int, accuracy: float) -> None:
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
+    labels = torch.tensor(digits.target)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(labels), generator=generator)
+    train, test = order[:1347], order[1347:]
+
+    model = new(name, seed=0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for _ in range(steps):
+        batch = train[torch.randint(len(train), (64,), generator=generator)]
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
+        schedule.step()
+
+    with torch.no_grad():
+        predicted = model.eval()(images[test]).argmax(dim=1)
+    assert (predicted == labels[test]).double().mean() >= accuracy

@@ -1,0 +1,69 @@
+"""What the command does, one import away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, Self
+
+from security.errors import RunError
+from server.federation import Observer, Silent
+from shared_models import plan as _plan
+from simulations.results import Run
+from simulations.run import Settings, start_run
+from simulations.scenarios import find_plan
+
+
+class Plan(_plan.Plan):
+    """A plan; see `docs/plan.md` for its keys."""
+
+    @classmethod
+    def load(cls, name: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """A scenario by name, or a plan by its TOML file.
+
+        Args:
+            name: `digits`, or a path.
+            overrides: `KEY=VALUE` texts, as after `--set`.
+
+        Raises:
+            UsageError: no such plan, or it is wrong.
+        """
+        return cls.model_validate(find_plan(str(name), overrides).model_dump())
+
+
+def simulate(
+    plan: _plan.Plan,
+    *,
+    out: str | Path | None = None,
+    engine: Literal["ray", "inline"] = "ray",
+    workers: int = 0,
+    gpus_per_worker: float = 0.0,
+    ray_address: str | None = None,
+    observer: Observer | None = None,
+) -> Run:
+    """Simulate a federation on this machine or a Ray cluster, and return the finished run.
+
+    Args:
+        plan: what to run.
+        out: the run's folder; default `runs/NAME-TIMESTAMP`.
+        engine: `ray`, or `inline` for everything in this process.
+        workers: Ray actors; 0 for one a processor.
+        gpus_per_worker: GPU share of an actor.
+        ray_address: address of a running cluster.
+        observer: is told of each round.
+
+    Raises:
+        UsageError: the plan, its data or the folder won't do.
+        RunError: the run failed; its folder holds a checkpoint and a summary that says why.
+    """
+    settings = Settings(
+        engine=engine,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        ray_address=ray_address,
+        observer=observer or Silent(),
+    )
+    folder, outcome = start_run(plan, None if out is None else Path(out), settings)
+    if outcome.stopped == "failed":
+        raise RunError(f"{folder.path}: {outcome.reason}")
+    return Run(folder.path)

@@ -1,0 +1,58 @@
+"""`veil plan`: look at a plan before anything runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Check a plan, or write it out with every default.", no_args_is_help=True)
+
+PlanName = Annotated[str, typer.Argument(help="Scenario name, or path of a TOML plan.", metavar="PLAN")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key.", metavar="KEY=VALUE")]
+
+
+@app.command("check")
+def check(plan: PlanName, overrides: Overrides = None) -> None:
+    """Say whether a plan can run, and what it would cost."""
+    from shared_models.resolve import resolve
+    from simulations.scenarios import find_plan
+
+    found = resolve(find_plan(plan, overrides or ()))
+    print(f"{plan}: the plan is good (digest {found.digest()[:16]})")
+    privacy = found.privacy
+    if not found.is_private:
+        print("privacy: none, plain federated learning protects nobody")
+        return
+    training = found.training
+    print(
+        f"privacy: unit {privacy.unit}, trust {privacy.trust}; epsilon {privacy.epsilon:.4g} at delta "
+        f"{privacy.delta:g} over {found.federation.rounds} rounds of {training.local_steps} steps, noise multiplier "
+        f"{privacy.noise_multiplier:.4g} (add/remove one, PLD)"
+    )
+
+
+@app.command("show")
+def show(plan: PlanName, overrides: Overrides = None) -> None:
+    """Write the plan out as it would run: every default, and the noise that its epsilon needs."""
+    from shared_models.plan_file import write_plan
+    from shared_models.resolve import resolve
+    from simulations.scenarios import find_plan
+
+    print(write_plan(resolve(find_plan(plan, overrides or ()))), end="")
+
+
+@app.command("models")
+def models() -> None:
+    """List the networks a plan can name, with their options."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shared_models.registry import default_options, names
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model.name", no_wrap=True)
+    table.add_column("model.options and their defaults")
+    for name in names():
+        table.add_row(name, ", ".join(f"{key} = {value}" for key, value in default_options(name).items()))
+    Console().print(table)

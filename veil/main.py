@@ -1,0 +1,62 @@
+"""The `veil` command: its groups, and what an error looks like to a person.
+
+Exit codes: 0 done; 1 the run failed; 2 wrong usage or plan; 3 stopped because a privacy budget is exhausted; 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from security.errors import RunError, UsageError, VeilError
+from veil.commands import doctor, plan, scenarios, simulate
+
+app = typer.Typer(
+    name="veil",
+    help="Privacy-preserving federated learning: simulate a federation, check a plan, see what privacy costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("simulate")(simulate.simulate)
+app.command("scenarios")(scenarios.scenarios)
+app.add_typer(plan.app, name="plan")
+app.command("doctor")(doctor.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        code = app(args=given, standalone_mode=False, prog_name="veil")
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        code = _fail(error.format_message(), 2)
+    except (UsageError, RunError, VeilError) as error:
+        if debug:
+            raise
+        code = _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    except ImportError as error:
+        if debug:
+            raise
+        code = _fail(f"{error} (run 'veil doctor' to see what is missing)", 1)
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str, code: int) -> int:
+    for line in text.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()
