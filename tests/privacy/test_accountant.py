@@ -47,18 +47,18 @@ def test_unlike_gaussians_compose_as_the_closed_form_says(delta: float) -> None:
     assert exact - 1e-9 <= epsilon(rounds, delta).epsilon <= exact + 5e-3
 
 
-@pytest.mark.parametrize("delta", [1e-5, 1e-9, 2e-11, 1e-12, 1e-13])
-@pytest.mark.parametrize("steps", [1_000, 10_000])
-def test_rounding_of_many_compositions_never_under_reports(steps: int, delta: float) -> None:
-    # At a rate of 1 - r the composed sums are at least (1 - r)^n times those of the full batch, whence
+@pytest.mark.parametrize("delta", [1e-5, 1e-9, 2e-11, 1e-12, 1e-13, 1e-14])
+@pytest.mark.parametrize(("steps", "mu"), [(1_000, 1.0), (10_000, 0.5), (10_000, 1.0)])
+def test_rounding_of_many_compositions_never_under_reports(steps: int, mu: float, delta: float) -> None:
+    # At a rate of 1 - r the composed sums are at least (1 - r)^n times as likely as those of the full batch, whence
     # eps(delta) >= eps_full(delta / (1 - r)^n) - n r. Without an allowance for the rounding of the Fourier
-    # transforms, the smallest deltas are under-reported by up to 0.15.
+    # transforms the smallest deltas are under-reported.
     r = 1e-9
-    lower = gaussian_epsilon(delta * (1 - r) ** -steps, 1.0) - steps * r
-    bound = epsilon([dp_sgd(math.sqrt(steps), 1 - r, steps)], delta).epsilon
+    lower = gaussian_epsilon(delta * (1 - r) ** -steps, mu) - steps * r
+    bound = epsilon([dp_sgd(math.sqrt(steps) / mu, 1 - r, steps)], delta).epsilon
     assert bound >= lower
     if delta > 1e-10:
-        assert bound <= lower + 0.01
+        assert bound <= lower + 0.02
 
 
 def test_the_figures_of_the_literature_and_of_the_design() -> None:

@@ -158,6 +158,15 @@ def test_rule_1_an_empty_batch_still_makes_a_step() -> None:
     assert not any(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
+def test_an_empty_microbatch_does_not_reach_the_model() -> None:
+    class Demanding(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            assert len(x)
+            return super().forward(x.flatten(1))
+
+    assert torch.equal(private_update(Demanding(64, 3).double(), [data(0)]), torch.zeros(195))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
 def test_rule_5_an_example_that_is_not_finite_contributes_nothing(bad: float) -> None:
     torch.manual_seed(3)

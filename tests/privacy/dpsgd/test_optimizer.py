@@ -172,6 +172,12 @@ def test_rule_5_a_gradient_that_is_not_finite_adds_exactly_zero(batch: object, b
     assert torch.equal(clipped_sum(row), torch.zeros(gradients.shape[1]))
 
 
+@pytest.mark.parametrize("value", [2e19, 1e30, 3.4e38])
+def test_rule_5_a_norm_whose_square_is_out_of_range_counts_as_not_finite(value: float) -> None:
+    # A factor of C / 1e38 would have too few bits left to bound the product.
+    assert torch.equal(clipped_sum(torch.tensor([[value]])), torch.zeros(1))
+
+
 def test_rule_5_one_bad_parameter_silences_the_whole_example() -> None:
     weight, bias = parameters((2,), (1,))
     optimizer = private(SGD([weight, bias], lr=1.0))

@@ -1,0 +1,46 @@
+"""Small plans, and one Ray for all tests that need it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared_models.plan import Plan
+from shared_models.resolve import resolve
+from simulations.scenarios import find_plan
+
+PlanMaker = Callable[..., Plan]
+
+
+@pytest.fixture(scope="session")
+def small_plan() -> PlanMaker:
+    """A resolved plan: digits, a tiny network, three rounds, no privacy; overrides as after --set."""
+
+    def make(*overrides: str) -> Plan:
+        base = (
+            "model.name=mlp",
+            "model.options.hidden=[8]",
+            "training.steps=3",
+            "federation.rounds=3",
+            "privacy.trust=none",
+        )
+        return resolve(find_plan("digits", (*base, *(text for text in overrides if text not in base))))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Ray on this machine, started once; the path of a marker by which a client of the faulty app dies just once."""
+    marker = tmp_path_factory.mktemp("marker") / "died"
+    os.environ["VEIL_TEST_MARKER"] = str(marker)
+    import simulations.ray_grid  # switches Ray's telemetry off before it is imported  # noqa: F401
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield marker
+    ray.shutdown()
+    del os.environ["VEIL_TEST_MARKER"]

@@ -1,0 +1,62 @@
+"""The inline grid: one client after another, in this process."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from security.errors import VeilError
+from shared_models.plan_file import write_plan
+from shared_models.protocol import CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
+from simulations.flower_messages import states_from_bytes, states_to_bytes
+from simulations.inline_grid import InlineGrid
+from tests.simulations.conftest import PlanMaker
+
+
+def ask(grid: InlineGrid, digest: str) -> list[Message]:
+    question = RecordDict({CONFIG: ConfigRecord({PLAN_DIGEST: digest})})
+    return list(grid.send_and_receive([Message(question, node, IDENTIFY) for node in grid.get_node_ids()]))
+
+
+def test_each_client_answers_for_itself(small_plan: PlanMaker) -> None:
+    plan = small_plan()
+    grid = InlineGrid(["north", "south"], plan_text=write_plan(plan))
+    replies = ask(grid, plan.digest())
+    assert [r.content.config_records[CONFIG][CLIENT_ID] for r in replies] == ["north", "south"]
+    assert [r.metadata.src_node_id for r in replies] == list(grid.client_nodes.values())
+
+
+def test_messages_that_share_a_content_do_not_share_what_a_client_does_to_it(small_plan: PlanMaker) -> None:
+    plan = small_plan()
+    grid = InlineGrid(["a", "b"], plan_text=write_plan(plan), app="tests.simulations.test_inline_grid:spoiler")
+    assert [r.content.config_records[CONFIG]["seen"] for r in ask(grid, plan.digest())] == [0, 0]
+
+
+def test_states_come_back_from_a_checkpoint_as_they_were() -> None:
+    state = RecordDict({"account": ConfigRecord({"counts": [1, 2], "name": "ß", "raw": b"\x00\xff"})})
+    restored = states_from_bytes(states_to_bytes({"a": state, "b": RecordDict()}))
+    assert restored == {"a": state, "b": RecordDict()}
+
+
+def test_damaged_states_are_refused() -> None:
+    good = json.loads(states_to_bytes({"a": RecordDict({"x": ConfigRecord({"y": 1})})}))
+    with pytest.raises((ValueError, VeilError)):
+        states_from_bytes(b'{"a": 7')
+    assert list(good) == ["a"]
+
+
+# An app that counts in the message it was given, to see whether it is given its own copy.
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+
+spoiler = ClientApp()
+
+
+@spoiler.query("identify")
+def _spoil(message: Message, context: Context) -> Message:
+    config = message.content.config_records[CONFIG]
+    seen = int(str(config.get("seen", 0)))
+    config["seen"] = seen + 1
+    return Message(RecordDict({CONFIG: ConfigRecord({"seen": seen})}), reply_to=message)

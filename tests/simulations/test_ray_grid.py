@@ -1,0 +1,97 @@
+"""The Ray grid: streams replies, survives dead actors, keeps clients' states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+from shared_models.faults import Fault
+from shared_models.parameters import get_parameters, layout_of, to_arrays
+from shared_models.plan import Plan
+from shared_models.plan_file import write_plan
+from shared_models.protocol import ARRAYS, CLIENT_ID, CONFIG, IDENTIFY, LAYOUT_DIGEST, PLAN_DIGEST, ROUND
+from shared_models.registry import build
+from simulations.inline_grid import InlineGrid
+from simulations.local_grid import LocalGrid
+from simulations.ray_grid import RayGrid, RayOptions
+from tests.simulations.conftest import PlanMaker
+from tests.simulations.faulty_app import SECRET
+
+pytestmark = pytest.mark.ray
+CLIENTS = [str(i) for i in range(10)]
+FAULTY = "tests.simulations.faulty_app:app"
+
+
+def train_messages(plan: Plan, grid: LocalGrid, clients: list[str]) -> list[Message]:
+    """A round's train messages, all with the same content."""
+    model = build(plan.model.name, plan.model.options, input_shape=(1, 8, 8), classes=10, seed=plan.seed)
+    layout = layout_of(model, plan.federation.wire)
+    config = ConfigRecord({PLAN_DIGEST: plan.digest(), LAYOUT_DIGEST: layout.digest, ROUND: 1})
+    content = RecordDict({ARRAYS: to_arrays(get_parameters(model), layout), CONFIG: config})
+    return [Message(content, grid.client_nodes[client], "train") for client in clients]
+
+
+def arrays_of(reply: Message) -> dict[str, bytes]:
+    record: ArrayRecord = reply.content.array_records[ARRAYS]
+    return {name: array.data for name, array in record.items()}
+
+
+def test_replies_are_those_of_the_inline_grid_bit_for_bit(ray_cluster: Path, small_plan: PlanMaker) -> None:
+    plan = small_plan()
+    inline = InlineGrid(CLIENTS, plan_text=write_plan(plan))
+    expected = {r.metadata.src_node_id: r for r in inline.stream(train_messages(plan, inline, CLIENTS))}
+    grid = RayGrid(CLIENTS, plan_text=write_plan(plan), options=RayOptions(workers=2))
+    found = {r.metadata.src_node_id: r for r in grid.stream(train_messages(plan, grid, CLIENTS))}
+    grid.close()
+    assert found.keys() == expected.keys()
+    assert all(arrays_of(found[node]) == arrays_of(expected[node]) for node in expected)
+
+
+def test_a_dead_actor_is_replaced_and_its_clients_are_tried_once_more(ray_cluster: Path, small_plan: PlanMaker) -> None:
+    """Client 6 kills its process each time, 7 the first time only; nobody else is lost with them."""
+    plan = small_plan()
+    ray_cluster.unlink(missing_ok=True)
+    grid = RayGrid(CLIENTS, plan_text=write_plan(plan), options=RayOptions(workers=2), app=FAULTY)
+    replies = {r.metadata.src_node_id: r for r in grid.stream(train_messages(plan, grid, CLIENTS))}
+    grid.close()
+    assert len(replies) == len(CLIENTS)
+    errors = {
+        client: replies[node].error.code for client, node in grid.client_nodes.items() if replies[node].has_error()
+    }
+    assert errors == {"1": Fault.CLIENT_FAILED, "6": Fault.UNREACHABLE}
+    assert ray_cluster.exists()  # client 7 did die
+
+
+def test_an_error_reply_carries_no_text(ray_cluster: Path, small_plan: PlanMaker) -> None:
+    """Rule 5: a failure is a fixed code; the exception's text, which held a record, stays behind."""
+    plan = small_plan()
+    grid = RayGrid(["0", "1"], plan_text=write_plan(plan), options=RayOptions(workers=1), app=FAULTY)
+    replies = list(grid.stream(train_messages(plan, grid, ["1"])))
+    grid.close()
+    assert [r.error.code for r in replies] == [Fault.CLIENT_FAILED]
+    assert replies[0].error.reason == ""
+    assert SECRET not in repr(replies[0])
+
+
+def test_a_deadline_ends_the_stream_and_the_grid_goes_on(ray_cluster: Path, small_plan: PlanMaker) -> None:
+    plan = small_plan()
+    grid = RayGrid(CLIENTS, plan_text=write_plan(plan), options=RayOptions(workers=1))
+    assert len(list(grid.stream(train_messages(plan, grid, CLIENTS), timeout=0.0))) < len(CLIENTS)
+    assert len(list(grid.stream(train_messages(plan, grid, CLIENTS)))) == len(CLIENTS)
+    grid.close()
+
+
+def test_flowers_own_interface_works_on_top(ray_cluster: Path, small_plan: PlanMaker) -> None:
+    plan = small_plan()
+    grid = RayGrid(CLIENTS, plan_text=write_plan(plan), options=RayOptions(workers=2))
+    question = RecordDict({CONFIG: ConfigRecord({PLAN_DIGEST: plan.digest()})})
+    messages = [grid.create_message(question, IDENTIFY, node, "") for node in grid.get_node_ids()]
+    replies = list(grid.pull_messages(grid.push_messages(messages)))
+    grid.close()
+    assert sorted(str(r.content.config_records[CONFIG][CLIENT_ID]) for r in replies) == CLIENTS
+    assert len({r.metadata.reply_to_message_id for r in replies}) == len(CLIENTS)
