@@ -58,10 +58,11 @@ def _answer(message: Message, context: Context, work: Callable[[Message, Workpla
 
 
 def _train(message: Message, place: Workplace, context: Context) -> RecordDict:
-    plan, client = place.plan, client_id(place, context)
+    plan = place.plan
     round_number, start = _request(message, place)
     guard = Guard(plan, context.state)
     guard.reserve()
+    client = client_id(place, context)  # after the charge: a natural partition's ids are in the data
     records = place.records(client)
     if plan.is_private:
         noise = _noise(plan, client, round_number)
@@ -83,7 +84,7 @@ def _request(message: Message, place: Workplace) -> tuple[int, Parameters]:
     """Round number and shared model of a train request, checked against the plan."""
     config = message.content.config_records[CONFIG]
     round_number, arrays = config.get(ROUND), message.content.get(ARRAYS)
-    if not isinstance(round_number, int) or not 1 <= round_number <= place.plan.federation.rounds:
+    if type(round_number) is not int or not 1 <= round_number <= place.plan.federation.rounds:
         raise RefusedError(Fault.PLAN_MISMATCH)
     if config.get(LAYOUT_DIGEST) != place.layout.digest or not isinstance(arrays, ArrayRecord):
         raise RefusedError(Fault.MODEL_MISMATCH)

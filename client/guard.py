@@ -41,18 +41,37 @@ class Guard:
 
     @property
     def spent(self) -> Counter[Release]:
-        """Releases charged so far, with their counts."""
-        record = self._state.config_records.get(_ACCOUNT)
-        if record is None:
+        """Releases charged so far, with their counts.
+
+        Raises:
+            ValueError: the account is damaged. A damaged account is never taken for a smaller one.
+        """
+        if _ACCOUNT not in self._state:
             return Counter()
-        releases = [release_from_json(json.loads(str(text))) for text in _texts(record[_RELEASES])]
-        return Counter(dict(zip(releases, _counts(record[_COUNTS]), strict=True)))
+        record = self._state[_ACCOUNT]
+        if not isinstance(record, ConfigRecord) or record.keys() != {_RELEASES, _COUNTS}:
+            raise ValueError("the client's account is damaged")
+        texts, counts = record[_RELEASES], record[_COUNTS]
+        # A charge that was written is at least one release, and each release is written once.
+        if not isinstance(texts, list) or not isinstance(counts, list) or not len(set(texts)) == len(counts) > 0:
+            raise ValueError("the client's account is damaged")
+        charged: Counter[Release] = Counter()
+        for text, count in zip(texts, counts, strict=True):
+            fields = json.loads(text) if isinstance(text, str) else None
+            if not isinstance(fields, dict) or type(count) is not int or count < 1:
+                raise ValueError("the client's account is damaged")
+            charged[release_from_json(fields)] += count
+        return charged
 
     def reserve(self) -> None:
         """Charge one round of the plan before data is touched.
 
+        The limit is the client's budget, but never beyond the plan's epsilon: a round that is asked for again is
+        charged again, and the plan's claim is for its planned rounds.
+
         Raises:
             RefusedError: the budget does not cover it; nothing is charged.
+            ValueError: the plan is not resolved, or the account is damaged; nothing is charged.
         """
         release = self._plan.round_release()
         if release is None:
@@ -60,8 +79,8 @@ class Guard:
         charged = self.spent
         charged[release] += 1
         privacy = self._plan.privacy
-        limit = privacy.budget if privacy.budget is not None else privacy.epsilon
-        if limit is None or self._epsilon(charged) > limit:
+        limits = [limit for limit in (privacy.budget, privacy.epsilon) if limit is not None]
+        if not limits or not self._epsilon(charged) <= min(limits):  # a figure that isn't a number covers nothing
             raise RefusedError(Fault.BUDGET_EXHAUSTED)
         self._state[_ACCOUNT] = ConfigRecord(
             {
@@ -83,11 +102,3 @@ class Guard:
 
     def _epsilon(self, releases: Counter[Release]) -> float:
         return epsilon(releases, self._plan.privacy.delta).epsilon
-
-
-def _texts(value: object) -> list[str]:
-    return [str(text) for text in value] if isinstance(value, list) else []
-
-
-def _counts(value: object) -> list[int]:
-    return [int(count) for count in value] if isinstance(value, list) else []

@@ -8,7 +8,10 @@ from shared_models.plan import CosineSchedule, Plan, StepSchedule
 
 
 def learning_rate(plan: Plan, round_number: int) -> float:
-    """The local learning rate in a round, counted from 1; a public function of the plan."""
+    """The local learning rate in a round, counted from 1; a public function of the plan.
+
+    The cosine is aimed one round beyond the last: a round at a rate of zero would cost privacy and change nothing.
+    """
     schedule, rounds = plan.training.schedule, plan.federation.rounds
     rate = plan.training.learning_rate
     if round_number <= schedule.warmup_rounds:

@@ -128,7 +128,8 @@ def train_private(
         noise=noise,
     )
     # Dropout masks are dealt to the examples of a batch in order. Were they predictable, an example more would change
-    # its neighbours' masks and with them their gradients; from secret entropy each example's mask is its own.
+    # its neighbours' masks and with them their gradients; from secret entropy each example's mask is its own. (On the
+    # CPU torch keeps 32 bits of a seed, so masks are harder to guess than to see, but no match for the noise.)
     with private_hooks(model), _seeded(int(noise.uniform(1)[0] * 2**53), device):
         for _ in range(release.steps):
             batch = poisson_batch(len(records), release.sample_rate, noise)
@@ -197,7 +198,10 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's own generators (dropout) follow from the seed inside, and are as before outside."""
     devices = [device] if device.type in ("cuda", "mps") else []
     with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed: that would also reseed devices whose state isn't put back.
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            getattr(torch, device.type).manual_seed(seed)
         yield
 
 

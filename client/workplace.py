@@ -1,18 +1,19 @@
 """What a client process keeps between messages: the plan, its network, its data.
 
-Built once for each plan and process; a message then costs its training and little else.
+Built once for each plan and process; a message then costs its training and little else. Data is read when records are
+first asked for, which the app does after the guard has charged the round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from flwr.app import Context
 from torch import nn
 
-from client.datasets.partition import client_records
+from client.datasets.partition import client_ids, client_records
 from client.datasets.records import Records
 from client.trainer import choose_device
 from shared_models.cards import card_for
@@ -21,6 +22,7 @@ from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan
 from shared_models.private_trainable import check_private_trainable
 from shared_models.registry import build
+from shared_models.resolve import check_offered
 from shared_models.seeds import derive_key
 
 
@@ -32,21 +34,34 @@ class Workplace:
         plan: the resolved plan.
         model: its network on its device; whoever trains overwrites the parameters first.
         layout: names and shapes of what is trained.
-        clients: records of each client this process may stand for, by id, in the order of partitions.
     """
 
     plan: Plan
     model: nn.Module
     layout: Layout
-    clients: Mapping[str, Records]
+
+    @cached_property
+    def _clients(self) -> Mapping[str, Records]:
+        return client_records(self.plan.data, seed=self.plan.seed, split_key=split_key(self.plan))
 
     def records(self, client: str) -> Records:
-        """A client's own records.
+        """A client's own records; the first call reads the data.
 
         Raises:
             KeyError: no such client.
+            UsageError: the data can't be loaded.
         """
-        return self.clients[client]
+        return self._clients[client]
+
+    def client_ids(self) -> tuple[str, ...]:
+        """The ids of the clients this process may stand for, in the order of partitions.
+
+        Data is read only where the ids are in it (natural partitions).
+
+        Raises:
+            UsageError: the data can't be loaded.
+        """
+        return client_ids(self.plan.data, seed=self.plan.seed, split_key=split_key(self.plan))
 
 
 @lru_cache(maxsize=2)
@@ -54,9 +69,10 @@ def workplace(plan_text: str) -> Workplace:
     """The workplace of a resolved plan, given as TOML.
 
     Raises:
-        UsageError: the plan isn't valid, its model mixes examples (rule 7), or its data can't be loaded.
+        UsageError: the plan isn't valid, this version can't give its privacy, or its model mixes examples (rule 7).
     """
     plan = parse_plan(plan_text, where="plan")
+    check_offered(plan)
     card = card_for(plan.data)
     model = build(
         plan.model.name,
@@ -68,12 +84,7 @@ def workplace(plan_text: str) -> Workplace:
     if plan.is_private:
         check_private_trainable(model, card.input_shape, len(card.classes))
     model.to(choose_device(plan.training.device))
-    return Workplace(
-        plan=plan,
-        model=model,
-        layout=layout_of(model, plan.federation.wire),
-        clients=client_records(plan.data, seed=plan.seed, split_key=split_key(plan)),
-    )
+    return Workplace(plan=plan, model=model, layout=layout_of(model, plan.federation.wire))
 
 
 def split_key(plan: Plan) -> bytes:
@@ -85,7 +96,7 @@ def client_id(place: Workplace, context: Context) -> str:
     """The stable id of the client behind a node: told by Veil's grids, or counted by Flower's partition number.
 
     Raises:
-        ValueError: the node's configuration names neither.
+        ValueError: the node's configuration names neither, or a partition that isn't there.
     """
     told = context.node_config.get("client-id")
     if told is not None:
@@ -93,4 +104,7 @@ def client_id(place: Workplace, context: Context) -> str:
     number = context.node_config.get("partition-id")
     if number is None:
         raise ValueError("the node's configuration has neither client-id nor partition-id")
-    return list(place.clients)[int(number)]
+    ids = place.client_ids()
+    if not 0 <= int(number) < len(ids):  # -1 would be the last client's
+        raise ValueError(f"partition-id = {int(number)}: there are {len(ids)} partitions, counted from 0")
+    return ids[int(number)]

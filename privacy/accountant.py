@@ -160,7 +160,7 @@ def _part_losses(part: Release, count: int) -> PrivacyLossDistribution:
 @lru_cache(maxsize=1024)
 def _part_rdp(part: Release) -> NDArray[np.float64]:
     with _quiet():
-        divergences: NDArray[np.float64] = RdpAccountant(_ORDERS, _NEIGHBOURS).compose(part.event())._rdp
+        divergences: NDArray[np.float64] = RdpAccountant(_ORDERS, _NEIGHBOURS).compose(part.looser_event())._rdp
     return divergences
 
 

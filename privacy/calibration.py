@@ -7,6 +7,7 @@ one, and what is promised here is what a ledger will charge.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from privacy import accountant
@@ -27,6 +28,7 @@ def noise_multiplier_for(
     delta: float,
     sample_rate: float,
     steps: int,
+    records_per_unit: int = 1,
     spent: Iterable[Release] | Mapping[Release, int] = (),
 ) -> float:
     """The smallest noise multiplier, a multiple of 1e-4, that keeps a run within its budget.
@@ -36,6 +38,7 @@ def noise_multiplier_for(
         delta: of the budget, in (0, 1).
         sample_rate: probability that one unit enters one batch, in (0, 1].
         steps: DP-SGD steps of the whole run, over all its rounds.
+        records_per_unit: most records of one unit (a person).
         spent: what was released before on the same budget.
 
     Returns:
@@ -46,8 +49,10 @@ def noise_multiplier_for(
         ValueError: if an argument is out of range.
     """
     past = accountant.history(spent)
-    found = _noise_multiplier(_positive(epsilon), delta, sample_rate, steps, past)
-    if not _within(epsilon, delta, past, DpSgd(noise_multiplier=found, sample_rate=sample_rate, steps=steps)):
+    # The smallest noise that DpSgd accepts stands for "none given yet".
+    run = DpSgd(noise_multiplier=1 / _GRID, sample_rate=sample_rate, steps=steps, records_per_unit=records_per_unit)
+    found = _noise_multiplier(_positive(epsilon), delta, run, past)
+    if not _within(epsilon, delta, past, replace(run, noise_multiplier=found)):
         raise AssertionError(f"calibration found {found}, which is above the budget epsilon = {epsilon}")
     return found
 
@@ -76,10 +81,9 @@ def steps_affordable(
 
 
 @lru_cache(maxsize=1024)
-def _noise_multiplier(epsilon: float, delta: float, sample_rate: float, steps: int, past: History) -> float:
+def _noise_multiplier(epsilon: float, delta: float, run: DpSgd, past: History) -> float:
     def enough(point: int) -> bool:
-        run = DpSgd(noise_multiplier=point / _GRID, sample_rate=sample_rate, steps=steps)
-        return _within(epsilon, delta, past, run)
+        return _within(epsilon, delta, past, replace(run, noise_multiplier=point / _GRID))
 
     if not _within(epsilon, delta, past):
         already = accountant.epsilon(dict(past), delta).epsilon
@@ -93,7 +97,7 @@ def _noise_multiplier(epsilon: float, delta: float, sample_rate: float, steps: i
         if high > _GRID * _LARGEST_NOISE_MULTIPLIER:
             raise UsageError(
                 f"epsilon = {epsilon:g} at delta = {delta:g} can't be met by any noise multiplier up to "
-                f"{_LARGEST_NOISE_MULTIPLIER:,} with {steps:,} steps at sample rate {sample_rate:g}; "
+                f"{_LARGEST_NOISE_MULTIPLIER:,} with {run.steps:,} steps at sample rate {run.sample_rate:g}; "
                 "raise epsilon or delta, or plan fewer steps"
             )
     return _first(enough, low, high) / _GRID

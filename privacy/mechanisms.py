@@ -22,6 +22,9 @@ class Release(Protocol):
     def event(self) -> dp_event.DpEvent:
         """The release as `dp_accounting` prices it."""
 
+    def looser_event(self) -> dp_event.DpEvent:
+        """An event that costs no less and that RDP can price too; often the same."""
+
     def parts(self) -> "tuple[Release, int]":
         """The smallest release that this one repeats, and how often: itself, once, if it repeats none.
 
@@ -46,6 +49,8 @@ class DpSgd:
         noise_multiplier: standard deviation of the noise over the clipping norm, > 0.
         sample_rate: probability that one unit enters one batch, in (0, 1]; 1 is the full batch.
         steps: number of noisy sums released, >= 1.
+        records_per_unit: most records one unit (a person) has, each sampled by itself and each clipped to the
+            clipping norm, >= 1.
 
     Raises:
         ValueError: if a value is out of range.
@@ -54,6 +59,7 @@ class DpSgd:
     noise_multiplier: float
     sample_rate: float
     steps: int
+    records_per_unit: int = 1
 
     def __post_init__(self) -> None:
         noise_multiplier = _finite("noise_multiplier", self.noise_multiplier)
@@ -62,18 +68,35 @@ class DpSgd:
             raise ValueError(f"noise_multiplier must be above 0, got {noise_multiplier}")
         if not 0 < sample_rate <= 1:
             raise ValueError(f"sample_rate must be above 0 and at most 1, got {sample_rate}")
-        if not isinstance(self.steps, Integral) or isinstance(self.steps, bool) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps!r}")
+        steps = _count("steps", self.steps)
+        records = _count("records_per_unit", self.records_per_unit)
         # 1, 1.0 and numpy's 1.0 are one fact: it must have one JSON text, and so one digest.
         object.__setattr__(self, "noise_multiplier", noise_multiplier)
         object.__setattr__(self, "sample_rate", sample_rate)
-        object.__setattr__(self, "steps", int(self.steps))
+        object.__setattr__(self, "steps", steps)
+        object.__setattr__(self, "records_per_unit", records)
 
     def event(self) -> dp_event.DpEvent:
-        """The steps as `dp_accounting` prices them; the full batch is the plain Gaussian mechanism."""
-        step = dp_event.GaussianDpEvent(self.noise_multiplier)
+        """The steps as `dp_accounting` prices them; the full batch is the plain Gaussian mechanism.
+
+        A unit of k records moves the sum by up to as many clipping norms as records of it were drawn: a mixture of
+        Gaussians with binomial weights (Ganesh 2024, arXiv 2401.10294, theorem 1.1).
+        """
+        k, q = self.records_per_unit, self.sample_rate
+        if q == 1 or k == 1:
+            return self.looser_event()
+        weights = [math.comb(k, drawn) * q**drawn * (1 - q) ** (k - drawn) for drawn in range(k + 1)]
+        step = dp_event.MixtureOfGaussiansDpEvent(self.noise_multiplier, list(range(k + 1)), weights)
+        return dp_event.SelfComposedDpEvent(step, self.steps)
+
+    def looser_event(self) -> dp_event.DpEvent:
+        """As if all records of a unit were drawn whenever one is: larger shifts with the same weights cost no less
+        (Choquette-Choo et al. 2024, arXiv 2310.15526, lemma 4.5), and RDP can price it."""
+        step = dp_event.GaussianDpEvent(self.noise_multiplier / self.records_per_unit)
         if self.sample_rate < 1:
-            step = dp_event.PoissonSampledDpEvent(self.sample_rate, step)
+            any_drawn = 1 - (1 - self.sample_rate) ** self.records_per_unit
+            rate = self.sample_rate if self.records_per_unit == 1 else any_drawn
+            step = dp_event.PoissonSampledDpEvent(rate, step)
         return dp_event.SelfComposedDpEvent(step, self.steps)
 
     def parts(self) -> tuple[Release, int]:
@@ -99,7 +122,8 @@ class DpSgd:
         """One line for a person."""
         steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
         batch = "full batches" if self.sample_rate == 1 else f"Poisson batches of rate {self.sample_rate:g}"
-        return f"DP-SGD: {steps} on {batch}, noise multiplier {self.noise_multiplier:g}"
+        unit = "" if self.records_per_unit == 1 else f", at most {self.records_per_unit} records a unit"
+        return f"DP-SGD: {steps} on {batch}, noise multiplier {self.noise_multiplier:g}{unit}"
 
 
 _MECHANISMS: dict[str, Callable[[Mapping[str, Any]], Release]] = {"dp-sgd": DpSgd.from_json}
@@ -121,3 +145,9 @@ def _finite(name: str, value: object) -> float:
     if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     return float(value)
+
+
+def _count(name: str, value: object) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(value)

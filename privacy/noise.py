@@ -29,7 +29,7 @@ _PAIRS = 1 << 13  # uniforms fit the second-level cache: a third faster than 2^1
 
 
 class NoiseSource(Protocol):
-    """Draws for one client: all from one stream, in the order of the calls."""
+    """Draws for one client: all from one stream, in the order of the calls, and by one thread at a time."""
 
     @property
     def is_secret(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +17,15 @@ from pathlib import Path
 from safetensors.numpy import load_file, save
 
 from security.errors import RunError, UsageError
-from server.run_folder import read_parameters, sync_folder, write_atomically, write_parameters
+from server.run_folder import read_parameters, reason_of, sync_folder, write_atomically, write_parameters
 from server.run_state import RunState
 from server.strategies import State
 from shared_models.parameters import Parameters
 
 _KEPT = 2
+_NAME = re.compile(r"round-(\d+)(?:\.(\d+))?")
+_HEAD = "state.json"
+_HEAD_DIGEST = "state.sha256"
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         RunError: it can't be written; the earlier checkpoints stay.
     """
-    name = f"round-{checkpoint.state.round:06d}"
-    temporary, final = folder / f".{name}.tmp", folder / name
+    final = folder / f"round-{checkpoint.state.round:06d}"
+    temporary = folder / f".{final.name}.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -63,18 +67,22 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             "version": 1,
             "plan_digest": checkpoint.plan_digest,
             "state": checkpoint.state.to_json(),
-            "files": {path.name: _digest(path) for path in sorted(temporary.iterdir())},
+            "files": {path.name: _digest(path.read_bytes()) for path in sorted(temporary.iterdir())},
         }
-        write_atomically(temporary / "state.json", json.dumps(head, sort_keys=True).encode())
-        shutil.rmtree(final, ignore_errors=True)
+        text = json.dumps(head, sort_keys=True).encode()
+        write_atomically(temporary / _HEAD, text)
+        write_atomically(temporary / _HEAD_DIGEST, _digest(text).encode())
+        final = _free_name(folder, checkpoint.state.round)
         temporary.rename(final)
         sync_folder(folder)
         for old in _rounds(folder)[:-_KEPT]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # the disk is fuller for it, nothing else
     except OSError as error:
         raise RunError(
-            f"{final}: can't write the checkpoint ({error.strerror}); free the disk and go on with --resume"
+            f"{final}: can't write the checkpoint ({reason_of(error)}); free the disk and go on with --resume"
         ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # there only if something went wrong
 
 
 def load_checkpoint(folder: Path, plan_digest: str) -> Checkpoint | None:
@@ -99,8 +107,13 @@ def load_checkpoint(folder: Path, plan_digest: str) -> Checkpoint | None:
 def _load(path: Path) -> Checkpoint | None:
     """The checkpoint in a folder, or None if any of its files is missing or damaged."""
     try:
-        head = json.loads((path / "state.json").read_bytes())
-        if head["version"] != 1 or any(_digest(path / name) != digest for name, digest in head["files"].items()):
+        text = (path / _HEAD).read_bytes()
+        if _digest(text).encode() != (path / _HEAD_DIGEST).read_bytes():
+            return None
+        head = json.loads(text)
+        if head["version"] != 1:
+            return None
+        if any(_digest((path / name).read_bytes()) != digest for name, digest in head["files"].items()):
             return None
         own = ("model.safetensors", "strategy.safetensors")
         return Checkpoint(
@@ -115,8 +128,35 @@ def _load(path: Path) -> Checkpoint | None:
 
 
 def _rounds(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("round-*") if path.is_dir())
+    """Checkpoints from the oldest to the newest, whole or not."""
+    return sorted((path for path in folder.glob("round-*") if _NAME.fullmatch(path.name)), key=_place)
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _place(path: Path) -> tuple[int, int]:
+    """The round of a checkpoint, and which attempt after it."""
+    found = _NAME.fullmatch(path.name)
+    assert found is not None
+    return int(found[1]), int(found[2] or 0)
+
+
+def _free_name(folder: Path, round_number: int) -> Path:
+    """Where a checkpoint goes.
+
+    After a round that failed it has the number of the round before, whose checkpoint must stay until this one is
+    whole: then it is another attempt, `round-000004.001`. Damaged checkpoints of the same round make room.
+    """
+    attempts = []
+    for path in _rounds(folder):
+        place = _place(path)
+        if place[0] != round_number:
+            continue
+        if _load(path) is None:
+            shutil.rmtree(path)
+        else:
+            attempts.append(place[1])
+    suffix = f".{attempts[-1] + 1:03d}" if attempts else ""
+    return folder / f"round-{round_number:06d}{suffix}"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

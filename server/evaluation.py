@@ -22,6 +22,8 @@ Evaluate = Callable[[Parameters], Metrics]
 # Whether a larger value of a metric is better.
 LARGER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "f1": True, "auc": True, "loss": False}
 
+_NO_GUESS = -1  # no class has this number
+
 
 @dataclass(frozen=True)
 class TestData:
@@ -56,12 +58,12 @@ def metrics_of(logits: torch.Tensor, y: torch.Tensor) -> Metrics:
     """Accuracy, balanced accuracy, precision, recall, F1, AUC and mean cross-entropy.
 
     A metric that is undefined on this data (AUC with one class only, or with logits that are not finite) is left
-    out rather than invented.
+    out rather than invented. An example whose logits hold NaN has no guess, and so a wrong one.
     """
     from sklearn import metrics as sk
 
     truth = y.numpy()
-    guess = logits.argmax(dim=1).numpy()
+    guess = logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), _NO_GUESS).numpy()
     loss = float(torch.nn.functional.cross_entropy(logits.double(), y))
     labels = np.arange(logits.shape[1])
     precision, recall, f1, _ = sk.precision_recall_fscore_support(

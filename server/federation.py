@@ -5,6 +5,7 @@ Flower's `Strategy.start` knows no first round, checkpoint or early stop, so the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Literal, Protocol
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
+from privacy.accountant import epsilon
 from security.errors import RunError
 from server.checkpoint import Checkpoint, save_checkpoint
 from server.cohort import sample_cohort
@@ -23,8 +25,9 @@ from server.roster import roster
 from server.rounds.plain import EveryReplyRound, MeanRound, Round, Tally
 from server.run_folder import RunFolder, write_parameters
 from server.run_state import RunState
-from server.strategies import ServerStrategy, make_strategy
+from server.strategies import ServerStrategy, State, StrategyError, make_strategy
 from server.streams import stream_replies
+from server.summary import privacy_unit
 from shared_models.faults import Fault
 from shared_models.parameters import Layout, Parameters, from_arrays, to_arrays, wire_bytes
 from shared_models.plan import Plan
@@ -39,14 +42,16 @@ class RoundRecord:
 
     Attributes:
         round: number of the round, from 1.
-        seconds: wall time of the round, evaluation and checkpoint included.
-        cohort: number of clients asked.
+        seconds: wall time of the round with its evaluation; the checkpoint comes after.
+        cohort: number of clients in the cohort.
         updates: number of good updates.
-        faults: `client` and `reason` of each missing one.
+        faults: `client` and `reason` of each missing one, in the cohort's order.
         train_loss: mean training loss; None under privacy.
-        epsilon_max: largest epsilon a client has spent so far; None without privacy.
+        epsilon_max: largest epsilon a client has spent so far, the failed rounds included; None without privacy, or
+            where none can be computed.
         bytes_up, bytes_down: parameters on the wire.
         evaluation: metrics of the new model; None where it was not evaluated.
+        unit: what the epsilon protects (rule 6); None without privacy.
     """
 
     round: int
@@ -59,6 +64,7 @@ class RoundRecord:
     bytes_up: int
     bytes_down: int
     evaluation: dict[str, float] | None
+    unit: str | None = None
 
 
 class Observer(Protocol):
@@ -102,6 +108,23 @@ class Outcome:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class _Played:
+    """What came of one round's messages.
+
+    Attributes:
+        tally: who answered, and how.
+        model: the next model, or None if there is none: an empty cohort, too few updates, or a strategy that failed.
+        problem: what the strategy said, if it failed.
+        sent: bytes of parameters on the wire.
+    """
+
+    tally: Tally
+    model: Parameters | None = None
+    problem: str | None = None
+    sent: int = 0
+
+
 @dataclass
 class Federation:
     """One run of a plan on a grid.
@@ -132,8 +155,8 @@ class Federation:
         """Play the plan's rounds.
 
         Raises:
-            RunError: clients can't be reached, or the disk can't be written. A round with too few good updates is
-                an outcome, not an error.
+            RunError: clients can't be reached, or the disk can't be written. A round with too few good updates, or
+                of whose updates the strategy makes no model, is an outcome, not an error.
         """
         plan = self.plan
         nodes = roster(self.grid, plan)
@@ -143,28 +166,34 @@ class Federation:
             parameters, state = self.resume.parameters, self.resume.state
             self._restore(strategy, self.resume)
         self.folder.truncate_metrics(state.round)
+        self.folder.keep_best(state.progress.best_round)
         self.observer.started(plan, len(nodes), state.round)
         if self.resume is None:
-            self._checkpoint(parameters, state, strategy)
+            self._checkpoint(parameters, state, strategy.memory())
         stopped: Stopped | None = state.progress.stop(plan.evaluation)
         while stopped is None and state.round < plan.federation.rounds:
             begin = time.monotonic()
             number = state.round + 1
             cohort = sample_cohort(plan, number, list(nodes))
-            tally, moved, sent_bytes = self._play(number, {c: nodes[c] for c in cohort}, strategy, parameters)
-            faults = {fault.client: fault.fault for fault in tally.faults}
+            memory = strategy.memory()
+            played = self._play(number, {c: nodes[c] for c in cohort}, strategy, parameters)
+            tally = played.tally
+            faults = {fault.client: fault for fault in tally.faults}
+            answered = {*faults, *tally.updates}  # a user's own strategy may ask fewer than the cohort
             for client in cohort:
-                state.note_client(number, client, faults.get(client))
-            failure = self._too_few(number, cohort, tally)
+                if client in answered:
+                    state.note_client(number, client, faults.get(client))
+            failure = self._failure(number, cohort, played)
             if failure is not None:
-                self._checkpoint(parameters, state, strategy)  # the round is not done, but its charges stay
+                self._judge_last(parameters, state)
+                self._checkpoint(parameters, state, memory)  # the round is not done, but its charges stay
                 return Outcome(failure[0], parameters, state, list(nodes), failure[1])
-            parameters = moved if moved is not None else parameters
+            parameters = played.model if played.model is not None else parameters
             evaluation = self._evaluate(number, parameters, state)
             stopped = state.progress.stop(plan.evaluation) if evaluation is not None else None
             state.round = number
             state.bytes_up += tally.received
-            state.bytes_down += sent_bytes
+            state.bytes_down += played.sent
             seconds = time.monotonic() - begin
             state.seconds += seconds
             if state.first_round_seconds is None:
@@ -174,25 +203,25 @@ class Federation:
                 seconds=round(seconds, 4),
                 cohort=len(cohort),
                 updates=len(tally.updates),
-                faults=[{"client": fault.client, "reason": fault.fault.reason} for fault in tally.faults],
+                faults=[{"client": c, "reason": faults[c].fault.reason} for c in cohort if c in faults],
                 train_loss=tally.train_loss,
-                epsilon_max=max(tally.epsilons.values(), default=None),
+                epsilon_max=self._epsilon_max(state, tally),
                 bytes_up=tally.received,
-                bytes_down=sent_bytes,
+                bytes_down=played.sent,
                 evaluation=evaluation,
+                unit=privacy_unit(plan) if plan.is_private else None,
             )
             self.folder.append_metrics(asdict(record))
-            self._checkpoint(parameters, state, strategy)
+            self._checkpoint(parameters, state, strategy.memory())
+            self.folder.keep_best(state.progress.best_round)
             self.observer.round_done(record)
         return Outcome(stopped, parameters, state, list(nodes))
 
-    def _play(
-        self, number: int, nodes: Mapping[str, int], strategy: ServerStrategy, parameters: Parameters
-    ) -> tuple[Tally, Parameters | None, int]:
-        """One round's messages and replies: what came back, the next model if there is one, bytes sent."""
+    def _play(self, number: int, nodes: Mapping[str, int], strategy: ServerStrategy, parameters: Parameters) -> _Played:
+        """One round's messages and replies."""
         tally = Tally()
         if not nodes:
-            return tally, None, 0
+            return _Played(tally)
         arrays = to_arrays(parameters, self.layout)
         config = ConfigRecord({PLAN_DIGEST: self.plan.digest(), LAYOUT_DIGEST: self.layout.digest})
         clients = {node: client for client, node in nodes.items()}
@@ -205,21 +234,28 @@ class Federation:
         # What the clients train from: under float16 it is not quite the server's own model.
         start = from_arrays(arrays, self.layout)
         kind: Round = EveryReplyRound(nodes) if strategy.every_reply else MeanRound()
-        moved: Parameters | None = None
-        for contributions in kind.steps(start, self._outcomes(messages, clients), tally):
+        model: Parameters | None = None
+        problem: str | None = None
+        sent = {clients[message.metadata.dst_node_id]: message for message in messages}
+        for contributions in kind.steps(start, self._outcomes(number, messages, clients), tally):
             if len(tally.updates) >= self._needed(len(nodes)):
-                moved = strategy.aggregate(number, messages, contributions)
-        return tally, moved, wire_bytes(arrays) * len(messages)
+                try:
+                    model = strategy.aggregate(number, sent, contributions)
+                except StrategyError as error:
+                    problem = str(error)
+        return _Played(tally, model, problem, wire_bytes(arrays) * len(messages))
 
-    def _outcomes(self, messages: list[Message], clients: Mapping[int, str]) -> Iterator[Update | ClientFault]:
-        """Each client's update or fault, in the order of arrival; each client once."""
+    def _outcomes(
+        self, number: int, messages: list[Message], clients: Mapping[int, str]
+    ) -> Iterator[Update | ClientFault]:
+        """Each client's update or fault, in the order of arrival; each client once, and of this round alone."""
         missing = {message.metadata.dst_node_id for message in messages}
         for reply in stream_replies(self.grid, messages, self.plan.federation.round_timeout):
             node = reply.metadata.src_node_id
-            if node not in missing:
+            if node not in missing or reply.metadata.group_id != str(number):
                 continue
             missing.remove(node)
-            yield read_reply(reply, clients[node], self.layout, private=self.plan.is_private)
+            yield read_reply(reply, clients[node], self.layout, self.plan)
         for node in sorted(missing):
             yield ClientFault(clients[node], Fault.TIMED_OUT)
 
@@ -227,8 +263,10 @@ class Federation:
         """Good updates a round needs. A cohort drawn smaller than the minimum must then be complete."""
         return max(1, min(self.plan.federation.min_clients, cohort))
 
-    def _too_few(self, number: int, cohort: list[str], tally: Tally) -> tuple[Stopped, str] | None:
-        needed = self._needed(len(cohort))
+    def _failure(self, number: int, cohort: list[str], played: _Played) -> tuple[Stopped, str] | None:
+        tally, needed = played.tally, self._needed(len(cohort))
+        if played.problem is not None:
+            return "failed", f"round {number}: {played.problem}"
         if not cohort or len(tally.updates) >= needed:
             return None
         refusals = sum(fault.fault is Fault.BUDGET_EXHAUSTED for fault in tally.faults)
@@ -237,7 +275,7 @@ class Federation:
                 f"round {number}: {refusals} of {len(cohort)} clients have no privacy budget left; "
                 f"{len(tally.updates)} good updates are too few, the plan needs {needed}"
             )
-        reasons = sorted({fault.fault.reason for fault in tally.faults})
+        reasons = sorted({fault.fault.reason for fault in tally.faults}) or ["nobody else was asked"]
         return "failed", (
             f"round {number}: {len(tally.updates)} good updates of {len(cohort)} clients, the plan needs {needed} "
             f"({', '.join(reasons)})"
@@ -251,17 +289,32 @@ class Federation:
         state.evaluation = metrics
         state.progress = state.progress.after(plan, number, metrics.get(plan.metric))
         if state.progress.best_round == number:
-            write_parameters(self.folder.best_model, parameters)
+            write_parameters(self.folder.best_candidate(number), parameters)
         return metrics
 
-    def _checkpoint(self, parameters: Parameters, state: RunState, strategy: ServerStrategy) -> None:
+    def _judge_last(self, parameters: Parameters, state: RunState) -> None:
+        """A run that ends early ends with a model that may not have been evaluated yet."""
+        if self.evaluate is not None and state.round % self.plan.evaluation.every:
+            state.evaluation = self.evaluate(parameters)
+
+    def _epsilon_max(self, state: RunState, tally: Tally) -> float | None:
+        """From the server's own books; what clients say of themselves can only add to it."""
+        release = self.plan.round_release()
+        if release is None:
+            return None
+        charged = max((client.charged for client in state.clients.values()), default=0)
+        spent = epsilon({release: charged}, self.plan.privacy.delta).epsilon
+        largest = max([spent, *tally.epsilons.values()])
+        return largest if math.isfinite(largest) else None
+
+    def _checkpoint(self, parameters: Parameters, state: RunState, memory: State | None) -> None:
         save_checkpoint(
             self.folder.checkpoints,
             Checkpoint(
                 plan_digest=self.plan.digest(),
                 state=state,
                 parameters=parameters,
-                strategy=None if strategy.adapter is None else strategy.adapter.save(strategy.flower),
+                strategy=memory,
                 attachments=self.attachments(),
             ),
         )
@@ -272,5 +325,4 @@ class Federation:
                 f"federation.strategy = '{self.plan.federation.strategy}': can't resume, it keeps no state; give the "
                 "class get_state() and set_state(state)"
             )
-        model = to_arrays(checkpoint.parameters, self.layout)
-        strategy.adapter.load(strategy.flower, checkpoint.strategy, model)
+        strategy.adapter.load(strategy.flower, checkpoint.strategy)

@@ -2,14 +2,14 @@
 
 Floating-point addition depends on the order of its terms. Here every term is written as a fixed-point number of 112
 bits (two integers: whole multiples of 2^-12, and of 2^-60 below), and integers add up the same in any order. A
-float32 of magnitude 2^-36 or more times a weight of one is held exactly; below that a term is off by at most 2^-61.
-Memory does not grow with the number of updates.
+float32 of magnitude 2^-36 or more, times its weight, is held exactly; below that a term is off by at most 2^-61. The
+mean is rounded once, to float32. Memory does not grow with the number of updates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,11 @@ _HIGH = 2.0**12
 _LOW = 2.0**48  # low units in a high one
 _CARRY_EVERY = 2**14  # a low part is below 2^48 a term, so 2^14 terms stay below 2^62
 _LIMIT = 2.0**50  # what the largest values of all terms may add up to, so that the high part never overflows
+_LARGEST = 2.0**40  # a value times its weight; far below the limit, so that no update leaves others without room
 
 
 class ReduceError(ValueError):
-    """A value that can't take part in a mean: not finite, or so large that the sum could pass 2^50."""
+    """A value that can't take part in a mean: not finite, above 2^40, or so large that the sum could pass 2^50."""
 
 
 class ExactMean:
@@ -47,28 +48,25 @@ class ExactMean:
             ReduceError: the weight isn't a whole number from 1 to 2^29, or a value can't be held.
             ValueError: names or shapes differ from the first update's.
         """
-        if not 1 <= weight <= 2**29:
+        if not isinstance(weight, int) or isinstance(weight, bool) or not 1 <= weight <= 2**29:
             raise ReduceError(f"weight {weight} is not a whole number from 1 to 2^29")
-        if self._count and (
-            update.keys() != self._high.keys() or any(update[k].shape != v.shape for k, v in self._high.items())
-        ):
-            raise ValueError("the update's names or shapes differ from those of the first one")
+        self._check_form(update)
         largest = 0.0
         for name, value in update.items():
             here = float(np.max(np.abs(value), initial=0.0)) * weight
-            if not self._bound + here <= _LIMIT:  # also true of NaN
+            if not (here <= _LARGEST and self._bound + here <= _LIMIT):  # also true of NaN
                 raise ReduceError(f"{name}: not finite, or too large to average")
             largest = max(largest, here)
         for name, value in update.items():
             term = value.astype(np.float64) * weight  # exact: 24 + 29 bits
-            high = np.floor(term * _HIGH)
-            low = np.rint((term * _HIGH - high) * _LOW)
+            whole = np.floor(term * _HIGH)
+            high = np.asarray(whole, dtype=np.int64)  # NumPy makes a scalar, not an array, of an array without axes
+            low = np.asarray(np.rint((term * _HIGH - whole) * _LOW), dtype=np.int64)
             if name in self._high:
-                self._high[name] += high.astype(np.int64)
-                self._low[name] += low.astype(np.int64)
+                self._high[name] += high
+                self._low[name] += low
             else:
-                self._high[name] = high.astype(np.int64)
-                self._low[name] = low.astype(np.int64)
+                self._high[name], self._low[name] = high, low
         self._bound += largest
         self._weight += weight
         self._count += 1
@@ -81,7 +79,10 @@ class ExactMean:
 
         Raises:
             ReduceError: the two together could pass what can be held.
+            ValueError: names or shapes of the two differ.
         """
+        if other._count:
+            self._check_form(other._high)
         if self._bound + other._bound > _LIMIT:
             raise ReduceError("the sum of two partial means is too large to average")
         other._carry()
@@ -99,7 +100,7 @@ class ExactMean:
         self._carry()
 
     def result(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The mean, rounded to float32.
+        """The mean, rounded to the nearest float32, to the last bit while the weights add up to less than 2^28.
 
         Raises:
             ValueError: nothing was added.
@@ -107,10 +108,13 @@ class ExactMean:
         if self._count == 0:
             raise ValueError("the mean of no updates")
         self._carry()
-        return {
-            name: ((high + self._low[name] / _LOW) / _HIGH / self._weight).astype(np.float32)
-            for name, high in self._high.items()
-        }
+        return {name: _nearest(high, self._low[name], self._weight) for name, high in self._high.items()}
+
+    def _check_form(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        if self._count and (
+            arrays.keys() != self._high.keys() or any(arrays[k].shape != v.shape for k, v in self._high.items())
+        ):
+            raise ValueError("the update's names or shapes differ from those of the first one")
 
     def _carry(self) -> None:
         """Bring every low part into [0, one high unit): the representation of a sum is then unique."""
@@ -119,3 +123,23 @@ class ExactMean:
             self._high[name] += carried
             np.subtract(low, carried << 48, out=low)
         self._pending = 1
+
+
+def _nearest(high: npt.NDArray[np.int64], low: npt.NDArray[np.int64], weight: int) -> npt.NDArray[np.float32]:
+    """(high + low / 2^48) / 2^12 / weight as float32, rounded once, ties to even.
+
+    A quotient that was rounded to float64 may lie on the wrong side of the middle of two float32s, or right on it.
+    The integers decide: they are compared with the middle, which is exact (25 bits, times 28 of the weight).
+    """
+    quotient = (high + low / _LOW) / _HIGH / weight
+    found = quotient.astype(np.float32)
+    other = np.nextafter(found, np.where(quotient > found, np.inf, -np.inf).astype(np.float32))
+    middle = (found.astype(np.float64) + other) / 2
+    at_middle = middle * weight * _HIGH
+    middle_high = np.floor(at_middle)
+    middle_low = (at_middle - middle_high) * _LOW
+    beyond = high - middle_high.astype(np.int64)
+    above = (beyond > 0) | ((beyond == 0) & (low > middle_low))
+    below = (beyond < 0) | ((beyond == 0) & (low < middle_low))
+    tie = middle.astype(np.float32)
+    return np.where(above, np.maximum(found, other), np.where(below, np.minimum(found, other), tie))

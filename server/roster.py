@@ -36,22 +36,33 @@ def roster(grid: Grid, plan: Plan) -> dict[str, int]:
     Raises:
         RunError: too few clients joined, or two of them have the same id.
     """
-    if isinstance(grid, GridWithClients):
-        return dict(sorted(grid.client_nodes.items()))
-    nodes = _wait_for_nodes(grid, getattr(plan.data.partition, "clients", plan.federation.min_clients))
-    question = ConfigRecord({PLAN_DIGEST: plan.digest()})
-    replies = grid.send_and_receive([Message(RecordDict({CONFIG: question}), node, IDENTIFY) for node in nodes])
-    found: dict[str, int] = {}
-    for reply in replies:
-        if reply.has_error():
-            continue
-        client = str(reply.content.config_records[CONFIG][CLIENT_ID])
-        if client in found:
-            raise RunError(f"two nodes say that they are client '{client}'; give each site a name of its own")
-        found[client] = reply.metadata.src_node_id
+    found = dict(grid.client_nodes) if isinstance(grid, GridWithClients) else _ask(grid, plan)
     if len(found) < plan.federation.min_clients:
         raise RunError(f"{len(found)} clients joined, the plan needs {plan.federation.min_clients}")
     return dict(sorted(found.items()))
+
+
+def _ask(grid: Grid, plan: Plan) -> dict[str, int]:
+    """Each node's client id, as it says itself; a node that doesn't say is left out."""
+    nodes = _wait_for_nodes(grid, getattr(plan.data.partition, "clients", plan.federation.min_clients))
+    question = RecordDict({CONFIG: ConfigRecord({PLAN_DIGEST: plan.digest()})})
+    messages = [Message(question, node, IDENTIFY) for node in nodes]
+    found: dict[str, int] = {}
+    for reply in grid.send_and_receive(messages, timeout=_WAIT_SECONDS):
+        client, node = _client_id(reply), reply.metadata.src_node_id
+        if client is None or node not in nodes:
+            continue
+        if found.setdefault(client, node) != node:
+            raise RunError(f"two nodes say that they are client '{client}'; give each site a name of its own")
+    return found
+
+
+def _client_id(reply: Message) -> str | None:
+    if not reply.has_content():
+        return None
+    answer = reply.content.get(CONFIG)
+    client = answer.get(CLIENT_ID) if isinstance(answer, ConfigRecord) else None
+    return client if isinstance(client, str) and client else None
 
 
 def _wait_for_nodes(grid: Grid, expected: int) -> list[int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,24 @@ class RunFolder:
     def best_model(self) -> Path:
         return self.path / "model" / "best.safetensors"
 
+    def best_candidate(self, round_number: int) -> Path:
+        """Where a round's model waits that is better than those before, until the round's checkpoint is written."""
+        return self.path / "model" / f".best-{round_number:06d}.safetensors"
+
+    def keep_best(self, round_number: int) -> None:
+        """Make a round's candidate the best model, if there is one, and drop the others.
+
+        A candidate of a round that never got its checkpoint is of no run: the round is played again.
+        """
+        try:
+            with suppress(FileNotFoundError):
+                self.best_candidate(round_number).replace(self.best_model)
+                sync_folder(self.best_model.parent)
+            for other in self.best_model.parent.glob(".best-*.safetensors"):
+                other.unlink()
+        except OSError as error:
+            raise _unwritable(self.best_model, error) from error
+
     def create(self, plan: Plan) -> None:
         """Make the folder and write the resolved plan.
 
@@ -73,10 +92,11 @@ class RunFolder:
             write_atomically(self.plan, write_plan(plan).encode())
             self.checkpoints.mkdir(exist_ok=True)
             self.model.parent.mkdir(exist_ok=True)
-        except OSError as error:
+        except (OSError, RunError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
             raise UsageError(
-                f"{self.path}: can't write the run's folder ({error.strerror}); choose another --out"
-            ) from (error)
+                f"{self.path}: can't write the run's folder ({reason_of(cause)}); choose another --out"
+            ) from error
 
     def read_plan(self) -> Plan:
         """The resolved plan of the run.
@@ -99,11 +119,24 @@ class RunFolder:
             raise _unwritable(self.metrics, error) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line cut off by a crash is left out."""
+        """The lines of metrics.jsonl; a last line cut off by a crash is left out.
+
+        Raises:
+            UsageError: another line is damaged.
+        """
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines = self.metrics.read_bytes().split(b"\n")
+        return [self._metrics_line(number, line) for number, line in enumerate(lines[:-1], start=1)]
+
+    def _metrics_line(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not isinstance(found.get("round"), int):
+            raise UsageError(f"{self.metrics}: line {number} is damaged; remove it")
+        return found
 
     def truncate_metrics(self, last_round: int) -> None:
         """Drop the lines of rounds after `last_round`: they will be played again."""
@@ -134,7 +167,7 @@ class RunFolder:
 
 def write_parameters(path: Path, parameters: Parameters) -> None:
     """Write a model as safetensors, atomically."""
-    write_atomically(path, save({name: np.ascontiguousarray(value) for name, value in parameters.items()}))
+    write_atomically(path, save({name: np.asarray(value, order="C") for name, value in parameters.items()}))
 
 
 def read_parameters(path: Path) -> Parameters:
@@ -165,7 +198,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise _unwritable(path, error) from error
 
 
@@ -179,4 +213,9 @@ def sync_folder(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> RunError:
-    return RunError(f"{path}: can't write ({error.strerror}); free the disk and go on with --resume")
+    return RunError(f"{path}: can't write ({reason_of(error)}); free the disk and go on with --resume")
+
+
+def reason_of(error: BaseException | None) -> str:
+    """What the operating system says of an error, in a few words."""
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__

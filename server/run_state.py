@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from server.replies import ClientFault
 from server.stopping import Progress
 from shared_models.faults import Fault
 
@@ -18,7 +19,8 @@ class ClientTally:
         rounds: rounds its update went into the model.
         charged: rounds it was asked to train and did not refuse: what its budget has paid for.
         refused: rounds it refused.
-        withdrawn: rounds after which its claim does not hold, because it failed on its data (rule 5).
+        withdrawn: rounds for which its claim does not hold, because it failed in a way that may tell something of its
+            data (rule 5).
     """
 
     rounds: int = 0
@@ -41,18 +43,23 @@ class RunState:
     first_round_seconds: float | None = None
     evaluation: dict[str, float] | None = None
 
-    def note_client(self, round_number: int, client: str, fault: Fault | None) -> None:
-        """Count one client's outcome of a round. A charge is kept unless the client said that it refused."""
+    def note_client(self, round_number: int, client: str, fault: ClientFault | None) -> None:
+        """Count one asked client's outcome of a round.
+
+        A charge is kept unless the client said that it refused. Any other failure withdraws the claim for the round
+        (rule 5), but for a missed deadline: what time tells is listed as unprotected (rule 12).
+        """
         tally = self.clients.setdefault(client, ClientTally())
-        if fault in (Fault.BUDGET_EXHAUSTED, Fault.PLAN_MISMATCH):
-            tally.refused += 1
-        else:
-            tally.charged += 1
         if fault is None:
+            tally.charged += 1
             tally.rounds += 1
             return
-        self.faults.append({"round": round_number, "client": client, "reason": fault.reason})
-        if fault is Fault.CLIENT_FAILED:
+        self.faults.append({"round": round_number, "client": client, "reason": fault.fault.reason})
+        if fault.refused:
+            tally.refused += 1
+            return
+        tally.charged += 1
+        if fault.fault is not Fault.TIMED_OUT:
             tally.withdrawn.append(round_number)
 
     def to_json(self) -> dict[str, Any]:

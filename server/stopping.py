@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,8 +27,8 @@ class Progress:
     stale: int = 0
 
     def after(self, plan: EvaluationPlan, round_number: int, value: float | None) -> Progress:
-        """Progress after one more evaluation; a metric that is undefined counts as no better."""
-        if value is None:
+        """Progress after one more evaluation; a metric that is undefined or not finite counts as no better."""
+        if value is None or not math.isfinite(value):
             return replace(self, stale=self.stale + 1)
         larger = LARGER_IS_BETTER[plan.metric]
         if self.best is None or (value > self.best if larger else value < self.best):

@@ -5,9 +5,11 @@ The loop over the hooks is `federation`; here is what differs from one strategy 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid, strategy
 from flwr.serverapp.strategy import Strategy
 
-from security.errors import UsageError
+from security.errors import RunError, UsageError
 from server.rounds.plain import Contribution
 from shared_models.parameters import Parameters
 from shared_models.plan import MEAN_STRATEGIES, Plan
@@ -40,6 +42,10 @@ _CLASSES: Mapping[str, type[Strategy]] = {
 }
 
 
+class StrategyError(RunError):
+    """A strategy that made no model, or one that can't be used, of a round's updates."""
+
+
 class StateAdapter(Protocol):
     """Saves and restores what a strategy remembers from round to round."""
 
@@ -47,8 +53,8 @@ class StateAdapter(Protocol):
         """The strategy's memory as named arrays."""
         ...
 
-    def load(self, to: Any, state: State, model: ArrayRecord) -> None:
-        """Put the memory back; `model` is the shared model the run goes on from."""
+    def load(self, to: Any, state: State) -> None:
+        """Put the memory back."""
         ...
 
 
@@ -58,29 +64,37 @@ class _Stateless:
     def save(self, of: Any) -> State:
         return {}
 
-    def load(self, to: Any, state: State, model: ArrayRecord) -> None:
+    def load(self, to: Any, state: State) -> None:
         return None
 
 
 class _MomentumAdapter:
-    """FedAvgM: a momentum vector, as a list in the order of the parameters, and the model it last produced."""
+    """FedAvgM: a momentum vector, as a list in the order of the parameters, and the model it last produced.
+
+    That model is not always the shared one: before its first step it is what went over the wire.
+    """
 
     def save(self, of: Any) -> State:
-        return {f"momentum.{i:06d}": value for i, value in enumerate(of.momentum_vector or ())}
+        current = (of.current_arrays or {}).items()
+        model = {f"model.{i:06d}.{name}": array.numpy() for i, (name, array) in enumerate(current)}
+        momentum = enumerate(of.momentum_vector or ())
+        return model | {f"momentum.{i:06d}": np.asarray(value) for i, value in momentum}
 
-    def load(self, to: Any, state: State, model: ArrayRecord) -> None:
-        to.current_arrays = model
-        to.momentum_vector = [state[key] for key in sorted(state)] or None
+    def load(self, to: Any, state: State) -> None:
+        model = [key for key in sorted(state) if key.startswith("model.")]
+        arrays = {key.split(".", 2)[2]: Array(state[key]) for key in model}
+        to.current_arrays = ArrayRecord(arrays) if arrays else None
+        to.momentum_vector = [state[key] for key in sorted(state) if key.startswith("momentum.")] or None
 
 
 class _MomentsAdapter:
     """FedAdam, FedYogi, FedAdagrad: first and second moment of each parameter."""
 
     def save(self, of: Any) -> State:
-        first = {f"m.{name}": value for name, value in (of.m_t or {}).items()}
-        return first | {f"v.{name}": value for name, value in (of.v_t or {}).items()}
+        first = {f"m.{name}": np.asarray(value) for name, value in (of.m_t or {}).items()}
+        return first | {f"v.{name}": np.asarray(value) for name, value in (of.v_t or {}).items()}
 
-    def load(self, to: Any, state: State, model: ArrayRecord) -> None:
+    def load(self, to: Any, state: State) -> None:
         to.m_t = {key[2:]: value for key, value in state.items() if key.startswith("m.")} or None
         to.v_t = {key[2:]: value for key, value in state.items() if key.startswith("v.")} or None
 
@@ -89,10 +103,16 @@ class _OwnAdapter:
     """A user's own strategy says what it remembers by `get_state() -> dict[str, ndarray]` and `set_state(dict)`."""
 
     def save(self, of: Any) -> State:
-        return dict(of.get_state())
+        state = of.get_state()
+        if not isinstance(state, Mapping) or not all(isinstance(value, np.ndarray) for value in state.values()):
+            raise RunError(
+                f"federation.strategy: get_state() of {type(of).__name__} must return NumPy arrays by name, as "
+                "dict[str, ndarray]"
+            )
+        return {str(name): value.copy() for name, value in state.items()}  # it may go on to change them in place
 
-    def load(self, to: Any, state: State, model: ArrayRecord) -> None:
-        to.set_state(state)
+    def load(self, to: Any, state: State) -> None:
+        to.set_state({name: value.copy() for name, value in state.items()})
 
 
 @dataclass(frozen=True)
@@ -100,23 +120,51 @@ class ServerStrategy:
     """A Flower strategy and how to drive it.
 
     Attributes:
+        name: as in the plan.
         flower: the strategy itself.
         every_reply: whether it gets every single update rather than their mean.
         adapter: keeps its state for checkpoints; None if it can't be kept.
     """
 
+    name: str
     flower: Strategy
     every_reply: bool
     adapter: StateAdapter | None
 
+    def memory(self) -> State | None:
+        """What the strategy remembers, for a checkpoint; None if it can't be kept."""
+        return None if self.adapter is None else self.adapter.save(self.flower)
+
     def configure(self, round_number: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
-        """The cohort's train messages; `grid` lists the cohort alone."""
-        return list(self.flower.configure_train(round_number, arrays, config, grid))
+        """The cohort's train messages; `grid` lists the cohort alone.
+
+        Raises:
+            StrategyError: the strategy raised an error, or asks a node outside the cohort.
+        """
+        cohort = set(grid.get_node_ids())
+        try:
+            messages = list(self.flower.configure_train(round_number, arrays, config, grid))
+        except Exception as error:  # a user's own class may raise anything
+            raise self._failed(error) from error
+        if any(message.metadata.dst_node_id not in cohort for message in messages):
+            raise StrategyError(f"federation.strategy = '{self.name}': asks clients outside the round's cohort")
+        return messages
 
     def aggregate(
-        self, round_number: int, sent: Sequence[Message], contributions: Sequence[Contribution]
-    ) -> Parameters | None:
-        """The next model, or None where the strategy makes none of these contributions (Bulyan with too few)."""
+        self, round_number: int, sent: Mapping[str, Message], contributions: Sequence[Contribution]
+    ) -> Parameters:
+        """The next model.
+
+        Args:
+            round_number: from 1.
+            sent: the train message of each client.
+            contributions: at least one; each replies to its client's message, a mean to the first of all.
+
+        Raises:
+            StrategyError: the strategy makes no model of these contributions (Bulyan with too few), raised an error,
+                or made a model of other names or shapes or that is not finite.
+        """
+        first = next(iter(sent.values()))
         replies = [
             Message(
                 RecordDict(
@@ -125,14 +173,46 @@ class ServerStrategy:
                         METRICS: MetricRecord({WEIGHT: contribution.weight}),
                     }
                 ),
-                reply_to=message,
+                reply_to=first if contribution.client is None else sent[contribution.client],
             )
-            for message, contribution in zip(sent, contributions, strict=False)
+            for contribution in contributions
         ]
-        arrays, _ = self.flower.aggregate_train(round_number, replies)
-        if arrays is None:
-            return None
-        return {name: np.asarray(array.numpy(), dtype=np.float32) for name, array in arrays.items()}
+        try:
+            with _quick_collections():
+                arrays, _ = self.flower.aggregate_train(round_number, replies)
+            with np.errstate(over="ignore"):  # found out below
+                made = None if arrays is None else {name: _float32(array) for name, array in arrays.items()}
+        except Exception as error:  # a user's own class may raise anything
+            raise self._failed(error) from error
+        if made is None:
+            raise StrategyError(
+                f"federation.strategy = '{self.name}': makes no model of {len(contributions)} updates; it needs more"
+            )
+        model = contributions[0].parameters
+        if made.keys() != model.keys() or any(made[name].shape != value.shape for name, value in model.items()):
+            raise StrategyError(f"federation.strategy = '{self.name}': its model has other names or shapes")
+        if not all(np.isfinite(value).all() for value in made.values()):
+            raise StrategyError(f"federation.strategy = '{self.name}': its model holds NaN or infinity")
+        return {name: made[name] for name in model}
+
+    def _failed(self, error: Exception) -> StrategyError:
+        text = (str(error).splitlines() or [""])[0]
+        return StrategyError(f"federation.strategy = '{self.name}': {type(error).__name__}: {text}")
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Flower's Bulyan collects garbage after each array of each reply, a tenth of a second each time where torch is
+    loaded. Inside, what was there before is not looked through."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _float32(array: Array) -> npt.NDArray[np.float32]:
+    return np.asarray(array.numpy(), dtype=np.float32)
 
 
 def make_strategy(plan: Plan) -> ServerStrategy:
@@ -161,12 +241,13 @@ def make_strategy(plan: Plan) -> ServerStrategy:
             and isinstance(parameter.default, (int, float, str, bool))
             and not key.endswith("record_key")
         ]
-        for key in options:
+        for key, value in options.items():
             if key not in allowed:
                 raise UsageError(
                     f"federation.strategy_options.{key}: {name} has no such option; "
                     f"allowed: {', '.join(allowed) or 'none'}"
                 )
+            _check_option(key, value, known[key].default)
         options |= reserved
         if name == "fedprox":
             options["proximal_mu"] = plan.training.proximal_mu
@@ -174,7 +255,20 @@ def make_strategy(plan: Plan) -> ServerStrategy:
         flower = kind(**options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"federation.strategy_options: {name} refuses them: {error}") from error
-    return ServerStrategy(flower=flower, every_reply=name not in MEAN_STRATEGIES, adapter=_adapter(name, flower))
+    if isinstance(flower, strategy.FedAvg):
+        # It would wait for clients to join, for ever; but the cohort is what the plan drew.
+        flower.min_train_nodes = flower.min_available_nodes = 1
+    return ServerStrategy(
+        name=name, flower=flower, every_reply=name not in MEAN_STRATEGIES, adapter=_adapter(name, flower)
+    )
+
+
+def _check_option(key: str, value: object, default: object) -> None:
+    """An option has its default's type; a whole number will do for a float, but true and false are no numbers."""
+    kind = type(default)
+    fits = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise UsageError(f"federation.strategy_options.{key} = {value!r}: give a {kind.__name__}")
 
 
 def _adapter(name: str, flower: Strategy) -> StateAdapter | None:
@@ -191,8 +285,9 @@ def _own_class(name: str) -> type[Strategy]:
     module_name, _, class_name = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"federation.strategy = '{name}': can't import it: {error}") from error
+    except Exception as error:  # whatever the user's module does when it is imported
+        text = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"federation.strategy = '{name}': can't import it: {type(error).__name__}: {text}") from error
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise UsageError(f"federation.strategy = '{name}': is not a Flower Strategy class")
     return found

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from privacy.accountant import epsilon
+from privacy.accountant import Spent, epsilon
+from privacy.mechanisms import DpSgd
 from server.run_state import ClientTally, RunState
 from shared_models.plan import Plan
 
 _PACKAGES = ("veil-fl", "flwr", "torch", "opacus", "dp-accounting", "numpy", "ray")
 
-# Stops that look at the data: a claim then covers every planned round, played or not (rule 4).
-_DATA_DEPENDENT_STOPS = ("target", "plateau")
+# Stops that may depend on the data: a claim then covers every planned round, played or not (rule 4). A stop for want
+# of budget depends on plan and ledger alone.
+_DATA_DEPENDENT_STOPS = ("target", "plateau", "failed")
 
 
 def summarise(
@@ -59,25 +64,7 @@ def privacy_summary(plan: Plan, state: RunState, *, stopped: str | None, clients
     """Who is protected from whom, how strongly, and which conditions do not hold."""
     release = plan.round_release()
     privacy = plan.privacy
-    rows: list[dict[str, Any]] = []
-    for client in clients:
-        tally = state.clients.get(client, ClientTally())
-        claimed = tally.charged
-        if stopped in _DATA_DEPENDENT_STOPS:
-            claimed += plan.federation.rounds - state.round
-        spent = None if release is None else epsilon({release: claimed}, privacy.delta) if claimed else None
-        rows.append(
-            {
-                "id": client,
-                "epsilon": 0.0 if release is not None and spent is None else spent and spent.epsilon,
-                "rdp_epsilon": spent and spent.rdp_epsilon,
-                "budget": None if release is None else privacy.budget or privacy.epsilon,
-                "rounds": tally.rounds,
-                "charged_rounds": claimed if release is not None else 0,
-                "refused": tally.refused,
-                "withdrawn_rounds": tally.withdrawn,
-            }
-        )
+    rows = [_row(plan, state, client, stopped=stopped) for client in clients]
     if release is None:
         return {"unit": None, "trust": "none", "claim": None, "withdrawn": [NO_PRIVACY], "clients": rows}
     return {
@@ -86,7 +73,7 @@ def privacy_summary(plan: Plan, state: RunState, *, stopped: str | None, clients
         "relation": "add or remove one",
         "accountant": "PLD, pessimistic, discretisation 1e-3; RDP beside it",
         "delta": privacy.delta,
-        "epsilon_max": max((row["epsilon"] for row in rows), default=0.0),
+        "epsilon_max": _largest([row["epsilon"] for row in rows]),
         "epsilon_planned": privacy.epsilon,
         "noise_multiplier": release.noise_multiplier,
         "clipping_norm": privacy.clipping_norm,
@@ -95,7 +82,7 @@ def privacy_summary(plan: Plan, state: RunState, *, stopped: str | None, clients
         "noise": privacy.noise,
         "selection": privacy.selection,
         "claim": None,
-        "withdrawn": withdrawn(plan, state),
+        "withdrawn": withdrawn(plan, state, unpriced=[row["id"] for row in rows if row["epsilon"] is None]),
         "disclosed": disclosed(plan),
         "clients": rows,
     }
@@ -105,25 +92,98 @@ NO_PRIVACY = "no privacy: plain federated learning protects nobody"
 
 
 def privacy_unit(plan: Plan) -> str:
-    """What is protected, in words (rule 6)."""
-    bound = plan.data.max_rows_per_person
-    return "record, not person" if bound is None else f"person, at most {bound} records each"
+    """What the epsilon protects, in words (rule 6): a person only where all of a person's records are priced."""
+    bound, release = plan.data.max_rows_per_person, plan.round_release()
+    if bound is None or release is None or release.records_per_unit < bound:
+        return "record, not person"
+    return f"person, at most {bound} record{'s' if bound > 1 else ''} each"
 
 
-def withdrawn(plan: Plan, state: RunState) -> list[str]:
-    """Conditions that a claim needs and this run does not meet, in plain words."""
+def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> dict[str, Any]:
+    """One client's part of the summary, with the epsilon of a record and of a person side by side (rule 6)."""
+    release, bound = plan.round_release(), plan.data.max_rows_per_person
+    tally = state.clients.get(client, ClientTally())
+    row: dict[str, Any] = {
+        "id": client,
+        "epsilon": None,
+        "rdp_epsilon": None,
+        "record_epsilon": None,
+        "person_epsilon": None,
+        "budget": None,
+        "rounds": tally.rounds,
+        "charged_rounds": 0,
+        "refused": tally.refused,
+        "withdrawn_rounds": tally.withdrawn,
+    }
+    if release is None:
+        return row
+    limit = min(value for value in (plan.privacy.budget, plan.privacy.epsilon, math.inf) if value is not None)
+    claimed = _claimed_rounds(plan, release, tally.charged, _rounds_to_come(plan, state, stopped), limit)
+
+    def spent(records: int) -> Spent:
+        return epsilon({replace(release, records_per_unit=records): claimed}, plan.privacy.delta)
+
+    own = spent(release.records_per_unit)
+    return row | {
+        "epsilon": _finite(own.epsilon),
+        "rdp_epsilon": _finite(own.rdp_epsilon),
+        "record_epsilon": _finite(spent(1).epsilon),
+        "person_epsilon": None if bound is None else _finite(spent(bound).epsilon),
+        "budget": _finite(limit),
+        "charged_rounds": claimed,
+    }
+
+
+def _rounds_to_come(plan: Plan, state: RunState, stopped: str | None) -> int:
+    """Rounds that a claim covers beside those charged: the ones that a stop which may depend on the data left out."""
+    if stopped not in _DATA_DEPENDENT_STOPS:
+        return 0
+    begun = state.round + (stopped == "failed")  # a failed round is charged, but not done
+    return max(0, plan.federation.rounds - begun)
+
+
+def _claimed_rounds(plan: Plan, release: DpSgd, charged: int, to_come: int, limit: float) -> int:
+    """What was charged, and of the rounds to come as many as the client would not have refused."""
+    low, high = charged, charged + to_come
+    while low < high:
+        middle = (low + high + 1) // 2
+        if epsilon({release: middle}, plan.privacy.delta).epsilon <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None
+
+
+def _largest(epsilons: list[float | None]) -> float | None:
+    """None where no epsilon can be claimed for one of the clients."""
+    known = [value for value in epsilons if value is not None]
+    return max(known, default=0.0) if len(known) == len(epsilons) else None
+
+
+def withdrawn(plan: Plan, state: RunState, *, unpriced: Sequence[str] = ()) -> list[str]:
+    """Conditions that a claim needs and this run does not meet, in plain words; `unpriced` clients have no epsilon."""
     reasons = ["simulated, not a claim: all clients ran on one machine, their noise is floating-point (rule 9)"]
     if plan.privacy.noise == "reproducible":
         reasons.append("the noise follows from the plan's seed, which others may know")
     failed = sorted(client for client, tally in state.clients.items() if tally.withdrawn)
     if failed:
-        reasons.append(f"failed on their data, which tells something of it (rule 5): clients {', '.join(failed)}")
+        reasons.append(f"failed, which may tell something of their data (rule 5): clients {', '.join(failed)}")
+    if unpriced:
+        reasons.append(f"spent too much for an epsilon to be computed: clients {', '.join(unpriced)}")
     return reasons
 
 
 def disclosed(plan: Plan) -> list[str]:
     """What the claim does not cover."""
     found = ["when a client answers is not protected (rule 12)"]
+    if plan.data.max_rows_per_person is not None:
+        found.append(
+            "somebody with records at several clients spends at each of them, and the epsilons add up (rule 6)"
+        )
     if plan.evaluation.where == "server":
         found.append("the server's own evaluation data is not protected (rule 11)")
     if plan.privacy.selection == "uncharged":

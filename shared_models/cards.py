@@ -6,6 +6,7 @@ listed here; the card of a user's own data comes from the plan (`data.card`).
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -24,7 +25,8 @@ class DataCard:
         classes: names of the classes, in the order of their numbers.
         mean, std: public constants; images are `(value - mean) / std`.
         target: column to predict, for tables.
-        columns: the columns of a table that are used, with their public bounds or values.
+        columns: the columns of a table that are used, with their public bounds or values. A plan's are in the
+            order of their names: that of its text is no part of its digest, and must not move the features.
         missing: texts of a table that mean a missing value.
         source, licence: where the data comes from and on what terms.
     """
@@ -125,9 +127,11 @@ def card_for(data: DataPlan) -> DataCard:
             raise UsageError(f"data.card: '{data.name}' brings its own card; remove [data.card] from the plan")
         return known
     if data.card is None:
+        close = difflib.get_close_matches(data.name, KNOWN, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
         raise UsageError(
-            f"data.card: data.name = '{data.name}' needs a [data.card] with its public facts (classes, columns or "
-            f"input_shape); data sets that bring their own: {', '.join(sorted(KNOWN))}"
+            f"data.card: {hint}data.name = '{data.name}' needs a [data.card] with its public facts (classes, columns "
+            f"or input_shape); data sets that bring their own: {', '.join(sorted(KNOWN))}"
         )
     return _own_card(data.name, data.card)
 
@@ -154,7 +158,7 @@ def _own_card(name: str, card: CardPlan) -> DataCard:
         mean=card.mean,
         std=card.std,
         target=card.target,
-        columns=MappingProxyType(dict(card.columns)),
+        columns=MappingProxyType(dict(sorted(card.columns.items()))),
         missing=card.missing,
     )
 

@@ -63,25 +63,41 @@ def get_parameters(model: torch.nn.Module) -> Parameters:
 
 
 def set_parameters(model: torch.nn.Module, parameters: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Copy values into the model's trainable parameters, in place."""
+    """Copy values into the model's trainable parameters, in place.
+
+    Raises:
+        KeyError: a parameter has no value.
+        RuntimeError: a value has another shape than its parameter (torch alone would repeat it until it fits).
+    """
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.requires_grad:
-                p.copy_(torch.from_numpy(np.ascontiguousarray(parameters[name])))
+                value = np.asarray(parameters[name], order="C")
+                if value.shape != p.shape:
+                    raise RuntimeError(f"parameter {name}: the value has shape {value.shape}, not {tuple(p.shape)}")
+                p.copy_(torch.from_numpy(value))
 
 
 def to_arrays(parameters: Mapping[str, npt.NDArray[np.float32]], layout: Layout) -> ArrayRecord:
     """Encode parameters (or an update) for the wire.
 
-    Under float16, values beyond its range become its largest values rather than infinity.
+    Under float16, finite values beyond its range become its largest values. NaN and infinity stay what they are, so
+    that the other side sees them.
+
+    Raises:
+        LayoutError: names or shapes differ from the layout.
     """
+    if parameters.keys() != {name for name, _ in layout.entries}:
+        raise LayoutError("the parameters' names are not those of the layout")
     arrays: dict[str, Array] = {}
     for name, shape in layout.entries:
-        value = np.asarray(parameters[name], dtype=np.float32).reshape(shape)
+        value = np.asarray(parameters[name], dtype=np.float32)
+        if value.shape != shape:
+            raise LayoutError(f"parameter {name}: has shape {value.shape}, not {shape}")
         if layout.wire == "float16":
             limit = np.finfo(np.float16).max
-            value = np.clip(value, -limit, limit).astype(np.float16)
-        arrays[name] = Array(np.ascontiguousarray(value))
+            value = np.where(np.isfinite(value), np.clip(value, -limit, limit), value).astype(np.float16)
+        arrays[name] = Array(np.asarray(value, order="C"))  # unlike ascontiguousarray it leaves a scalar a scalar
     return ArrayRecord(arrays)
 
 

@@ -9,12 +9,14 @@ the key path, what was given and what is allowed.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import math
 import re
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from privacy.mechanisms import DpSgd
 
@@ -30,8 +32,17 @@ class Section(BaseModel):
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+# What the key says that tells the tables of a kind apart.
+_PARTITION: Final = "iid, dirichlet, pathological, size-skewed or natural."
+_COLUMN: Final = "numeric or categorical."
+_SCHEDULE: Final = "constant, cosine or step."
+_COHORT: Final = "all, fixed or poisson."
 
 
 # --- data ---------------------------------------------------------------------------------------------------------
@@ -40,23 +51,23 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 class IidPartition(Section):
     """Records are dealt to the clients at random, in equal parts."""
 
-    kind: Literal["iid"] = "iid"
+    kind: Literal["iid"] = Field("iid", description=_PARTITION)
     clients: Count = Field(10, description="Number of virtual clients.")
 
 
 class DirichletPartition(Section):
     """Each class is spread over the clients by a Dirichlet draw (Hsu et al. 2019, arXiv 1909.06335)."""
 
-    kind: Literal["dirichlet"] = "dirichlet"
+    kind: Literal["dirichlet"] = Field("dirichlet", description=_PARTITION)
     clients: Count = Field(10, description="Number of virtual clients.")
     alpha: Positive = Field(0.5, description="Concentration: small is unequal, large is nearly iid.")
-    min_size: int = Field(1, ge=0, description="Fewest records a client may get; the draw repeats until met.")
+    min_size: CountOrZero = Field(1, description="Fewest records a client may get; the draw repeats until met.")
 
 
 class PathologicalPartition(Section):
     """Each client holds a few classes only (McMahan et al. 2017, arXiv 1602.05629, section 3)."""
 
-    kind: Literal["pathological"] = "pathological"
+    kind: Literal["pathological"] = Field("pathological", description=_PARTITION)
     clients: Count = Field(10, description="Number of virtual clients.")
     classes_per_client: Count = Field(2, description="Number of classes each client holds.")
 
@@ -64,7 +75,7 @@ class PathologicalPartition(Section):
 class SizeSkewedPartition(Section):
     """Records are dealt at random, the number a client gets grows with its index."""
 
-    kind: Literal["size-skewed"] = "size-skewed"
+    kind: Literal["size-skewed"] = Field("size-skewed", description=_PARTITION)
     clients: Count = Field(10, description="Number of virtual clients.")
     growth: Literal["linear", "square", "exponential"] = Field(
         "linear", description="How the size grows with the client's index."
@@ -74,7 +85,7 @@ class SizeSkewedPartition(Section):
 class NaturalPartition(Section):
     """One client for each value of a column: hospitals, people, sources."""
 
-    kind: Literal["natural"] = "natural"
+    kind: Literal["natural"] = Field("natural", description=_PARTITION)
     column: str = Field(description="Column whose values are the clients.")
 
 
@@ -87,7 +98,7 @@ Partition = Annotated[
 class NumericColumn(Section):
     """A number, clipped to public bounds and scaled by them to [-1, 1]; missing gets 0 and a flag of its own."""
 
-    kind: Literal["numeric"] = "numeric"
+    kind: Literal["numeric"] = Field("numeric", description=_COLUMN)
     low: float = Field(description="Public lower bound; smaller values are clipped to it.")
     high: float = Field(description="Public upper bound; larger values are clipped to it.")
 
@@ -101,7 +112,7 @@ class NumericColumn(Section):
 class CategoricalColumn(Section):
     """One of a public list of values, one-hot; any other value, or none, gets a place of its own."""
 
-    kind: Literal["categorical"] = "categorical"
+    kind: Literal["categorical"] = Field("categorical", description=_COLUMN)
     values: tuple[str, ...] = Field(min_length=1, strict=False, description="Public list of values.")
 
 
@@ -166,23 +177,25 @@ class ModelPlan(Section):
 class ConstantSchedule(Section):
     """The learning rate stays as it is."""
 
-    kind: Literal["constant"] = "constant"
-    warmup_rounds: int = Field(0, ge=0, description="Rounds over which the rate rises linearly from zero.")
+    kind: Literal["constant"] = Field("constant", description=_SCHEDULE)
+    warmup_rounds: CountOrZero = Field(0, description="Rounds over which the rate rises linearly from zero.")
 
 
 class CosineSchedule(Section):
     """The learning rate falls by a half cosine over the run (Loshchilov & Hutter 2017, arXiv 1608.03983)."""
 
-    kind: Literal["cosine"] = "cosine"
-    warmup_rounds: int = Field(0, ge=0, description="Rounds over which the rate rises linearly from zero.")
-    final_fraction: float = Field(0.0, ge=0, le=1, description="Part of the rate that is left at the end.")
+    kind: Literal["cosine"] = Field("cosine", description=_SCHEDULE)
+    warmup_rounds: CountOrZero = Field(0, description="Rounds over which the rate rises linearly from zero.")
+    final_fraction: float = Field(
+        0.0, ge=0, le=1, description="Part of the rate it falls towards; the last round still has a little more."
+    )
 
 
 class StepSchedule(Section):
     """The learning rate is multiplied by a factor every so many rounds."""
 
-    kind: Literal["step"] = "step"
-    warmup_rounds: int = Field(0, ge=0, description="Rounds over which the rate rises linearly from zero.")
+    kind: Literal["step"] = Field("step", description=_SCHEDULE)
+    warmup_rounds: CountOrZero = Field(0, description="Rounds over which the rate rises linearly from zero.")
     every: Count = Field(10, description="Rounds between two falls.")
     factor: Rate = Field(0.5, description="What the rate is multiplied by.")
 
@@ -195,10 +208,8 @@ class TrainingPlan(Section):
 
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Local optimiser, made anew each round.")
     learning_rate: Positive = Field(0.1, description="Local learning rate.")
-    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of sgd.")
-    betas: tuple[NonNegative, NonNegative] = Field(
-        (0.9, 0.999), strict=False, description="Moment decay of adam and adamw."
-    )
+    momentum: Decay = Field(0.0, description="Momentum of sgd.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), strict=False, description="Moment decay of adam and adamw.")
     weight_decay: NonNegative = Field(0.0, description="Weight decay of the local optimiser.")
     schedule: Schedule = Field(default_factory=ConstantSchedule, description="Learning rate over the rounds.")
     steps: Count | None = Field(None, description="Local steps a round; default 10 unless epochs is given.")
@@ -245,17 +256,17 @@ class PrivacyPlan(Section):
         "together under secure aggregation, or a trusted server.",
     )
     epsilon: Positive | None = Field(None, description="Target epsilon over the whole run (or give noise_multiplier).")
-    noise_multiplier: Positive | None = Field(
+    noise_multiplier: Annotated[float, Field(ge=1e-4, le=2**20)] | None = Field(
         None, description="Standard deviation of the noise over the clipping norm (or give epsilon)."
     )
     calibrated_from: Literal["epsilon", "noise_multiplier"] | None = Field(
         None, description="In a resolved plan: which of the two was given; the other was computed."
     )
     delta: float = Field(1e-5, gt=0, lt=1, description="Chance with which the epsilon may fail.")
-    clipping_norm: Positive = Field(1.0, description="Largest L2 norm one unit's contribution may have.")
+    clipping_norm: float = Field(1.0, ge=1e-9, le=1e9, description="Largest L2 norm one unit's contribution may have.")
     budget: Positive | None = Field(
         None,
-        description="Epsilon at which a client refuses to go on; default: no limit below the plan's epsilon.",
+        description="Epsilon at which a client refuses to go on; never beyond the plan's epsilon, the default.",
     )
     noise: Literal["secret", "reproducible"] = Field(
         "secret",
@@ -282,6 +293,10 @@ class PrivacyPlan(Section):
                 "give epsilon or noise_multiplier, not both; the other is computed "
                 "(an override removes a key by setting it to nothing: --set privacy.epsilon=)"
             )
+        if len(given) == 1 and self.calibrated_from is not None:
+            raise ValueError(
+                "calibrated_from stands in a resolved plan, which gives both epsilon and noise_multiplier; remove it"
+            )
         return self
 
 
@@ -291,20 +306,20 @@ class PrivacyPlan(Section):
 class AllCohort(Section):
     """Every client takes part in every round."""
 
-    sampling: Literal["all"] = "all"
+    sampling: Literal["all"] = Field("all", description=_COHORT)
 
 
 class FixedCohort(Section):
     """A fixed number of clients, drawn without replacement."""
 
-    sampling: Literal["fixed"] = "fixed"
+    sampling: Literal["fixed"] = Field("fixed", description=_COHORT)
     size: Count = Field(10, description="Clients a round.")
 
 
 class PoissonCohort(Section):
     """Each client takes part with the same chance, independently; a cohort may be empty."""
 
-    sampling: Literal["poisson"] = "poisson"
+    sampling: Literal["poisson"] = Field("poisson", description=_COHORT)
     rate: Rate = Field(0.1, description="Chance of each client to take part in a round.")
 
 
@@ -315,7 +330,19 @@ def _known_strategy(name: str) -> str:
     known = (*MEAN_STRATEGIES, *ROBUST_STRATEGIES)
     if name in known or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
         return name
-    raise ValueError(f"allowed: {', '.join(known)}, or package.module:Class")
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ValueError(f"{hint}allowed: {', '.join(known)}, or package.module:Class")
+
+
+def _option(value: object) -> object:
+    if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError("allowed: a finite number, a text, true or false")
+
+
+# Looked at before pydantic tries the four types one after the other and complains of each.
+Option = Annotated[int | float | str | bool, BeforeValidator(_option)]
 
 
 class FederationPlan(Section):
@@ -326,7 +353,7 @@ class FederationPlan(Section):
     strategy: Annotated[str, AfterValidator(_known_strategy)] = Field(
         "fedavg", description="Flower strategy that turns the update into the next model."
     )
-    strategy_options: dict[str, int | float | str | bool] = Field(
+    strategy_options: dict[str, Option] = Field(
         default_factory=dict,
         description="Options of the strategy's constructor, e.g. eta, server_momentum, beta.",
     )
@@ -393,7 +420,8 @@ class Plan(Section):
             )
         if federation.strategy == "fedprox" and self.training.proximal_mu == 0:
             raise ValueError("federation.strategy = 'fedprox' needs training.proximal_mu > 0")
-        if self.evaluation.where == "none" and (self.evaluation.target or self.evaluation.patience):
+        stops = self.evaluation.target is not None or self.evaluation.patience is not None
+        if self.evaluation.where == "none" and stops:
             raise ValueError("evaluation.target and evaluation.patience need evaluation.where = 'server'")
         clients = getattr(self.data.partition, "clients", None)
         if clients is not None:

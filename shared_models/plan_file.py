@@ -6,6 +6,7 @@ Errors are one line for each thing that is wrong: key path, what was given, what
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -42,7 +43,7 @@ def parse_plan(text: str, *, where: str, overrides: Iterable[str] = ()) -> Plan:
     """
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers too long and nesting too deep for Python
         raise UsageError(f"{where}: not valid TOML: {error}") from error
     return plan_from(raw, where=where, overrides=overrides)
 
@@ -53,9 +54,10 @@ def plan_from(raw: Mapping[str, Any], *, where: str, overrides: Iterable[str] = 
     Raises:
         UsageError: one line for each key that is wrong.
     """
-    merged = _override(raw, tuple(overrides))
     try:
-        return Plan.model_validate(merged)
+        return Plan.model_validate(_override(raw, tuple(overrides)))
+    except RecursionError as error:
+        raise UsageError(f"{where}: tables within tables without end; a plan has five levels") from error
     except ValidationError as error:
         lines = list(dict.fromkeys(_explain(detail) for detail in error.errors()))
         raise UsageError("\n".join(f"{where}: {line}" for line in lines)) from error
@@ -77,28 +79,49 @@ def _override(raw: Mapping[str, Any], overrides: tuple[str, ...]) -> dict[str, A
         _forget_computed(merged)
     for override in overrides:
         path, separator, text = override.partition("=")
-        keys = [key.strip() for key in path.split(".")]
-        if not separator or not all(keys):
-            raise UsageError(f"--set {override}: give KEY=VALUE, e.g. --set privacy.epsilon=3")
+        keys = _keys(path)
+        if not separator or not keys:
+            raise UsageError(f"--set {_shown(override)}: give KEY=VALUE, e.g. --set privacy.epsilon=3")
+        remove = text.strip() == ""
         table = merged
         for key in keys[:-1]:
-            child = table.setdefault(key, {})
+            # To remove a key must not make the tables above it: an empty table has other defaults than none.
+            child = table.get(key, {}) if remove else table.setdefault(key, {})
             if not isinstance(child, dict):
-                raise UsageError(f"--set {override}: {key} is not a table of the plan")
+                raise UsageError(f"--set {_shown(override)}: {key} is not a table of the plan")
             table = child
-        if text.strip() == "":
+        if remove:
             table.pop(keys[-1], None)
         else:
             table[keys[-1]] = _value(text.strip())
     return merged
 
 
+def _keys(path: str) -> list[str]:
+    """The parts of a key path as TOML reads it, so that a quoted part may hold dots; none if it isn't one."""
+    try:
+        node: Any = tomllib.loads(f"{path} = 0") if path.isprintable() else None
+    except (ValueError, RecursionError):
+        return []
+    keys = []
+    while isinstance(node, dict):
+        if len(node) != 1:
+            return []
+        ((key, node),) = node.items()
+        keys.append(key)
+    return keys
+
+
 def _forget_computed(raw: dict[str, Any]) -> None:
     """Drop the number a resolved plan computed: an override may change what it was computed from."""
     privacy = raw.get("privacy")
-    if isinstance(privacy, dict) and "calibrated_from" in privacy:
-        given = privacy.pop("calibrated_from")
-        privacy.pop("noise_multiplier" if given == "epsilon" else "epsilon", None)
+    computed = {"epsilon": "noise_multiplier", "noise_multiplier": "epsilon"}
+    if isinstance(privacy, dict) and privacy.get("calibrated_from") in tuple(computed):
+        privacy.pop(computed[privacy.pop("calibrated_from")], None)
+
+
+def _shown(override: str) -> str:
+    return override if override.isprintable() and len(override) <= 60 else _short(override)
 
 
 def _copy_tables(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,9 +131,10 @@ def _copy_tables(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     """A TOML value, or the text itself where it isn't one (`vit` for `"vit"`)."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        document = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    return document["value"] if len(document) == 1 else text  # more keys: the text had lines of its own
 
 
 # --- explaining what is wrong --------------------------------------------------------------------------------------
@@ -121,25 +145,45 @@ def _explain(detail: ErrorDetails) -> str:
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         keys = _known_keys(detail["loc"][:-1])
-        close = difflib.get_close_matches(str(detail["loc"][-1]), keys, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{path}: unknown key; {hint}allowed: {', '.join(keys)}"
+        return f"{path}: unknown key; {_did_you_mean(detail['loc'][-1], keys)}allowed: {', '.join(keys)}"
     if kind == "missing":
         return f"{path}: missing, give it a value"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        key = str(context.get("discriminator", "'kind'")).strip("'")
+        key, tags = _known_tags(detail["loc"])
+        allowed = f"allowed: {', '.join(map(repr, tags))}"
         if kind == "union_tag_not_found":
-            return f"{path}.{key}: missing, give it a value"
-        return f"{path}.{key} = {context.get('tag')!r}: allowed: {context.get('expected_tags')}"
+            return f"{path}.{key}: missing; {allowed}"
+        tag = given.get(key, context.get("tag")) if isinstance(given, dict) else context.get("tag")
+        return f"{path}.{key} = {_short(tag)}: {_did_you_mean(tag, tags)}{allowed}"
     if kind == "literal_error":
-        return f"{path} = {given!r}: allowed: {str(context.get('expected', '')).replace(' or ', ', ')}"
+        allowed = str(context.get("expected", "")).replace(" or ", ", ")
+        hint = _did_you_mean(given, re.findall("'([^']*)'", allowed))
+        return f"{path} = {_short(given)}: {hint}allowed: {allowed}"
     if kind == "value_error":
         reason = str(context.get("error", detail["msg"]))
         if isinstance(given, (dict, BaseModel)):
             return f"{path}: {reason}" if path else reason
-        return f"{path} = {given!r}: {reason}"
-    message = detail["msg"].removeprefix("Input ")
-    return f"{path} = {_short(given)}: {message}" if path else f"the plan {message}"
+        return f"{path} = {_short(given)}: {reason}"
+    return f"{path} = {_short(given)}: {_expected(detail)}"
+
+
+def _expected(detail: ErrorDetails) -> str:
+    """What is allowed, in words of TOML where pydantic's are those of Python."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "should be a table"
+    if kind == "tuple_type":
+        return "should be a list"
+    if kind == "too_short":
+        return f"should have at least {context.get('min_length')} entries"
+    if kind == "too_long":
+        return f"should have at most {context.get('max_length')} entries"
+    return detail["msg"].removeprefix("Input ").removeprefix("String ")
+
+
+def _did_you_mean(given: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, list(known), n=1) if isinstance(given, str) else []
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def _short(given: object) -> str:
@@ -147,6 +191,7 @@ def _short(given: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+_TAG_KEYS = ("kind", "sampling")
 _TAGS = frozenset(
     {"iid", "dirichlet", "pathological", "size-skewed", "natural"}
     | {"numeric", "categorical"}
@@ -164,17 +209,29 @@ def _plain_path(location: tuple[int | str, ...]) -> str:
         if step is None and part in _TAGS:
             annotation = _tagged(annotation, str(part))
             continue
-        parts.append(str(part))
+        parts.append(_quoted(str(part)))
         annotation = step
     return ".".join(parts)
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    annotation = _annotation(location)
+    return list(annotation.model_fields) if _is_model(annotation) else []
+
+
+def _known_tags(location: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """The key that tells a union's tables apart, and what it may say."""
+    options = [option for option in _options(_annotation(location)) if _is_model(option)]
+    key = next(key for key in _TAG_KEYS if all(key in option.model_fields for option in options))
+    return key, [get_args(option.model_fields[key].annotation)[0] for option in options]
+
+
+def _annotation(location: tuple[int | str, ...]) -> Any:
     annotation: Any = Plan
     for part in location:
         step = _step(annotation, part)
         annotation = _tagged(annotation, str(part)) if step is None else step
-    return list(annotation.model_fields) if _is_model(annotation) else []
+    return annotation
 
 
 def _step(annotation: Any, part: int | str) -> Any:
@@ -195,7 +252,7 @@ def _step(annotation: Any, part: int | str) -> Any:
 def _tagged(annotation: Any, tag: str) -> Any:
     for option in _options(annotation):
         if _is_model(option):
-            for key in ("kind", "sampling"):
+            for key in _TAG_KEYS:
                 field = option.model_fields.get(key)
                 if field is not None and get_args(field.annotation) == (tag,):
                     return option
@@ -217,42 +274,45 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _write_section(section: BaseModel, *, path: tuple[str, ...], lines: list[str]) -> None:
-    tables: list[tuple[str, Any]] = []
+    tables: list[tuple[str, Any, str]] = []
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
         if isinstance(value, (BaseModel, dict)):
-            tables.append((key, value))
+            tables.append((key, value, field.description or ""))
             continue
         comment = f"  # {field.description}" if field.description else ""
-        if value is None:
-            lines.append(f"# {key} ={comment}")
-        else:
-            plain = list(value) if isinstance(value, tuple) else value
-            lines.append(_one_line(key, plain) + comment)
-    for key, value in tables:
+        lines.append(f"# {key} ={comment}" if value is None else f"{key} = {_inline(value)}{comment}")
+    for key, value, description in tables:
         header = (*path, key)
         if isinstance(value, BaseModel):
-            lines += ["", f"[{'.'.join(_quoted(part) for part in header)}]"]
-            summary = (type(value).__doc__ or "").strip().splitlines()
-            if summary:
-                lines.append(f"# {summary[0]}")
+            summary = (type(value).__doc__ or "").strip().partition("\n")[0]
+            lines += ["", _header(header), f"# {summary}"]
             _write_section(value, path=header, lines=lines)
+        elif not value:
+            lines += ["", f"# {_header(header)}  # {description}"]
         elif any(isinstance(item, BaseModel) for item in value.values()):
+            lines += ["", f"# {description}"]
             for name, item in value.items():
-                lines += ["", f"[{'.'.join(_quoted(part) for part in (*header, name))}]"]
+                lines += ["", _header((*header, name))]
                 _write_section(item, path=(*header, name), lines=lines)
-        elif value:
-            lines += ["", f"[{'.'.join(_quoted(part) for part in header)}]"]
-            lines += [_one_line(name, item) for name, item in value.items()]
+        else:
+            lines += ["", _header(header), f"# {description}"]
+            lines += [f"{_quoted(name)} = {_inline(item)}" for name, item in value.items()]
 
 
-def _one_line(key: str, value: Any) -> str:
-    """`key = value`; arrays stay on the line."""
-    if isinstance(value, list):
-        items = ", ".join(_one_line("x", item).removeprefix("x = ") for item in value)
-        return f"{_quoted(key)} = [{items}]"
-    return tomli_w.dumps({key: value}).strip()
+def _header(path: tuple[str, ...]) -> str:
+    return f"[{'.'.join(_quoted(part) for part in path)}]"
+
+
+def _inline(value: Any) -> str:
+    """A value as TOML on one line, whatever it holds."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_quoted(str(key))} = {_inline(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_inline(item) for item in value) + "]"
+    return tomli_w.dumps({"x": value}).removeprefix("x = ").removesuffix("\n")
 
 
 def _quoted(part: str) -> str:
+    """A key as TOML writes it: bare where it may be."""
     return tomli_w.dumps({part: 0}).removesuffix(" = 0\n")

@@ -1,12 +1,13 @@
 """From the plan a person wrote to the plan that runs: defaults filled in, noise or epsilon computed, all checked.
 
 The resolved plan is what both sides pin by its digest before the first round (rule 4). It writes out both the target
-epsilon and the noise multiplier; reading it again recomputes the claim, so a file that promises more than its noise
-gives is refused.
+epsilon and the noise multiplier; resolving it again recomputes the claim, so a file that promises more than its noise
+gives is refused, and changes nothing in one that keeps its promise.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from privacy.accountant import epsilon as epsilon_of
@@ -27,7 +28,7 @@ def resolve(plan: Plan) -> Plan:
     Raises:
         UsageError: the model, its options, the data card or the privacy figures don't fit together.
     """
-    _check_offered(plan)
+    check_offered(plan)
     options = check_options(plan.model.name, plan.model.options)
     card = card_for(plan.data)
     model = build(plan.model.name, options, input_shape=card.input_shape, classes=len(card.classes), seed=0)
@@ -43,7 +44,12 @@ def resolve(plan: Plan) -> Plan:
     return Plan.model_validate(plan.model_copy(update=changes).model_dump())
 
 
-def _check_offered(plan: Plan) -> None:
+def check_offered(plan: Plan) -> None:
+    """Refuse a plan whose privacy this version can't give.
+
+    Raises:
+        UsageError: the plan's unit and trust have no mechanism here.
+    """
     pair = (plan.privacy.unit, plan.privacy.trust)
     if plan.is_private and pair not in OFFERED:
         raise UsageError(
@@ -58,22 +64,34 @@ def _resolve_privacy(plan: Plan) -> PrivacyPlan:
         # Numbers that promise nothing are not written into a plan without privacy.
         cleared = dict.fromkeys(("epsilon", "noise_multiplier", "calibrated_from", "budget"))
         return privacy.model_copy(update=cleared)
-    if privacy.noise_multiplier is None or privacy.calibrated_from == "epsilon":
+    if privacy.noise_multiplier is None:
         assert privacy.epsilon is not None
         noise_multiplier = _calibrated(plan, privacy.epsilon)
-        if privacy.noise_multiplier is not None and privacy.noise_multiplier < noise_multiplier:
-            raise UsageError(
-                f"privacy.noise_multiplier = {privacy.noise_multiplier}: too little for the plan's epsilon = "
-                f"{privacy.epsilon}, which needs {noise_multiplier}; remove noise_multiplier and calibrated_from"
-            )
         return privacy.model_copy(update={"noise_multiplier": noise_multiplier, "calibrated_from": "epsilon"})
     epsilon = planned_epsilon(plan)
-    if privacy.epsilon is not None and privacy.epsilon < epsilon * (1 - 1e-6):
+    if not math.isfinite(epsilon):
         raise UsageError(
-            f"privacy.epsilon = {privacy.epsilon}: the plan's noise gives {epsilon:.4f}; remove epsilon and "
-            "calibrated_from"
+            f"privacy.noise_multiplier = {privacy.noise_multiplier}: too little noise for any epsilon to be claimed; "
+            "raise it, or plan fewer steps or rounds"
         )
-    return privacy.model_copy(update={"epsilon": epsilon, "calibrated_from": "noise_multiplier"})
+    if privacy.epsilon is None:
+        return privacy.model_copy(update={"epsilon": _rounded_up(epsilon), "calibrated_from": "noise_multiplier"})
+    if privacy.epsilon < epsilon:
+        computed = "noise_multiplier" if privacy.calibrated_from == "epsilon" else "epsilon"
+        raise UsageError(
+            f"privacy.epsilon = {privacy.epsilon}: the plan's noise_multiplier = {privacy.noise_multiplier} gives "
+            f"{_rounded_up(epsilon)}; remove {computed} and calibrated_from, and it is computed anew"
+        )
+    return privacy
+
+
+def _rounded_up(epsilon: float) -> float:
+    """To a multiple of 1e-6, at least one.
+
+    The last bits of an epsilon differ from machine to machine, and a client that finds one bit more than the plan
+    promises would refuse the last round.
+    """
+    return max(math.ceil(epsilon * 1e6), 1) / 1e6
 
 
 def _calibrated(plan: Plan, epsilon: float) -> float:

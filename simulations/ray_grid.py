@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -24,7 +24,7 @@ from security.errors import RunError, UsageError
 from shared_models.faults import Fault
 from simulations.flower_messages import error_reply
 from simulations.local_grid import LocalGrid
-from simulations.worker import DEFAULT_APP, Worker
+from simulations.worker import DEFAULT_APP
 
 # Ray sends usage statistics unless told not to before it is imported.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -38,6 +38,9 @@ except ImportError as error:  # the extra is not installed
     raise UsageError(
         "the Ray engine needs the extra 'simulation' (pip install 'veil-fl[simulation]'); or use --engine inline"
     ) from error
+
+
+_HOME = str(Path(__file__).resolve().parent.parent)  # the folder that holds our packages
 
 
 @dataclass(frozen=True)
@@ -66,24 +69,32 @@ class _Task:
     retried: bool = False
 
 
-class _Actor:
-    """Runs in a process of its own: a worker that answers batches."""
+def _actor_class() -> type:
+    """The actor's class, made here so that it travels to the worker by value, not as the name of a module.
 
-    def __init__(self, app: str, run_id: int, plan_text: str, path: list[str]) -> None:
-        sys.path[:] = path  # import what the driver imports, whatever Ray put in front
-        logging.getLogger("flwr").setLevel(logging.ERROR)
-        self._worker = Worker(app, run_id, plan_text)
+    Ray puts the driver's working folder in front of a worker's path; a user's own `client/` or `simulations/` there
+    would be imported for ours. So the worker puts our home in front before it imports anything of ours.
+    """
 
-    def ready(self) -> bool:
-        """Answers once the worker stands."""
-        return True
+    class ClientActor:
+        """Runs in a process of its own: a worker that answers batches."""
 
-    def work(
-        self, content: RecordDict, batch: list[tuple[Metadata, str, RecordDict]]
-    ) -> Iterator[tuple[Message, RecordDict]]:
-        """Answer a batch of messages with the same content, one reply after another."""
-        for metadata, client, state in batch:
-            yield self._worker.handle(metadata, content, client, state)
+        def __init__(self, home: str, app: str, run_id: int, plan_text: str) -> None:
+            import logging
+            import sys
+
+            sys.path.insert(0, home)
+            logging.getLogger("flwr").setLevel(logging.ERROR)
+            from simulations.worker import Worker
+
+            self._worker = Worker(app, run_id, plan_text)
+
+        def work(self, content: Any, batch: list[Any]) -> Iterator[Any]:
+            """Answer a batch of messages with the same content, one reply (and new state) after another."""
+            for metadata, client, state in batch:
+                yield self._worker.handle(metadata, content, client, state)
+
+    return ClientActor
 
 
 @dataclass
@@ -121,8 +132,8 @@ class RayGrid(LocalGrid):
         super().__init__(clients, run_id=run_id, states=states)
         options = options or RayOptions()
         self._owns_ray = _start_ray(options)
-        remote = ray.remote(_Actor).options(num_cpus=1, num_gpus=options.gpus_per_worker, max_concurrency=1)
-        self._make_actor: Callable[[], Any] = lambda: remote.remote(app, run_id, plan_text, list(sys.path))
+        remote: Any = ray.remote(_actor_class()).options(num_cpus=1, num_gpus=options.gpus_per_worker, max_concurrency=1)
+        self._make_actor: Callable[[], Any] = lambda: remote.remote(_HOME, app, run_id, plan_text)
         self._slots = [_Slot(self._make_actor()) for _ in range(min(_workers(options), len(clients)))]
 
     def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:

@@ -39,8 +39,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         noise: where the noise comes from; no two clients share one.
 
     Raises:
-        ValueError: if a number is out of range, no parameter is trainable, or one that is is neither float32
-            nor float64.
+        ValueError: if a number is out of range, no parameter is trainable, or those that are trainable are
+            neither all float32 nor all float64.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
             expected_batch_size=expected_batch_size,
         )
         precisions = {parameter.dtype for parameter in self.params}
-        if not precisions or precisions - {torch.float32, torch.float64}:
-            raise ValueError(f"trainable parameters must be float32 or float64, got {precisions or 'none'}")
+        if precisions not in ({torch.float32}, {torch.float64}):
+            raise ValueError(f"trainable parameters must be all float32 or all float64, got {precisions or 'none'}")
         self.noise = noise
 
     @property

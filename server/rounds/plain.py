@@ -21,10 +21,17 @@ from shared_models.parameters import Parameters
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a strategy gets to aggregate as one reply: a model and its weight."""
+    """What a strategy gets to aggregate as one reply.
+
+    Attributes:
+        parameters: a model.
+        weight: its weight.
+        client: whose it is; None for a mean of many.
+    """
 
     parameters: Parameters
     weight: int
+    client: str | None = None
 
 
 @dataclass
@@ -51,7 +58,8 @@ class Tally:
         """Mean training loss of the round's clients, where they may tell it; exact, so in any order the same."""
         if not self._losses:
             return None
-        return math.fsum(weight * loss for weight, loss in self._losses) / sum(w for w, _ in self._losses)
+        total = sum(weight for weight, _ in self._losses)
+        return math.fsum(weight * loss for weight, loss in self._losses) / total
 
 
 class Round(Protocol):
@@ -107,7 +115,7 @@ class EveryReplyRound:
         for update in updates:
             tally.note(update)
         if updates:
-            yield [Contribution(_moved(start, update.delta), update.weight) for update in updates]
+            yield [Contribution(_moved(start, update.delta), update.weight, update.client) for update in updates]
 
 
 def _moved(start: Parameters, delta: Parameters) -> Parameters:

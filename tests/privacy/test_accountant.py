@@ -177,6 +177,9 @@ class Other:
     def event(self) -> dp_event.DpEvent:
         return self.priced_as
 
+    def looser_event(self) -> dp_event.DpEvent:
+        return self.priced_as
+
     def parts(self) -> tuple[Release, int]:
         return self, 1
 

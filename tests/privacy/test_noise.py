@@ -5,11 +5,13 @@ Statistical tests of `SecretNoise` draw afresh every time; each is set to fail b
 """
 
 import cmath
+import contextlib
 import copy
 import math
 import os
 import pickle
 import random
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -143,6 +145,23 @@ def test_a_stream_never_goes_back(make: Make) -> None:
     source = make()
     drawn = np.concatenate([source.uniform(1000), source.uniform(1000)])
     assert len(np.unique(drawn)) == 2000
+
+
+def test_threads_never_share_a_draw() -> None:
+    source, draws = SecretNoise(), []
+
+    def draw() -> None:
+        for _ in range(100):
+            with contextlib.suppress(RuntimeError):  # refused, while another thread draws
+                draws.append(source.uniform(20_000)[:50])
+
+    threads = [threading.Thread(target=draw) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    drawn = np.concatenate(draws)
+    assert len(np.unique(drawn)) == len(drawn) > 0
 
 
 @each_source

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 from security.errors import VeilError
 from shared_models.plan_file import write_plan
@@ -13,6 +14,17 @@ from shared_models.protocol import CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
 from simulations.flower_messages import states_from_bytes, states_to_bytes
 from simulations.inline_grid import InlineGrid
 from tests.simulations.conftest import PlanMaker
+
+# An app that counts in the message it was given, to see whether it is given its own copy.
+spoiler = ClientApp()
+
+
+@spoiler.query("identify")
+def _spoil(message: Message, context: Context) -> Message:
+    config = message.content.config_records[CONFIG]
+    seen = int(str(config.get("seen", 0)))
+    config["seen"] = seen + 1
+    return Message(RecordDict({CONFIG: ConfigRecord({"seen": seen})}), reply_to=message)
 
 
 def ask(grid: InlineGrid, digest: str) -> list[Message]:
@@ -45,18 +57,3 @@ def test_damaged_states_are_refused() -> None:
     with pytest.raises((ValueError, VeilError)):
         states_from_bytes(b'{"a": 7')
     assert list(good) == ["a"]
-
-
-# An app that counts in the message it was given, to see whether it is given its own copy.
-from flwr.app import Context
-from flwr.clientapp import ClientApp
-
-spoiler = ClientApp()
-
-
-@spoiler.query("identify")
-def _spoil(message: Message, context: Context) -> Message:
-    config = message.content.config_records[CONFIG]
-    seen = int(str(config.get("seen", 0)))
-    config["seen"] = seen + 1
-    return Message(RecordDict({CONFIG: ConfigRecord({"seen": seen})}), reply_to=message)

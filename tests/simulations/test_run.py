@@ -157,7 +157,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_keeps_the_last_checkpoint(
 
             monkeypatch.setattr(Path, "mkdir", full)
 
-    with pytest.raises(RunError, match="No space left on device.*--resume"):
+    with pytest.raises(RunError, match=r"No space left on device.*--resume"):
         start_run(plan, tmp_path / "run", replace(INLINE, observer=FullAfterOneRound(1)))
     monkeypatch.undo()
     resumed, _ = resume_run(tmp_path / "run", INLINE)

@@ -207,7 +207,7 @@ def _outcome(summary: dict[str, Any]) -> str:
 def _result_table(summary: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
-    table.add_column(justify="right")
+    table.add_column()
     for name, value in (summary["final"] or {}).items():
         table.add_row(name.replace("_", " "), _number(value))
     seconds, sent = summary["seconds"], summary["bytes"]

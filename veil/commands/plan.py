@@ -56,3 +56,11 @@ def models() -> None:
     for name in names():
         table.add_row(name, ", ".join(f"{key} = {value}" for key, value in default_options(name).items()))
     Console().print(table)
+
+
+@app.command("keys")
+def keys() -> None:
+    """List every key a plan can have, as a table in Markdown."""
+    from shared_models.plan_keys import plan_keys_markdown
+
+    print(plan_keys_markdown(), end="")

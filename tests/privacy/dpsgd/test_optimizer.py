@@ -329,6 +329,8 @@ def test_a_number_out_of_range_is_refused_by_name(name: str, value: float) -> No
 def test_parameters_of_another_precision_are_refused() -> None:
     with pytest.raises(ValueError, match="bfloat16"):
         private(SGD(parameters((2,), (3,), dtype=torch.bfloat16), lr=1.0))
+    with pytest.raises(ValueError, match="all float32 or all float64"):
+        private(SGD([*parameters((2,)), *parameters((2,), dtype=torch.float64)], lr=1.0))
     frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
     with pytest.raises(ValueError, match="none"):
         private(SGD([frozen], lr=1.0))

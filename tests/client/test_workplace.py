@@ -1,0 +1,198 @@
+"""What a client process keeps: built once for a plan, checked before it is used, data read no sooner than asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Context, RecordDict
+from torch import nn
+
+from client import workplace as module
+from client.datasets.records import Records
+from client.workplace import Workplace, client_id, split_key, workplace
+from security.errors import UsageError
+from shared_models.parameters import get_parameters
+from shared_models.plan import Plan
+from shared_models.plan_file import write_plan
+
+CARD = {"classes": ["a", "b"], "target": "y", "columns": {"v": {"kind": "numeric", "low": 0.0, "high": 1.0}}}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept() -> Iterator[None]:
+    workplace.cache_clear()
+    yield
+    workplace.cache_clear()
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Notes each reading of the data, and gives three clients' records instead."""
+    calls: list[Any] = []
+
+    def read(data: Any, *, seed: int, split_key: bytes) -> dict[str, Records]:
+        calls.append((data, seed, split_key))
+        return {
+            name: Records(x=torch.full((1, 2), float(i)), y=torch.zeros(1, dtype=torch.int64))
+            for i, name in enumerate(("0", "1", "2"))
+        }
+
+    monkeypatch.setattr(module, "client_records", read)
+    return calls
+
+
+def plan_of(**changes: Any) -> Plan:
+    return Plan.model_validate(
+        {
+            "data": {"name": "csv", "path": "x.csv", "card": CARD, "partition": {"kind": "iid", "clients": 3}},
+            "model": {"name": "mlp", "options": {"hidden": [3]}},
+            "training": {"device": "cpu"},
+            "privacy": {"noise_multiplier": 2.0},
+            **changes,
+        }
+    )
+
+
+def context(**node: Any) -> Context:
+    return Context(run_id=1, node_id=9, node_config=node, state=RecordDict(), run_config={})
+
+
+def test_a_plan_is_built_once_and_others_have_places_of_their_own(reads: list[Any]) -> None:
+    text, other = write_plan(plan_of()), write_plan(plan_of(seed=8))
+    place = workplace(text)
+    assert workplace(text) is place
+    assert workplace(other) is not place
+    assert workplace(text) is place
+    assert place.plan == plan_of()
+
+
+def test_network_and_layout_are_the_plans(reads: list[Any]) -> None:
+    place, other = workplace(write_plan(plan_of())), workplace(write_plan(plan_of(seed=8)))
+    names = {name: tuple(value.shape) for name, value in get_parameters(place.model).items()}
+    assert dict(place.layout.entries) == names
+    assert place.layout.wire == "float32"
+    assert place.layout.digest == other.layout.digest
+    assert not np.array_equal(*(next(iter(get_parameters(each.model).values())) for each in (place, other)))
+    half = workplace(write_plan(plan_of(federation={"wire": "float16"})))
+    assert half.layout.digest != place.layout.digest
+
+
+def test_the_network_is_on_the_plans_device(reads: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def choose(wanted: str) -> torch.device:
+        asked.append(wanted)
+        return torch.device("meta")
+
+    monkeypatch.setattr(module, "choose_device", choose)
+    place = workplace(write_plan(plan_of(training={"device": "mps"})))
+    assert asked == ["mps"]
+    assert {p.device.type for p in place.model.parameters()} == {"meta"}
+
+
+def test_data_is_read_when_records_are_asked_for_and_once(reads: list[Any]) -> None:
+    place = workplace(write_plan(plan_of()))
+    assert reads == []
+    assert place.client_ids() == ("0", "1", "2")
+    assert reads == []
+    assert [float(place.records(name).x[0, 0]) for name in ("2", "0", "1", "2")] == [2, 0, 1, 2]
+    assert reads == [(place.plan.data, place.plan.seed, split_key(place.plan))]
+    with pytest.raises(KeyError):
+        place.records("3")
+
+
+def test_data_that_can_not_be_loaded_is_no_matter_until_it_is_asked_for() -> None:
+    place = workplace(write_plan(plan_of()))
+    with pytest.raises(UsageError, match=r"x\.csv"):
+        place.records("0")
+    with pytest.raises(UsageError, match=r"x\.csv"):  # and it is tried again, not taken for empty
+        place.records("0")
+
+
+def test_rule_10_the_split_has_a_key_of_each_plans_seed() -> None:
+    keys = {split_key(plan_of(seed=seed)) for seed in range(5)}
+    assert len(keys) == 5
+    assert all(len(key) == 32 for key in keys)
+
+
+def test_rule_7_a_network_that_mixes_examples_is_refused_under_privacy(
+    reads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.linear(x - x.mean(dim=0))
+            return logits
+
+    monkeypatch.setattr(module, "build", lambda *arguments, **options: Mixing())
+    text = write_plan(plan_of())
+    for _ in range(2):
+        with pytest.raises(UsageError, match="mixes the examples of a batch"):
+            workplace(text)
+    assert isinstance(workplace(write_plan(plan_of(privacy={"trust": "none"}))).model, Mixing)
+    assert reads == []
+
+
+@pytest.mark.parametrize(("unit", "trust"), [("example", "distributed"), ("client", "central")])
+def test_principle_2_a_privacy_this_version_can_not_give_is_refused_here_too(unit: str, trust: str) -> None:
+    # Run as if it were local, it would claim for a client what is true of a record.
+    text = write_plan(plan_of(privacy={"unit": unit, "trust": trust, "noise_multiplier": 2.0}))
+    with pytest.raises(UsageError, match="this version can't run it"):
+        workplace(text)
+
+
+@pytest.mark.parametrize("text", ["", "no toml", 'nmae = "x"\n[privacy]\nnoise_multiplier = 1.0\n'])
+def test_a_text_that_is_no_plan_of_this_client_is_refused(text: str) -> None:
+    if text:
+        with pytest.raises(UsageError, match=r"^plan: "):
+            workplace(text)
+    else:
+        assert workplace(text).plan == Plan()
+
+
+# --- ids -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(reads: list[Any]) -> Workplace:
+    return workplace(write_plan(plan_of()))
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ({"client-id": "berlin"}, "berlin"),
+        ({"client-id": "1", "partition-id": 2}, "1"),
+        ({"client-id": 1}, "1"),
+        ({"partition-id": 0}, "0"),
+        ({"partition-id": 2, "num-partitions": 3}, "2"),
+    ],
+)
+def test_the_id_is_the_one_told_or_that_of_the_partition(
+    place: Workplace, reads: list[Any], node: dict[str, Any], expected: str
+) -> None:
+    assert client_id(place, context(**node)) == expected
+    assert reads == []
+
+
+@pytest.mark.parametrize("node", [{}, {"num-partitions": 3}, {"partition-id": 3}, {"partition-id": -1}])
+def test_a_node_without_an_id_or_with_one_that_is_not_there_is_an_error(place: Workplace, node: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="partition"):
+        client_id(place, context(**node))
+
+
+def test_partitions_are_counted_in_the_order_of_padded_ids(reads: list[Any]) -> None:
+    text = write_plan(
+        plan_of(
+            data={"name": "csv", "path": "x.csv", "card": CARD, "partition": {"kind": "iid", "clients": 12}},
+        )
+    )
+    place = workplace(text)
+    assert [client_id(place, context(**{"partition-id": i})) for i in (0, 9, 10)] == ["00", "09", "10"]

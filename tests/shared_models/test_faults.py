@@ -1,0 +1,35 @@
+"""Rule 5: a failure is one fixed number."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_models.faults import Fault, fault_of
+
+
+def test_rule_5_the_numbers_are_fixed() -> None:
+    # They are on the wire: a number may be added, none may change its meaning.
+    assert {fault.name: int(fault) for fault in Fault} == {
+        "CLIENT_FAILED": 1001,
+        "PLAN_MISMATCH": 1002,
+        "MODEL_MISMATCH": 1003,
+        "BUDGET_EXHAUSTED": 1004,
+        "MALFORMED_REPLY": 1005,
+        "NON_FINITE": 1006,
+        "UNREACHABLE": 1007,
+        "TIMED_OUT": 1008,
+    }
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_a_fault_is_known_by_its_code_and_printed_by_its_name(fault: Fault) -> None:
+    assert fault_of(int(fault)) is fault
+    assert fault.reason == fault.name.lower().replace("_", "-")
+
+
+@given(st.integers())
+def test_a_code_of_somebody_elses_means_that_the_client_failed(code: int) -> None:
+    known = {int(fault) for fault in Fault}
+    assert fault_of(code) is (Fault(code) if code in known else Fault.CLIENT_FAILED)

@@ -1,0 +1,174 @@
+"""The command: exit codes, and errors of one line that say what, where and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from veil.main import main
+
+FAST = ["--engine", "inline", "--set", "federation.rounds=1", "--set", "training.steps=1", "--set", "model.name=mlp"]
+
+
+def run(*arguments: str) -> int:
+    """The exit code of `veil ARGUMENTS`."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return int(stop.value.code or 0)
+
+
+CSV = """
+[data]
+name = "csv"
+path = "{path}"
+partition = {{ kind = "iid", clients = 2 }}
+[data.card]
+classes = ["no", "yes"]
+target = "outcom"
+[data.card.columns]
+age = {{ kind = "numeric", low = 0, high = 100 }}
+[model]
+name = "mlp"
+"""
+
+
+def csv_plan(folder: Path) -> str:
+    (folder / "own.csv").write_text(
+        "age,outcome\n" + "".join(f"{20 + i},{'yes' if i % 2 else 'no'}\n" for i in range(40))
+    )
+    (folder / "own.toml").write_text(CSV.format(path=folder / "own.csv"))
+    return str(folder / "own.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["simulate", "digit"], "digit: no such scenario or plan file; did you mean digits?"),
+        (["simulate", "--set", "privacy.epsilom=3"], "digits: privacy.epsilom: unknown key; did you mean epsilon?"),
+        (["simulate", "--set", "data.partition.clients=9999"], "data.partition.clients = 9999 is more than the 1441"),
+        (["simulate", "--set", "data.name=mnist"], "data.card: data.name = 'mnist' needs a [data.card]"),
+        (
+            ["simulate", "fashion", "--set", "data.path=/nowhere"],
+            "data.path: /nowhere does not exist; give the path of the data",
+        ),
+        (["simulate", "--resume", "nowhere"], "nowhere: no run here (plan.toml is missing)"),
+        (["simulate", "--resume", "nowhere", "--repeat", "2"], "--resume goes on with the plan in the run's folder"),
+        (["simulate", "--nope"], "No such option '--nope'."),
+        (["plan", "check", "missing.toml"], "missing.toml: can't read the plan (No such file or directory)"),
+    ],
+    ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(f"error: {line}")
+    assert stderr.count("\n") == 1
+    assert "Traceback" not in stderr
+
+
+def test_an_unknown_target_of_a_csv_is_named_with_the_columns_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("simulate", csv_plan(tmp_path), "--engine", "inline") == 2
+    stderr = capsys.readouterr().err
+    assert "outcom" in stderr
+    assert "outcome" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_csv_of_ones_own_can_be_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("simulate", csv_plan(tmp_path), "--set", "data.card.target=outcome", *FAST) == 0
+    assert "done: all 1 rounds" in capsys.readouterr().out
+
+
+def test_an_unwritable_folder_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert run("simulate", *FAST, "--out", str(tmp_path / "file" / "run")) == 2
+    stderr = capsys.readouterr().err
+    assert "can't write the run's folder" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_run_ends_with_a_summary_that_names_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("simulate", "digits", *FAST, "--out", "here") == 0
+    out = capsys.readouterr().out
+    assert "round 1/1  clients 10/10  accuracy" in out
+    assert "folder: here" in out
+    assert "record, not person" in out
+    assert "simulated, not a claim" in out
+
+
+def test_json_is_all_that_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    monkeypatch.chdir(tmp_path)
+    assert run("simulate", *FAST, "--json", "--out", "here") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["folder"] == "here"
+    assert document["rounds"] == 1
+
+
+def test_an_exhausted_budget_is_exit_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("simulate", *FAST, "--set", "federation.rounds=4", "--set", "privacy.budget=7") == 3
+    assert "a privacy budget is exhausted" in capsys.readouterr().out
+
+
+def test_repeats_give_mean_and_deviation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("simulate", *FAST, "--repeat", "2", "--set", "privacy.trust=none") == 0
+    out = capsys.readouterr().out
+    assert "2 runs, seeds 7 to 8" in out
+    assert "deviation" in out
+
+
+def test_a_resumed_finished_run_shows_its_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("simulate", *FAST, "--out", "here") == 0
+    assert run("simulate", "--resume", "here", "--engine", "inline") == 0
+    assert "was finished already" in capsys.readouterr().out
+
+
+def test_scenarios_plans_and_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("scenarios") == 0
+    assert "hospitals" in capsys.readouterr().out
+    assert run("plan", "check", "digits") == 0
+    assert "epsilon 8 at delta 1e-05" in capsys.readouterr().out
+    assert run("plan", "models") == 0
+    assert "vit" in capsys.readouterr().out
+
+
+def test_a_plan_that_is_shown_can_be_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "show", "hospitals") == 0
+    (tmp_path / "again.toml").write_text(capsys.readouterr().out)
+    assert run("plan", "check", str(tmp_path / "again.toml")) == 0
+
+
+def test_an_unknown_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect of ours is not dressed up as the user's mistake."""
+
+    def broken() -> tuple[str, ...]:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("simulations.scenarios.scenario_names", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["scenarios"])
