@@ -150,7 +150,7 @@ class DataPlan(Section):
         description="Part held out by a keyed hash of the record, if the set has no test part.",
     )
     person_column: str | None = Field(None, description="Column that names the person a record belongs to.")
-    max_rows_per_person: Count | None = Field(
+    max_rows_per_person: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None, description="Most records of one person that are used; the privacy unit is then a person."
     )
     card: CardPlan | None = Field(None, description="Public description of the user's own data.")
@@ -445,6 +445,11 @@ class Plan(Section):
         """Weight of an update, with the default filled in (rule 1: never a private count under privacy)."""
         return self.federation.weighting or ("uniform" if self.is_private else "examples")
 
+    @property
+    def records_per_unit(self) -> int:
+        """Most records of one privacy unit (rule 6): 1, or the bound on a person's where the plan names people."""
+        return self.data.max_rows_per_person or 1
+
     def round_release(self) -> DpSgd | None:
         """What one round releases of a client's data, or None without privacy.
 
@@ -459,6 +464,7 @@ class Plan(Section):
             noise_multiplier=self.privacy.noise_multiplier,
             sample_rate=self.training.sample_rate,
             steps=self.training.local_steps,
+            records_per_unit=self.records_per_unit,
         )
 
     def digest(self) -> str:

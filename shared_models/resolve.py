@@ -100,6 +100,7 @@ def _calibrated(plan: Plan, epsilon: float) -> float:
         delta=plan.privacy.delta,
         sample_rate=plan.training.sample_rate,
         steps=plan.training.local_steps * plan.federation.rounds,
+        records_per_unit=plan.records_per_unit,
     )
 
 

@@ -13,7 +13,7 @@ from dp_accounting.pld import PLDAccountant
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import guard as module
@@ -257,6 +257,7 @@ counts = st.lists(st.integers(-5, 5), max_size=3)
 texts = st.lists(st.sampled_from([GOOD, OTHER, GOOD.replace("4.0", "400.0"), "", "{}", "x"]), max_size=3)
 
 
+@settings(deadline=None)
 @given(texts, counts)
 def test_whatever_an_account_holds_it_is_read_in_full_or_not_at_all(held: list[str], times: list[int]) -> None:
     guard = Guard(plan_of(), account(held, times))
@@ -272,6 +273,7 @@ def test_whatever_an_account_holds_it_is_read_in_full_or_not_at_all(held: list[s
 # --- what leaves ---------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**40), st.floats())
 def test_rule_1_under_privacy_a_reply_holds_a_constant_and_the_epsilon_whatever_the_data(n: int, loss: float) -> None:
     state = account([GOOD], [2])

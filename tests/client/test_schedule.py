@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.schedule import learning_rate
@@ -69,6 +69,7 @@ schedules = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(schedules, st.integers(1, 30), st.integers(0, 40))
 def test_the_rate_rises_in_the_warm_up_and_falls_after_it(schedule: dict[str, Any], rounds: int, warmup: int) -> None:
     found = rates(plan_of(rounds, **schedule, warmup_rounds=warmup))
@@ -80,6 +81,7 @@ def test_the_rate_rises_in_the_warm_up_and_falls_after_it(schedule: dict[str, An
         assert found[warmup] == 0.8
 
 
+@settings(deadline=None)
 @given(schedules)
 def test_the_rate_depends_on_the_round_alone(schedule: dict[str, Any]) -> None:
     plan = plan_of(9, **schedule)

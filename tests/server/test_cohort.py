@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -62,11 +63,11 @@ def test_the_cohort_follows_from_seed_and_round_and_is_in_the_order_of_clients(
 
 
 def test_drawing_leaves_everybody_elses_random_numbers_alone() -> None:
-    np.random.seed(1)  # noqa: NPY002
-    expected = np.random.random()  # noqa: NPY002
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
+    expected = np.random.random()
+    np.random.seed(1)
     sample_cohort(POISSON, 1, CLIENTS)
-    assert np.random.random() == expected  # noqa: NPY002
+    assert np.random.random() == expected
 
 
 @pytest.mark.parametrize("plan", [FIXED, POISSON], ids=["fixed", "poisson"])
@@ -108,7 +109,7 @@ def test_rounds_and_pairs_are_independent(plan: Plan, both: float) -> None:
     """A client's part in a round says nothing of the next, nor a pair's. False alarms: 1e-6 a test."""
     rounds = 4000
     drawn = [set(sample_cohort(plan, number, CLIENTS)) for number in range(1, rounds + 2)]
-    follows = sum(CLIENTS[0] in a and CLIENTS[0] in b for a, b in zip(drawn, drawn[1:], strict=False))
+    follows = sum(CLIENTS[0] in a and CLIENTS[0] in b for a, b in pairwise(drawn))
     # Pairs of successive rounds overlap, so the count's variance is up to three times a binomial's.
     spread = 4.9 * np.sqrt(3 * rounds * (1 / 16) * (15 / 16))
     assert abs(follows - rounds / 16) < spread

@@ -164,13 +164,13 @@ def test_it_judges_the_parameters_it_is_given_not_those_of_its_model() -> None:
 
 def test_evaluation_leaves_everybodys_random_numbers_and_the_parameters_alone() -> None:
     torch.manual_seed(5)
-    np.random.seed(5)  # noqa: NPY002
+    np.random.seed(5)
     parameters = get_parameters(network())
     before = {name: value.copy() for name, value in parameters.items()}
-    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[union-attr,index]  # noqa: NPY002
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[union-attr,index]
     evaluator(make_plan(), network(), DATA)(parameters)
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.array_equal(np.random.get_state()[1], states[1])  # type: ignore[index]  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], states[1])  # type: ignore[index]
     assert all(np.array_equal(parameters[name], value) for name, value in before.items())
 
 

@@ -6,7 +6,6 @@ import errno
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from privacy.accountant import epsilon
 from security.errors import RunError, UsageError
 from server.checkpoint import load_checkpoint
 from server.evaluation import Metrics
-from server.federation import Outcome
 from server.run_folder import read_parameters
 from server.run_state import ClientTally
 from shared_models.faults import Fault
@@ -321,7 +319,7 @@ def test_a_bad_client_is_left_out_by_name_and_code(play: Player, kind: str) -> N
     answer, reason = BAD[kind]
     plan = make_plan(rounds(1), SEVEN)
     without = [client for client in CLIENTS if client != "site-3"]
-    expected = play(plan, StreamingFakeGrid(without, learns)).outcome.parameters if kind else {}
+    expected = play(plan, StreamingFakeGrid(without, learns)).outcome.parameters
     played = play(plan, StreamingFakeGrid(CLIENTS, {"site-3": answer}))
     assert played.outcome.stopped is None
     assert played.outcome.state.faults == [{"round": 1, "client": "site-3", "reason": reason}]
@@ -449,9 +447,7 @@ def test_the_first_round_may_fail_and_leaves_a_checkpoint(play: Player) -> None:
 
 
 @pytest.mark.parametrize(("refusing", "stopped"), [(7, "budget"), (6, "budget"), (5, None)])
-def test_when_budgets_leave_too_few_the_run_stops_for_budget(
-    play: Player, refusing: int, stopped: str | None
-) -> None:
+def test_when_budgets_leave_too_few_the_run_stops_for_budget(play: Player, refusing: int, stopped: str | None) -> None:
     plan = make_plan(rounds(2, min_clients=2), SEVEN, PRIVATE)
 
     def poor(client: str, message: Message) -> list[Message]:
@@ -597,7 +593,7 @@ def test_a_strategy_that_raises_an_error_fails_the_round_and_forgets_it(play: Pl
     played = play(plan, FakeGrid(CLIENTS, learns))
     assert played.outcome.stopped == "failed"
     assert played.outcome.reason == f"round 2: federation.strategy = '{__name__}:Spoils': ValueError: can't"
-    assert {tally.charged for tally in charges(played).values()} == {2, 0} or len(charges(played)) == 4
+    assert charges(played) == {client: ClientTally(rounds=2, charged=2) for client in CLIENTS[::2]}
     checkpoint = load_checkpoint(played.folder.checkpoints, plan.digest())
     assert checkpoint is not None
     assert checkpoint.strategy is not None
@@ -789,10 +785,3 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_from_the_last_check
     again = resumed(play, plan, federation.folder, FakeGrid(CLIENTS, learns))
     assert again.diary.entries[0] == ("started", (7, 2))
     assert same_bits(again.outcome.parameters, whole.outcome.parameters)
-
-
-def test_an_outcome_is_all_that_a_summary_needs(play: Player, tmp_path: Path) -> None:
-    outcome = play(make_plan(rounds(1), SEVEN), FakeGrid(CLIENTS, learns)).outcome
-    assert isinstance(outcome, Outcome)
-    assert outcome.state.seconds > 0
-    assert outcome.state.first_round_seconds == outcome.state.seconds

@@ -100,9 +100,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_says_why_in_one_line(
 
 
 @pytest.mark.parametrize("fails", BREAKS)
-def test_a_first_write_that_fails_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Break
-) -> None:
+def test_a_first_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Break) -> None:
     with monkeypatch.context() as patch:
         fails(patch, full())
         with pytest.raises(RunError):

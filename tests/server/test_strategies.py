@@ -1,4 +1,4 @@
-"""Flower's strategies, driven through `ServerStrategy`, do what they do by themselves; their memory survives a crash."""
+"""Flower's strategies do through `ServerStrategy` what they do by themselves, and their memory survives a crash."""
 
 from __future__ import annotations
 
@@ -410,7 +410,7 @@ def test_a_module_that_breaks_on_import_is_refused_in_one_line(tmp_path: Path, m
 
 
 def test_bulyan_says_that_it_makes_no_model_of_too_few() -> None:
-    with pytest.raises(StrategyError, match="federation.strategy = 'bulyan': makes no model of 9 updates"):
+    with pytest.raises(StrategyError, match=r"federation\.strategy = 'bulyan': makes no model of 9 updates"):
         step(make("bulyan", num_malicious_nodes=2), 1, START)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from security.errors import UsageError
@@ -119,6 +119,7 @@ def test_a_card_that_does_not_describe_the_data_is_refused(name: str, card: dict
         card_for(data(name, {"classes": ["a", "b"], **card}))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9)))
 def test_a_number_takes_two_places_and_a_category_one_more_than_its_values(sizes: list[int]) -> None:
     columns = {

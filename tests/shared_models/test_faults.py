@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_models.faults import Fault, fault_of
@@ -29,6 +29,7 @@ def test_a_fault_is_known_by_its_code_and_printed_by_its_name(fault: Fault) -> N
     assert fault.reason == fault.name.lower().replace("_", "-")
 
 
+@settings(deadline=None)
 @given(st.integers())
 def test_a_code_of_somebody_elses_means_that_the_client_failed(code: int) -> None:
     known = {int(fault) for fault in Fault}

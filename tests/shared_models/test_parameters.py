@@ -14,7 +14,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
@@ -77,6 +77,7 @@ HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }"
 # --- round trips ---------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)),
     st.sampled_from(["C", "F"]),
@@ -89,6 +90,7 @@ def test_float32_comes_back_bit_for_bit(value: npt.NDArray[np.float32], order: A
     assert found.tobytes() == np.asarray(value, order="C").tobytes()
 
 
+@settings(deadline=None)
 @given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, max_dims=3, max_side=4)))
 def test_float16_rounds_and_is_clipped_to_its_range(value: npt.NDArray[np.float32]) -> None:
     layout = Layout(entries=(("x", value.shape),), wire="float16")
@@ -233,6 +235,7 @@ entries = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(entries, entries, st.sampled_from(["float32", "float16"]), st.sampled_from(["float32", "float16"]))
 def test_unlike_layouts_have_unlike_digests(one: Any, other: Any, wire: Any, other_wire: Any) -> None:
     first, second = Layout(entries=tuple(one), wire=wire), Layout(entries=tuple(other), wire=other_wire)
@@ -372,6 +375,7 @@ fragments = st.sampled_from(
 headers = st.lists(fragments | st.binary(max_size=3), max_size=12).map(b"".join)
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=200),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -262,6 +262,7 @@ def _at(document: Any, path: Path) -> Any:
         (("data", "test_fraction"), 0.0),
         (("data", "test_fraction"), 1.0),
         (("data", "max_rows_per_person"), 0),
+        (("data", "max_rows_per_person"), 1001),  # the accountant can't price it
         (("data", "partition", "clients"), 0),
         (("data", "partition", "clients"), 2**31),
         (("data", "partition", "alpha"), 0.0),
@@ -411,7 +412,9 @@ def test_rule_1_under_privacy_the_weight_is_a_public_constant() -> None:
 
 def test_a_round_releases_the_plans_public_constants() -> None:
     plan = Plan.model_validate(RICH["private"])
-    assert plan.round_release() == DpSgd(noise_multiplier=1.5, sample_rate=0.2, steps=5)
+    assert plan.round_release() == DpSgd(noise_multiplier=1.5, sample_rate=0.2, steps=5, records_per_unit=4)
+    record = put(put(RICH["private"], ("data", "person_column"), None), ("data", "max_rows_per_person"), None)
+    assert Plan.model_validate(record).round_release() == DpSgd(noise_multiplier=1.5, sample_rate=0.2, steps=5)
     with pytest.raises(ValueError, match="not resolved"):
         Plan().round_release()
 
@@ -471,6 +474,7 @@ SCALARS: dict[type, st.SearchStrategy[Any]] = {
 }
 
 
+@settings(deadline=None)
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @given(data=st.data(), name=st.sampled_from(sorted(RICH)))
 def test_rule_4_a_change_of_any_key_changes_the_digest(data: st.DataObject, name: str) -> None:

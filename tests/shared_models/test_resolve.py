@@ -96,6 +96,21 @@ def test_rule_4_the_whole_run_is_priced_and_not_one_round() -> None:
     assert planned_epsilon(as_one) == planned_epsilon(long)
 
 
+@pytest.mark.parametrize("privacy", [{"epsilon": 2.0}, {"noise_multiplier": 6.0}])
+def test_rule_6_where_a_person_has_several_records_the_person_is_priced(privacy: dict[str, Any]) -> None:
+    people = {"name": "digits", "person_column": "who", "max_rows_per_person": 3}
+    record, person = plan_of(privacy), Plan.model_validate({**plan_of(privacy).model_dump(), "data": people})
+    of_record, of_person = resolve(record).privacy, resolve(person).privacy
+    if "epsilon" in privacy:  # three records move a full batch's sum by three clipping norms: three times the noise
+        assert of_person.noise_multiplier == pytest.approx(3 * of_record.noise_multiplier, abs=3e-4)  # type: ignore[operator]
+        assert of_person.epsilon == of_record.epsilon
+    else:
+        third = resolve(plan_of({"noise_multiplier": 2.0})).privacy
+        assert of_person.epsilon == third.epsilon
+        assert of_person.noise_multiplier == of_record.noise_multiplier
+    assert resolve(resolve(person)) == resolve(person)
+
+
 def test_an_epsilon_is_rounded_up_so_that_no_client_refuses_the_last_round_for_one_bit() -> None:
     plan = resolve(plan_of({"noise_multiplier": 1.7}))
     exact = planned_epsilon(plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_models.seeds import derive_key, derive_seed
@@ -22,6 +22,7 @@ def test_the_streams_never_change() -> None:
     assert derive_seed(-1, "é", 10**30) == 4055591882454067791
 
 
+@settings(deadline=None)
 @given(labels, labels)
 def test_labels_can_not_run_together(first: list[str], second: list[str]) -> None:
     assert (derive_key(7, *first) == derive_key(7, *second)) == (first == second)
@@ -43,12 +44,14 @@ def test_labels_that_make_the_same_text_are_unlike() -> None:
     assert len(set(made)) == len(made)
 
 
+@settings(deadline=None)
 @given(st.integers(), st.integers())
 def test_any_whole_number_is_a_seed_of_its_own(one: int, other: int) -> None:
     assert (derive_key(one, "x") == derive_key(other, "x")) == (one == other)
     assert len(derive_key(one)) == 32
 
 
+@settings(deadline=None)
 @given(st.integers(), labels)
 def test_a_seed_fits_torch_and_numpy(seed: int, names: list[str]) -> None:
     derived = derive_seed(seed, *names)

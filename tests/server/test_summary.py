@@ -1,0 +1,442 @@
+"""The summary: figures that an independent accountant confirms, and words that say what they are worth."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from dp_accounting import NeighboringRelation, dp_event
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+
+from server import summary as module
+from server.replies import ClientFault
+from server.run_folder import RunFolder
+from server.run_state import RunState
+from server.summary import NO_PRIVACY, disclosed, privacy_summary, privacy_unit, summarise, versions, withdrawn
+from shared_models.faults import Fault
+from shared_models.plan import Plan
+from tests.server.conftest import (
+    PRIVATE,
+    Answer,
+    Player,
+    StreamingFakeGrid,
+    error,
+    learns,
+    learns_privately,
+    make_plan,
+)
+
+CLIENTS = ["north", "south"]
+SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
+STOPS = [None, "target", "plateau", "budget", "failed"]
+PLAN = make_plan(
+    {"data": {"partition": {"kind": "iid", "clients": 2}}},
+    PRIVATE,
+    {"training": {"sample_rate": 0.2, "steps": 5}, "federation": {"rounds": 10}, "privacy": {"epsilon": 50.0}},
+)
+PLAIN = make_plan({"federation": {"rounds": 10}})
+
+
+def pld(plan: Plan, rounds: int) -> float:
+    """Epsilon by dp_accounting itself: nothing of Veil is used but the plan's constants."""
+    step = dp_event.PoissonSampledDpEvent(
+        plan.training.sample_rate, dp_event.GaussianDpEvent(plan.privacy.noise_multiplier)
+    )
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=1e-3)
+    accountant.compose(dp_event.SelfComposedDpEvent(step, plan.training.local_steps * rounds))
+    return float(accountant.get_epsilon(plan.privacy.delta))
+
+
+def rdp(plan: Plan, rounds: int) -> float:
+    step = dp_event.PoissonSampledDpEvent(
+        plan.training.sample_rate, dp_event.GaussianDpEvent(plan.privacy.noise_multiplier)
+    )
+    accountant = RdpAccountant()
+    accountant.compose(dp_event.SelfComposedDpEvent(step, plan.training.local_steps * rounds))
+    return float(accountant.get_epsilon(plan.privacy.delta))
+
+
+def state(rounds: int, *, north: int = 0, south: int = 0, fault: ClientFault | None = None) -> RunState:
+    """Books after so many rounds: each client took part in some, and one of them may have failed once."""
+    found = RunState(round=rounds)
+    for client, count in (("north", north), ("south", south)):
+        for number in range(1, count + 1):
+            found.note_client(number, client, None)
+    if fault is not None:
+        found.note_client(rounds, fault.client, fault)
+    return found
+
+
+def rows(plan: Plan, books: RunState, stopped: str | None = None) -> dict[str, dict[str, Any]]:
+    found = privacy_summary(plan, books, stopped=stopped, clients=CLIENTS)
+    return {row["id"]: row for row in found["clients"]}
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def test_rule_4_the_claimed_epsilon_is_what_dp_accounting_says() -> None:
+    found = rows(PLAN, state(10, north=10, south=3))
+    for client, rounds in (("north", 10), ("south", 3)):
+        assert found[client]["epsilon"] == pytest.approx(pld(PLAN, rounds), abs=1e-6)
+        assert found[client]["rdp_epsilon"] == pytest.approx(rdp(PLAN, rounds), abs=1e-6)
+        assert found[client]["record_epsilon"] == found[client]["epsilon"]
+        assert found[client]["charged_rounds"] == found[client]["rounds"] == rounds
+    assert found["north"]["epsilon"] > found["south"]["epsilon"] > 0
+
+
+def test_the_largest_epsilon_is_that_of_the_client_charged_most() -> None:
+    found = privacy_summary(PLAN, state(10, north=2, south=7), stopped=None, clients=CLIENTS)
+    assert found["epsilon_max"] == found["clients"][1]["epsilon"]
+    assert privacy_summary(PLAN, RunState(), stopped=None, clients=[])["epsilon_max"] == 0.0
+
+
+def test_a_client_that_was_never_asked_has_spent_nothing() -> None:
+    assert rows(PLAN, state(10, north=1))["south"] == {
+        "id": "south",
+        "epsilon": 0.0,
+        "rdp_epsilon": 0.0,
+        "record_epsilon": 0.0,
+        "person_epsilon": None,
+        "budget": 50.0,
+        "rounds": 0,
+        "charged_rounds": 0,
+        "refused": 0,
+        "withdrawn_rounds": [],
+    }
+
+
+@pytest.mark.parametrize("stopped", ["target", "plateau"])
+def test_rule_4_a_stop_that_depends_on_the_data_claims_the_planned_rounds(stopped: str) -> None:
+    found = rows(PLAN, state(4, north=4, south=1), stopped)
+    assert (found["north"]["rounds"], found["north"]["charged_rounds"]) == (4, 10)
+    assert found["north"]["epsilon"] == pytest.approx(pld(PLAN, 10), abs=1e-6)
+    assert found["south"]["charged_rounds"] == 1 + 6  # it might have been drawn in each round to come
+
+
+def test_rule_4_so_does_a_failure_for_nobody_can_know_what_it_hung_on() -> None:
+    """Nine rounds and the failed tenth, or three and the failed fourth: ten in all."""
+    for done in (9, 3, 0):
+        books = state(done, north=done)
+        books.note_client(done + 1, "north", ClientFault("north", Fault.CLIENT_FAILED))
+        assert rows(PLAN, books, "failed")["north"]["charged_rounds"] == 10
+    resumed = state(3, north=3)
+    for _ in range(2):  # round 4 failed, was played again and failed again
+        resumed.note_client(4, "north", ClientFault("north", Fault.UNREACHABLE))
+    assert rows(PLAN, resumed, "failed")["north"]["charged_rounds"] == 11
+
+
+@pytest.mark.parametrize("stopped", [None, "budget"])
+def test_any_other_end_claims_what_was_charged(stopped: str | None) -> None:
+    """A refusal depends on plan, policy and ledger alone (rule 5)."""
+    assert rows(PLAN, state(4, north=4), stopped)["north"]["charged_rounds"] == 4
+
+
+def test_of_rounds_to_come_only_those_count_that_the_budget_would_have_allowed() -> None:
+    plan = make_plan(
+        PRIVATE, {"federation": {"rounds": 10}, "privacy": {"epsilon": 50.0, "budget": pld(PLAN, 6) + 1e-6}}
+    )
+    plan = plan.model_copy(update={"training": PLAN.training})
+    for played, claimed in ((2, 6), (6, 6), (7, 7)):
+        row = rows(plan, state(played, north=played), "target")["north"]
+        assert row["charged_rounds"] == claimed
+        assert row["epsilon"] == pytest.approx(pld(PLAN, claimed), abs=1e-6)
+        assert row["budget"] == plan.privacy.budget
+    found = rows(plan, state(4, north=4), "target")["north"]
+    assert found["epsilon"] <= found["budget"]
+
+
+def test_a_budget_above_the_plans_epsilon_allows_no_more_than_the_plan() -> None:
+    plan = make_plan(PRIVATE, {"privacy": {"epsilon": 3.0, "budget": 9.0}})
+    assert rows(plan, RunState())["north"]["budget"] == 3.0
+
+
+def test_failures_are_charged_and_refusals_are_not() -> None:
+    failed = rows(PLAN, state(3, north=2, fault=ClientFault("north", Fault.TIMED_OUT)))["north"]
+    assert (failed["rounds"], failed["charged_rounds"], failed["refused"]) == (2, 3, 0)
+    assert failed["epsilon"] == pytest.approx(pld(PLAN, 3), abs=1e-6)
+    refused = rows(PLAN, state(3, north=2, fault=ClientFault("north", Fault.BUDGET_EXHAUSTED, refused=True)))["north"]
+    assert (refused["rounds"], refused["charged_rounds"], refused["refused"]) == (2, 2, 1)
+
+
+def test_where_no_epsilon_can_be_computed_none_is_claimed() -> None:
+    """Infinity is no figure, and no JSON either."""
+    weak = make_plan(PRIVATE, {"privacy": {"noise_multiplier": 0.05}, "training": {"sample_rate": 0.9}})
+    found = privacy_summary(weak, state(10, north=10), stopped=None, clients=CLIENTS)
+    assert found["clients"][0]["epsilon"] is None
+    assert found["clients"][1]["epsilon"] == 0.0
+    assert found["epsilon_max"] is None
+    assert "spent too much for an epsilon to be computed: clients north" in found["withdrawn"]
+    json.dumps(found, allow_nan=False)
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def people(bound: int) -> Plan:
+    return make_plan(PRIVATE, {"data": {"person_column": "who", "max_rows_per_person": bound}})
+
+
+def test_rule_6_without_a_person_column_the_unit_is_a_record_not_a_person() -> None:
+    assert privacy_unit(PLAN) == "record, not person"
+    assert rows(PLAN, state(1, north=1))["north"]["person_epsilon"] is None
+
+
+def test_rule_6_one_record_each_makes_the_unit_a_person() -> None:
+    assert privacy_unit(people(1)) == "person, at most 1 record each"
+
+
+@pytest.mark.parametrize(
+    ("priced", "unit", "own"),
+    [(5, "person, at most 5 records each", "person_epsilon"), (1, "record, not person", "record_epsilon")],
+)
+def test_rule_6_the_unit_is_a_person_only_if_all_of_a_persons_records_are_priced(
+    monkeypatch: pytest.MonkeyPatch, priced: int, unit: str, own: str
+) -> None:
+    """The epsilon of one record must never be printed as that of a person who has five."""
+    plan = people(5)
+    release = plan.round_release()
+    assert release is not None
+    monkeypatch.setattr(Plan, "round_release", lambda _: replace(release, records_per_unit=priced))
+    row = rows(plan, state(3, north=3))["north"]
+    assert row["person_epsilon"] > 2 * row["record_epsilon"] > 0
+    assert privacy_unit(plan) == unit
+    assert row["epsilon"] == row[own]
+
+
+def test_rule_6_a_person_spread_over_clients_is_told_so() -> None:
+    assert any("several clients" in line and "rule 6" in line for line in disclosed(people(2)))
+    assert not any("several clients" in line for line in disclosed(PLAN))
+
+
+def test_rule_5_a_failure_withdraws_its_clients_claim_and_names_it() -> None:
+    books = state(3, north=3, south=2, fault=ClientFault("south", Fault.CLIENT_FAILED))
+    assert rows(PLAN, books)["south"]["withdrawn_rounds"] == [3]
+    assert rows(PLAN, books)["north"]["withdrawn_rounds"] == []
+    assert [line for line in withdrawn(PLAN, books) if "rule 5" in line] == [
+        "failed, which may tell something of their data (rule 5): clients south"
+    ]
+    assert not any("rule 5" in line for line in withdrawn(PLAN, state(3, north=3)))
+
+
+def test_without_privacy_it_says_so_and_prints_no_figure() -> None:
+    found = privacy_summary(PLAIN, state(10, north=10), stopped=None, clients=CLIENTS)
+    assert found["unit"] is None
+    assert found["trust"] == "none"
+    assert found["claim"] is None
+    assert found["withdrawn"] == [NO_PRIVACY]
+    assert "protects nobody" in NO_PRIVACY
+    assert found["clients"][0]["rounds"] == 10
+    assert {row["epsilon"] for row in found["clients"]} == {None}
+    assert {row["charged_rounds"] for row in found["clients"]} == {0}
+
+
+def test_principle_3_every_figure_stands_beside_what_it_means() -> None:
+    found = privacy_summary(PLAN, state(10, north=10), stopped=None, clients=CLIENTS)
+    assert found["unit"] == "record, not person"
+    assert found["trust"] == "local"
+    assert found["relation"] == "add or remove one"
+    assert found["delta"] == PLAN.privacy.delta
+    assert "PLD" in found["accountant"]
+    assert "RDP beside it" in found["accountant"]
+    assert (found["noise_multiplier"], found["clipping_norm"]) == (4.0, 1.0)
+    assert (found["sample_rate"], found["steps_a_round"]) == (0.2, 5)
+    assert found["selection"] == "uncharged"
+
+
+def test_rule_9_a_simulation_claims_nothing() -> None:
+    found = privacy_summary(PLAN, state(10, north=10), stopped=None, clients=CLIENTS)
+    assert found["claim"] is None
+    assert any(line.startswith("simulated, not a claim") and "rule 9" in line for line in found["withdrawn"])
+    reproducible = make_plan(PRIVATE, {"privacy": {"noise": "reproducible"}})
+    assert any("seed" in line for line in withdrawn(reproducible, RunState()))
+    assert not any("seed" in line for line in withdrawn(PLAN, RunState()))
+
+
+def test_rules_11_and_12_what_is_not_covered_is_listed() -> None:
+    assert [line[-9:] for line in disclosed(PLAN)] == ["(rule 12)", "(rule 11)", "(rule 11)"]
+    chosen = make_plan(PRIVATE, {"privacy": {"selection": "public"}, "evaluation": {"where": "none"}})
+    assert disclosed(chosen) == ["when a client answers is not protected (rule 12)"]
+
+
+def test_versions_name_what_computed_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"python", "flwr", "torch", "opacus", "dp-accounting", "numpy"} <= versions().keys()
+    monkeypatch.setattr(module, "_PACKAGES", ("no-such-package",))
+    assert versions().keys() == {"python"}
+
+
+def test_times_and_best_model() -> None:
+    books = RunState(round=2, seconds=3.14159, first_round_seconds=2.0, evaluation={"accuracy": 0.5})
+    books.progress = books.progress.after(PLAIN.evaluation, 2, 0.5)
+    found = summarise(PLAIN, books, stopped=None, reason=None, clients=CLIENTS, startup_seconds=1.0)
+    assert found["seconds"] == {"startup": 1.0, "first_round": 2.0, "rounds": 3.142, "total": 4.142}
+    assert found["best"] == {"round": 2, "metric": "accuracy", "value": 0.5}
+    assert found["final"] == {"accuracy": 0.5}
+    nothing = summarise(PLAIN, RunState(), stopped="failed", reason="why", clients=[], startup_seconds=1.0)
+    assert nothing["seconds"]["first_round"] is None
+    assert nothing["best"] is None
+    assert (nothing["stopped"], nothing["reason"]) == ("failed", "why")
+
+
+# --- schemas ------------------------------------------------------------------------------------------------------
+
+
+def schema(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    return found
+
+
+def validator(name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema(name))
+
+
+def objects(node: Any) -> Iterator[dict[str, Any]]:
+    """Every schema of an object in a schema."""
+    if isinstance(node, dict):
+        if "properties" in node and isinstance(node["properties"], dict) and node.get("type") == "object":
+            yield node
+        for child in node.values():
+            yield from objects(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from objects(child)
+
+
+@pytest.mark.parametrize("name", ["summary", "metrics"])
+def test_a_schema_is_closed_and_describes_each_property(name: str) -> None:
+    found = schema(name)
+    assert found["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema.Draft202012Validator.check_schema(found)
+    count = 0
+    for node in objects(found):
+        assert node["additionalProperties"] is False
+        assert set(node["required"]) <= set(node["properties"])
+        for key, value in node["properties"].items():
+            target = found["$defs"][value["$ref"].split("/")[-1]] if "$ref" in value else value
+            assert target.get("description"), key
+            count += 1
+    assert count > 15
+
+
+def outputs(play: Player) -> Iterator[tuple[Plan, RunFolder, dict[str, Any]]]:
+    """Real runs of each kind and each end: their folders and summaries."""
+
+    def judged(value: float) -> Any:
+        return lambda parameters: {"accuracy": value, "loss": 1.0}
+
+    answers: dict[str, dict[str, Answer]] = {
+        "good": {},
+        "faulty": {"south": lambda client, message: [error(message, Fault.CLIENT_FAILED)]},
+        "silent": {client: lambda client, message: [] for client in CLIENTS},
+        "poor": {client: lambda client, message: [error(message, Fault.BUDGET_EXHAUSTED)] for client in CLIENTS},
+    }
+    for private in (False, True):
+        honest = learns_privately if private else learns
+        for evaluation, kinds in (
+            ({"target": 0.5}, ("good",)),
+            ({"patience": 1}, ("good", "faulty")),
+            ({"every": 2}, ("faulty", "silent", "poor")),
+            ({"where": "none"}, ("good",)),
+        ):
+            plan = make_plan(PRIVATE if private else {}, {"federation": {"rounds": 3}, "evaluation": evaluation})
+            for kind in kinds:
+                grid = StreamingFakeGrid(CLIENTS, dict.fromkeys(CLIENTS, honest) | answers[kind])
+                evaluate = None if "where" in evaluation else judged(0.9 if "target" in evaluation else 0.2)
+                played = play(plan, grid, evaluate=evaluate)
+                outcome = played.outcome
+                found = summarise(
+                    plan,
+                    outcome.state,
+                    stopped=outcome.stopped,
+                    reason=outcome.reason,
+                    clients=outcome.clients,
+                    startup_seconds=0.1,
+                )
+                played.folder.write_summary(found)
+                yield plan, played.folder, found
+
+
+def test_real_outputs_are_as_their_schemas_say(play: Player) -> None:
+    seen = set()
+    for plan, folder, _ in outputs(play):
+        summary, lines = folder.read_summary(), folder.read_metrics()
+        validator("summary").validate(summary)
+        for line in lines:
+            validator("metrics").validate(line)
+        seen.add((plan.is_private, summary["stopped"], bool(summary["faults"])))
+    assert {stopped for _, stopped, _ in seen} == set(STOPS)
+    assert {(private, faults) for private, _, faults in seen} == {(a, b) for a in (False, True) for b in (False, True)}
+
+
+def paths(node: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where the objects are in a value."""
+    if isinstance(node, dict):
+        yield at
+        for key, child in node.items():
+            yield from paths(child, (*at, key))
+    elif isinstance(node, list):
+        for i, child in enumerate(node):
+            yield from paths(child, (*at, i))
+
+
+def inside(node: Any, path: tuple[str | int, ...]) -> Any:
+    for part in path:
+        node = node[part]
+    return node
+
+
+def test_a_field_too_many_or_too_few_anywhere_is_found(play: Player) -> None:
+    """Only metrics that are undefined, and packages that aren't installed, may be missing."""
+    optional = {("final",), ("versions",), ("evaluation",), ("baselines", "rows", 0, "metrics")}
+    checked = 0
+    for _, folder, found in outputs(play):
+        table = {"metrics": ["auc"], "rows": [{"name": "federated", "metrics": {"auc": 0.9}}]}
+        values = [("summary", {**found, "baselines": table}), *(("metrics", line) for line in folder.read_metrics())]
+        for name, value in values:
+            check = validator(name)
+            assert check.is_valid(value)
+            for path in paths(value):
+                spoilt = copy.deepcopy(value)
+                inside(spoilt, path)["mean-age"] = 54.0
+                assert not check.is_valid(spoilt), path
+                checked += 1
+                for key in inside(value, path) if path not in optional else ():
+                    spoilt = copy.deepcopy(value)
+                    del inside(spoilt, path)[key]
+                    assert not check.is_valid(spoilt), (path, key)
+                    checked += 1
+    assert checked > 500
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("stopped",), "crash"),
+        (("plan_digest",), "abc"),
+        (("rounds",), -1),
+        (("rounds",), 1.5),
+        (("privacy", "unit"), "person"),
+        (("privacy", "unit"), None),
+        (("privacy", "trust"), "none"),
+        (("privacy", "claim"), 3.0),
+        (("privacy", "delta"), 0),
+        (("privacy", "clients", 0, "epsilon"), -0.1),
+        (("privacy", "clients", 0, "withdrawn_rounds"), [0]),
+        (("faults", 0, "reason"), "patient 4711 has it"),
+        (("final", "accuracy"), 1.1),
+    ],
+)
+def test_a_wrong_value_is_found(path: tuple[str | int, ...], value: object) -> None:
+    books = state(3, north=3, fault=ClientFault("south", Fault.CLIENT_FAILED))
+    books.evaluation = {"accuracy": 0.5}
+    found = summarise(PLAN, books, stopped=None, reason=None, clients=CLIENTS, startup_seconds=0.5)
+    assert validator("summary").is_valid(found)
+    inside(found, path[:-1])[path[-1]] = value
+    assert not validator("summary").is_valid(found)
