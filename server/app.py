@@ -88,6 +88,7 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
         resume=job.resume,
         attachments=job.attachments,
     )
+    job.folder.drop_summary()  # of an earlier end, if the run goes on: it would pass for this one's after a crash
     startup = time.monotonic() - job.begun
     outcome = federation.run()
     write_parameters(job.folder.model, outcome.parameters)

@@ -85,8 +85,7 @@ class ExactMean:
             self._check_form(other._high)
         if self._bound + other._bound > _LIMIT:
             raise ReduceError("the sum of two partial means is too large to average")
-        other._carry()
-        self._carry()
+        self._carry()  # the other's low part is below 2^62, so that the sum still fits
         for name, high in other._high.items():
             if name in self._high:
                 self._high[name] += high

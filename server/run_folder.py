@@ -148,6 +148,13 @@ class RunFolder:
         """Write summary.json."""
         write_atomically(self.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
 
+    def drop_summary(self) -> None:
+        """Remove summary.json, if there is one: the run has not ended yet."""
+        try:
+            self.summary.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self.summary, error) from error
+
     def read_summary(self) -> dict[str, Any]:
         """The run's summary.
 

@@ -132,7 +132,9 @@ class RayGrid(LocalGrid):
         super().__init__(clients, run_id=run_id, states=states)
         options = options or RayOptions()
         self._owns_ray = _start_ray(options)
-        remote: Any = ray.remote(_actor_class()).options(num_cpus=1, num_gpus=options.gpus_per_worker, max_concurrency=1)
+        remote: Any = ray.remote(_actor_class()).options(
+            num_cpus=1, num_gpus=options.gpus_per_worker, max_concurrency=1
+        )
         self._make_actor: Callable[[], Any] = lambda: remote.remote(_HOME, app, run_id, plan_text)
         self._slots = [_Slot(self._make_actor()) for _ in range(min(_workers(options), len(clients)))]
 

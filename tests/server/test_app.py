@@ -127,6 +127,19 @@ def test_an_interrupted_run_leaves_no_summary_and_goes_on_to_the_same_model(tmp_
     assert broken.folder.read_summary()["final"] == RunFolder(tmp_path / "whole").read_summary()["final"]
 
 
+def test_the_summary_of_a_failure_does_not_outlive_it(tmp_path: Path) -> None:
+    """Were it left there, a run killed right after its last round would be taken for one that ended as it says."""
+    plan = make_plan(NETWORK)
+    failed = job(plan, tmp_path / "run", test=DATA)
+    lead(failed, StreamingFakeGrid(CLIENTS, lambda client, message: []))
+    assert failed.folder.read_summary()["stopped"] == "failed"
+    checkpoint = load_checkpoint(failed.folder.checkpoints, plan.digest())
+    again = job(plan, tmp_path / "run", test=DATA, resume=checkpoint, observer=StopAfter(3))
+    with pytest.raises(StoppedOnPurposeError):
+        lead(again, StreamingFakeGrid(CLIENTS, shrinks))
+    assert not failed.folder.summary.exists()
+
+
 def test_a_run_that_cant_begin_says_so_and_writes_no_summary(tmp_path: Path) -> None:
     given = job(make_plan(NETWORK), tmp_path / "run", test=DATA)
     with pytest.raises(RunError, match="0 clients joined"):

@@ -18,7 +18,7 @@ from privacy.accountant import epsilon
 from security.errors import RunError, UsageError
 from server.checkpoint import load_checkpoint
 from server.evaluation import Metrics
-from server.run_folder import read_parameters
+from server.run_folder import RunFolder, read_parameters
 from server.run_state import ClientTally
 from shared_models.faults import Fault
 from shared_models.parameters import Parameters, from_arrays
@@ -722,6 +722,26 @@ def test_a_better_model_of_a_round_that_is_played_again_is_forgotten(play: Playe
     assert again.outcome.state.progress.best_round == 1
     first = play(make_plan(rounds(1), SEVEN), FakeGrid(CLIENTS, learns)).outcome.parameters
     assert same_bits(read_parameters(again.folder.best_model), first)
+
+
+def test_a_best_model_whose_round_is_on_disk_is_not_lost(play: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the last checkpoint and the rename of its model: on resumption no round is left to play."""
+    plan = make_plan(rounds(2), SEVEN)
+    federation = play.federation(plan, FakeGrid(CLIENTS, learns), evaluate=scripted(0.5, 0.9))
+    with monkeypatch.context() as patch:
+        original = RunFolder.keep_best
+
+        def killed(folder: RunFolder, number: int) -> None:
+            if number == 2:
+                raise StoppedOnPurposeError
+            original(folder, number)
+
+        patch.setattr(RunFolder, "keep_best", killed)
+        with pytest.raises(StoppedOnPurposeError):
+            federation.run()
+    again = resumed(play, plan, federation.folder, FakeGrid(CLIENTS, learns), evaluate=scripted())
+    assert again.outcome.state.progress.best_round == 2
+    assert same_bits(read_parameters(again.folder.best_model), again.outcome.parameters)
 
 
 # --- privacy ------------------------------------------------------------------------------------------------------

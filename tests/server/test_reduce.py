@@ -196,18 +196,37 @@ def test_carries_in_between_change_nothing(monkeypatch: pytest.MonkeyPatch, ever
     assert mean_of(updates).tobytes() == without.tobytes()
 
 
-def test_the_low_part_never_overflows_between_two_carries() -> None:
-    """Each term's low part is below 2^48; the largest number of them that is let pile up stays below 2^63."""
-    mean = ExactMean()
-    just_below_zero = {"w": np.array([-(2.0**-60)], dtype=np.float32)}  # high part -1, low part 2^48 - 1
-    for _ in range(reduce._CARRY_EVERY - 2):
-        mean.add(just_below_zero)
-    assert mean._pending == reduce._CARRY_EVERY - 2
+JUST_BELOW_ZERO = {"w": np.array([-(2.0**-60)], dtype=np.float32)}  # high part -1, low part 2^48 - 1: the largest
+
+
+def test_the_low_part_never_piles_up_to_more_than_it_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each term's low part is at most 2^48. Between two carries no more of them meet than fit into 63 bits."""
     assert (reduce._CARRY_EVERY + 1) * 2**48 < 2**63
-    mean.add(just_below_zero)
-    mean.add(just_below_zero)
-    assert 0 <= int(mean._low["w"][0]) < 2**48
+    monkeypatch.setattr(reduce, "_CARRY_EVERY", 4)
+    mean = ExactMean()
+    largest = 0
+    for _ in range(50):
+        mean.add(JUST_BELOW_ZERO)
+        largest = max(largest, int(mean._low["w"][0]))
+    assert 2 * 2**48 < largest < 4 * 2**48
     assert mean.result()["w"].tolist() == [-(2.0**-60)]
+
+
+def test_more_terms_than_fit_between_two_carries() -> None:
+    mean = ExactMean()
+    for _ in range(reduce._CARRY_EVERY + 10):
+        mean.add(JUST_BELOW_ZERO)
+    assert mean.result()["w"].tolist() == [-(2.0**-60)]
+
+
+def test_full_low_parts_of_two_means_fit_together() -> None:
+    left, right = ExactMean(), ExactMean()
+    for mean in (left, right):
+        for _ in range(reduce._CARRY_EVERY - 1):
+            mean.add(JUST_BELOW_ZERO)
+    left.merge(right)
+    assert left.result()["w"].tolist() == [-(2.0**-60)]
+    assert right.result()["w"].tolist() == [-(2.0**-60)]
 
 
 def test_memory_does_not_grow_with_the_number_of_updates() -> None:

@@ -51,25 +51,23 @@ def breaks_in_write(patch: pytest.MonkeyPatch, error: OSError) -> None:
     patch.setattr(Path, "open", lambda path, *a, **k: Cut(whole(path, *a, **k), error))
 
 
-def breaks_in_fsync(patch: pytest.MonkeyPatch, error: OSError) -> None:
-    def broken(_: int) -> None:
-        raise error
-
-    patch.setattr(os, "fsync", broken)
-
-
-def breaks_in_rename(patch: pytest.MonkeyPatch, error: OSError) -> None:
-    def broken(*_: object) -> None:
-        raise error
-
-    patch.setattr(Path, "replace", broken)
-
-
-def breaks_in_open(patch: pytest.MonkeyPatch, error: OSError) -> None:
+def raising(error: OSError) -> Callable[..., None]:
     def broken(*_: object, **__: object) -> None:
         raise error
 
-    patch.setattr(Path, "open", broken)
+    return broken
+
+
+def breaks_in_fsync(patch: pytest.MonkeyPatch, error: OSError) -> None:
+    patch.setattr(os, "fsync", raising(error))
+
+
+def breaks_in_rename(patch: pytest.MonkeyPatch, error: OSError) -> None:
+    patch.setattr(Path, "replace", raising(error))
+
+
+def breaks_in_open(patch: pytest.MonkeyPatch, error: OSError) -> None:
+    patch.setattr(Path, "open", raising(error))
 
 
 BREAKS = [breaks_in_open, breaks_in_write, breaks_in_fsync, breaks_in_rename]
@@ -148,11 +146,9 @@ def test_a_missing_folder_and_a_read_only_disk_are_one_line_too(
         write_atomically(tmp_path / "nowhere" / "file", b"")
     read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
     breaks_in_open(monkeypatch, read_only)
-
-    def broken(*_: object, **__: object) -> None:
-        raise read_only
-
-    monkeypatch.setattr(Path, "unlink", broken)  # on such a disk even a file that isn't there can't be removed
+    monkeypatch.setattr(
+        Path, "unlink", raising(read_only)
+    )  # on such a disk even a file that isn't there can't be removed
     with pytest.raises(RunError, match="Read-only file system"):
         write_atomically(tmp_path / "file", b"")
 
@@ -311,6 +307,17 @@ def test_a_summary_is_read_as_it_was_written(folder: RunFolder) -> None:
 def test_a_run_without_a_summary_is_not_finished(folder: RunFolder) -> None:
     with pytest.raises(UsageError, match=r"the run is not finished \(no summary\.json\); go on with --resume"):
         folder.read_summary()
+
+
+def test_the_summary_of_an_earlier_end_can_be_dropped(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.drop_summary()
+    folder.write_summary({"rounds": 3})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", raising(PermissionError(errno.EACCES, "Permission denied")))
+        with pytest.raises(RunError, match=r"summary\.json: can't write \(Permission denied\)"):
+            folder.drop_summary()
+    folder.drop_summary()
+    assert not folder.summary.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null"])

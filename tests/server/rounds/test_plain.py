@@ -105,7 +105,13 @@ def test_the_training_loss_is_weighted_and_exact_in_any_order() -> None:
         tally = Tally()
         for i, (weight, loss) in enumerate(losses):
             tally.note(update(str(i), change(0.0), weight, loss=loss))
-        assert tally.train_loss == pytest.approx(expected, rel=1e-12)
+        assert tally.train_loss == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+def test_a_client_with_more_examples_counts_more() -> None:
+    tally = Tally()
+    one_step(MeanRound(), [update("a", change(0.0), 3, loss=1.0), update("b", change(0.0), 1, loss=5.0)], tally)
+    assert tally.train_loss == 2.0
 
 
 def test_updates_are_folded_in_as_they_arrive_and_let_go() -> None:
