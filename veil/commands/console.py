@@ -22,6 +22,7 @@ from rich.text import Text
 
 from server.federation import RoundRecord
 from server.run_folder import RunFolder
+from server.summary import privacy_unit
 from shared_models.plan import Plan
 from simulations.repeat import Repeated
 
@@ -105,7 +106,7 @@ class Console:
             metric = self._plan.evaluation.metric
             parts.append(f"{metric} {_number(record.evaluation.get(metric))}")
         if record.epsilon_max is not None:
-            parts.append(f"epsilon {record.epsilon_max:.3f}")
+            parts.append(f"epsilon {record.epsilon_max:.3f} a {_short_unit(record.unit)}")
         parts += [f"client {fault['client']}: {fault['reason']}" for fault in record.faults]
         parts.append(f"{self._left(record)} left")
         return "  ".join(parts)
@@ -113,7 +114,8 @@ class Console:
     def _table(self) -> Table:
         assert self._plan is not None
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for title in ("round", "clients", self._plan.evaluation.metric, "epsilon", "time left", "faults"):
+        epsilon = f"epsilon a {_short_unit(privacy_unit(self._plan))}"
+        for title in ("round", "clients", self._plan.evaluation.metric, epsilon, "time left", "faults"):
             table.add_column(title, justify="left" if title == "faults" else "right")
         for record in self._records:
             evaluation = record.evaluation or {}
@@ -149,6 +151,8 @@ class Console:
         self._rich.print(_result_table(summary))
         if summary.get("baselines"):
             self._rich.print()
+            if summary["privacy"]["trust"] != "none":
+                self._rich.print("the federation is private; alone and pooled train without privacy")
             self._rich.print(_baseline_table(summary))
         self._rich.print()
         self._print_privacy(summary["privacy"])
@@ -159,12 +163,14 @@ class Console:
             self._rich.print("privacy: none; plain federated learning protects nobody")
             return
         self._rich.print(
-            f"privacy: {privacy['unit']}; trust {privacy['trust']}; epsilon at most {privacy['epsilon_max']:.4g} at "
-            f"delta {privacy['delta']:g} ({privacy['relation']}; {privacy['accountant']}); selection "
-            f"{privacy['selection']}"
+            f"privacy: {privacy['unit']}; trust {privacy['trust']}; epsilon at most "
+            f"{_epsilon(privacy['epsilon_max'])} at delta {privacy['delta']:g} ({privacy['relation']}; "
+            f"{privacy['accountant']}); selection {privacy['selection']}"
         )
         for reason in privacy["withdrawn"]:
             self._rich.print(f"  no claim: {reason}")
+        for fact in privacy["disclosed"]:
+            self._rich.print(f"  not covered: {fact}")
         self._rich.print(_client_table(privacy))
         if len(privacy["clients"]) > _SHOWN_CLIENTS:
             self._rich.print(f"... and {len(privacy['clients']) - _SHOWN_CLIENTS} more in summary.json")
@@ -189,7 +195,14 @@ def describe_privacy(plan: Plan) -> str:
     """A plan's privacy in half a line."""
     if not plan.is_private:
         return "no privacy"
-    return f"epsilon {plan.privacy.epsilon:.4g} at delta {plan.privacy.delta:g} ({plan.privacy.trust})"
+    return (
+        f"epsilon {plan.privacy.epsilon:.4g} a {_short_unit(privacy_unit(plan))} at delta {plan.privacy.delta:g} "
+        f"({plan.privacy.trust}; add or remove one, PLD)"
+    )
+
+
+def _short_unit(unit: str | None) -> str:
+    return "record" if unit is None else unit.partition(",")[0]
 
 
 def _outcome(summary: dict[str, Any]) -> str:
@@ -224,7 +237,7 @@ def _client_table(privacy: dict[str, Any]) -> Table:
         table.add_column(title, justify="left" if title == "client" else "right")
     for row in privacy["clients"][:_SHOWN_CLIENTS]:
         table.add_row(
-            row["id"], f"{row['epsilon']:.4f}", f"{row['budget']:.4g}", str(row["rounds"]), str(row["refused"])
+            row["id"], _number(row["epsilon"]), f"{row['budget']:.4g}", str(row["rounds"]), str(row["refused"])
         )
     return table
 
@@ -242,6 +255,10 @@ def _baseline_table(summary: dict[str, Any]) -> Table:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _epsilon(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
 
 
 def _bytes(count: int) -> str:
