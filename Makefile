@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The CPU build of torch. For a GPU: make install TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
-TORCH ?= torch==2.13.0
+# The small CPU build of torch, where its index can be reached; without the index pip takes what it finds elsewhere.
+# For a GPU: make install TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
+TORCH ?= torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 15
 
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1

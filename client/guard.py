@@ -73,15 +73,34 @@ class Guard:
             RefusedError: the budget does not cover it; nothing is charged.
             ValueError: the plan is not resolved, or the account is damaged; nothing is charged.
         """
-        release = self._plan.round_release()
-        if release is None:
+        charged = self._with_another_round()
+        if charged is None:
             return
-        charged = self.spent
-        charged[release] += 1
         privacy = self._plan.privacy
         limits = [limit for limit in (privacy.budget, privacy.epsilon) if limit is not None]
         if not limits or not self._epsilon(charged) <= min(limits):  # a figure that isn't a number covers nothing
             raise RefusedError(Fault.BUDGET_EXHAUSTED)
+        self._write(charged)
+
+    def charge(self) -> None:
+        """Charge one round whether the budget covers it or not: it may have been released, and its charge was lost.
+
+        Raises:
+            ValueError: the plan is not resolved, or the account is damaged; nothing is charged.
+        """
+        charged = self._with_another_round()
+        if charged is not None:
+            self._write(charged)
+
+    def _with_another_round(self) -> Counter[Release] | None:
+        release = self._plan.round_release()
+        if release is None:
+            return None
+        charged = self.spent
+        charged[release] += 1
+        return charged
+
+    def _write(self, charged: Counter[Release]) -> None:
         self._state[_ACCOUNT] = ConfigRecord(
             {
                 _RELEASES: [json.dumps(release.to_json(), sort_keys=True) for release in charged],

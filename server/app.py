@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Context
@@ -32,6 +31,7 @@ class ServerJob:
         observer: is told of each round.
         resume: where to go on from.
         attachments: files of others to keep with each checkpoint.
+        charge: as in `Federation`.
         begun: monotonic time at which the run began, for the start-up time.
         outcome: how the run ended; set by the app.
     """
@@ -42,6 +42,7 @@ class ServerJob:
     observer: Observer = field(default_factory=Silent)
     resume: Checkpoint | None = None
     attachments: Callable[[], Mapping[str, bytes]] = dict
+    charge: Callable[[Sequence[str]], None] | None = None
     begun: float = field(default_factory=time.monotonic)
     outcome: Outcome | None = None
 
@@ -64,7 +65,6 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
     Raises:
         RunError: the run could not go on; what was played is in the last checkpoint.
     """
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # strategies tell each step; the observer tells it better
     plan = job.plan
     card = card_for(plan.data)
     model = build(
@@ -87,6 +87,7 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
         observer=job.observer,
         resume=job.resume,
         attachments=job.attachments,
+        charge=job.charge,
     )
     job.folder.drop_summary()  # of an earlier end, if the run goes on: it would pass for this one's after a crash
     startup = time.monotonic() - job.begun

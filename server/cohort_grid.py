@@ -12,6 +12,8 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from security.errors import RunError
+
 
 class CohortGrid(Grid):
     """Delegates to a grid, but lists only the given nodes. Messages are sent by the federation loop alone."""
@@ -41,10 +43,14 @@ class CohortGrid(Grid):
         return self._nodes
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return self._grid.push_messages(messages)
+        raise _not_by_a_strategy()
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return self._grid.pull_messages(message_ids)
+        raise _not_by_a_strategy()
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        return self._grid.send_and_receive(messages, timeout=timeout)
+        raise _not_by_a_strategy()
+
+
+def _not_by_a_strategy() -> RunError:
+    return RunError("a strategy may not send messages by itself: clients would be charged for rounds nobody counts")

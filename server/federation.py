@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
@@ -24,7 +24,7 @@ from server.replies import ClientFault, Update, read_reply
 from server.roster import roster
 from server.rounds.plain import EveryReplyRound, MeanRound, Round, Tally
 from server.run_folder import RunFolder, write_parameters
-from server.run_state import RunState
+from server.run_state import ClientTally, RunState
 from server.strategies import ServerStrategy, State, StrategyError, make_strategy
 from server.streams import stream_replies
 from server.summary import privacy_unit
@@ -139,6 +139,7 @@ class Federation:
         observer: is told of each round.
         resume: where to go on from; None to start anew.
         attachments: files of others to keep with each checkpoint.
+        charge: has clients charge themselves a round that was cut off, where the server can reach their accounts.
     """
 
     plan: Plan
@@ -150,6 +151,7 @@ class Federation:
     observer: Observer
     resume: Checkpoint | None = None
     attachments: Callable[[], Mapping[str, bytes]] = dict
+    charge: Callable[[Sequence[str]], None] | None = None
 
     def run(self) -> Outcome:
         """Play the plan's rounds.
@@ -168,7 +170,7 @@ class Federation:
         self.folder.truncate_metrics(state.round)
         self.folder.keep_best(state.progress.best_round)
         self.observer.started(plan, len(nodes), state.round)
-        if self.resume is None:
+        if self._settle(state) or self.resume is None:
             self._checkpoint(parameters, state, strategy.memory())
         stopped: Stopped | None = state.progress.stop(plan.evaluation)
         while stopped is None and state.round < plan.federation.rounds:
@@ -176,8 +178,12 @@ class Federation:
             number = state.round + 1
             cohort = sample_cohort(plan, number, list(nodes))
             memory = strategy.memory()
+            self.folder.begin_round(number, cohort)
             played = self._play(number, {c: nodes[c] for c in cohort}, strategy, parameters)
             tally = played.tally
+            for client, reported in tally.epsilons.items():
+                own = state.clients.setdefault(client, ClientTally())
+                own.reported = max(own.reported, reported)
             faults = {fault.client: fault for fault in tally.faults}
             answered = {*faults, *tally.updates}  # a user's own strategy may ask fewer than the cohort
             for client in cohort:
@@ -216,6 +222,22 @@ class Federation:
             self.folder.keep_best(state.progress.best_round)
             self.observer.round_done(record)
         return Outcome(stopped, parameters, state, list(nodes))
+
+    def _settle(self, state: RunState) -> bool:
+        """Charge a round that a crash cut off, in the server's books and the clients' (principle 5); whether it did.
+
+        Its clients may have answered with noise that nobody can draw again, so playing it again is a second release.
+        Reproducible noise is the exception: the second time is the first.
+        """
+        found = self.folder.cut_off()
+        if found is None or found[0] <= state.round:
+            return False
+        if not self.plan.is_private or self.plan.privacy.noise != "secret":
+            return False
+        state.note_cut_off(*found)
+        if self.charge is not None:
+            self.charge(found[1])
+        return True
 
     def _play(self, number: int, nodes: Mapping[str, int], strategy: ServerStrategy, parameters: Parameters) -> _Played:
         """One round's messages and replies."""
@@ -318,6 +340,7 @@ class Federation:
                 attachments=self.attachments(),
             ),
         )
+        self.folder.end_round()
 
     def _restore(self, strategy: ServerStrategy, checkpoint: Checkpoint) -> None:
         if strategy.adapter is None or checkpoint.strategy is None:

@@ -135,10 +135,12 @@ def _nearest(high: npt.NDArray[np.int64], low: npt.NDArray[np.int64], weight: in
     other = np.nextafter(found, np.where(quotient > found, np.inf, -np.inf).astype(np.float32))
     middle = (found.astype(np.float64) + other) / 2
     at_middle = middle * weight * _HIGH
-    middle_high = np.floor(at_middle)
+    middle_high = np.rint(at_middle)  # not floor: a small negative number less its floor would be rounded
     middle_low = (at_middle - middle_high) * _LOW
-    beyond = high - middle_high.astype(np.int64)
-    above = (beyond > 0) | ((beyond == 0) & (low > middle_low))
-    below = (beyond < 0) | ((beyond == 0) & (low < middle_low))
+    # Two high units apart settle it; nearer, the difference in low units is one exact integer less one exact float,
+    # and a rounded difference has the right sign.
+    beyond = np.clip(high - middle_high.astype(np.int64), -2, 2)
+    difference = (low + beyond * (1 << 48)).astype(np.float64) - middle_low
     tie = middle.astype(np.float32)
-    return np.where(above, np.maximum(found, other), np.where(below, np.minimum(found, other), tie))
+    larger, smaller = np.maximum(found, other), np.minimum(found, other)
+    return np.where(difference > 0, larger, np.where(difference < 0, smaller, tie))

@@ -11,10 +11,11 @@ model/            model.safetensors (final), best.safetensors
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,47 @@ class RunFolder:
             raise UsageError(
                 f"{self.path}: can't write the run's folder ({reason_of(cause)}); choose another --out"
             ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time may play a run.
+
+        Raises:
+            UsageError: another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UsageError(f"{self.path}: another process is playing this run; wait for it or stop it") from None
+            yield
+
+    def begin_round(self, number: int, cohort: Sequence[str]) -> None:
+        """Note on disk, before a message is sent, who is about to be asked."""
+        write_atomically(self._begun, json.dumps({"round": number, "cohort": list(cohort)}).encode())
+
+    def end_round(self) -> None:
+        """The round's charges are in a checkpoint."""
+        self._begun.unlink(missing_ok=True)
+
+    def cut_off(self) -> tuple[int, list[str]] | None:
+        """Number and cohort of a round that was begun and whose charges are in no checkpoint, if there is one.
+
+        Raises:
+            UsageError: the note is damaged.
+        """
+        try:
+            found = json.loads(self._begun.read_text(encoding="utf-8"))
+            return int(found["round"]), [str(client) for client in found["cohort"]]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{self._begun}: is damaged; the run can't be resumed without losing a charge") from error
+
+    @property
+    def _begun(self) -> Path:
+        return self.path / "begun.json"
 
     def read_plan(self) -> Plan:
         """The resolved plan of the run.

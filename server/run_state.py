@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ class ClientTally:
         rounds: rounds its update went into the model.
         charged: rounds it was asked to train and did not refuse: what its budget has paid for.
         refused: rounds it refused.
+        reported: largest epsilon the client itself said it had spent in this run; 0 before it said any.
         withdrawn: rounds for which its claim does not hold, because it failed in a way that may tell something of its
             data (rule 5).
     """
@@ -26,12 +27,17 @@ class ClientTally:
     rounds: int = 0
     charged: int = 0
     refused: int = 0
+    reported: float = 0.0
     withdrawn: list[int] = field(default_factory=list)
 
 
 @dataclass
 class RunState:
-    """Everything but parameters and strategy state."""
+    """Everything but parameters and strategy state.
+
+    Attributes that are not plain counts:
+        replayed: rounds that an interruption cut off after they had begun, and that were played again: charged twice.
+    """
 
     round: int = 0
     progress: Progress = field(default_factory=Progress)
@@ -42,6 +48,13 @@ class RunState:
     seconds: float = 0.0
     first_round_seconds: float | None = None
     evaluation: dict[str, float] | None = None
+    replayed: list[int] = field(default_factory=list)
+
+    def note_cut_off(self, round_number: int, cohort: Sequence[str]) -> None:
+        """Keep the charges of a round that was begun and never finished: its clients may have answered."""
+        self.replayed.append(round_number)
+        for client in cohort:
+            self.clients.setdefault(client, ClientTally()).charged += 1
 
     def note_client(self, round_number: int, client: str, fault: ClientFault | None) -> None:
         """Count one asked client's outcome of a round.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import inspect
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,7 +147,10 @@ class ServerStrategy:
             messages = list(self.flower.configure_train(round_number, arrays, config, grid))
         except Exception as error:  # a user's own class may raise anything
             raise self._failed(error) from error
-        if any(message.metadata.dst_node_id not in cohort for message in messages):
+        asked = [message.metadata.dst_node_id for message in messages]
+        if len(set(asked)) < len(asked):
+            raise StrategyError(f"federation.strategy = '{self.name}': asks a client twice in one round")
+        if any(node not in cohort for node in asked):
             raise StrategyError(f"federation.strategy = '{self.name}': asks clients outside the round's cohort")
         return messages
 
@@ -221,6 +225,7 @@ def make_strategy(plan: Plan) -> ServerStrategy:
     Raises:
         UsageError: an option the strategy doesn't take, a value it refuses, or a class that can't be found.
     """
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # strategies tell each step; the observer tells it better
     name = plan.federation.strategy
     kind = _CLASSES.get(name) or _own_class(name)
     options: dict[str, Any] = dict(plan.federation.strategy_options)

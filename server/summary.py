@@ -125,7 +125,8 @@ def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> di
 
     own = spent(release.records_per_unit)
     return row | {
-        "epsilon": _finite(own.epsilon),
+        # Both books: what the server asked for, and what the client says it has paid for.
+        "epsilon": _finite(max(own.epsilon, tally.reported)),
         "rdp_epsilon": _finite(own.rdp_epsilon),
         "record_epsilon": _finite(spent(1).epsilon),
         "person_epsilon": None if bound is None else _finite(spent(bound).epsilon),
@@ -169,6 +170,9 @@ def withdrawn(plan: Plan, state: RunState, *, unpriced: Sequence[str] = ()) -> l
     reasons = ["simulated, not a claim: all clients ran on one machine, their noise is floating-point (rule 9)"]
     if plan.privacy.noise == "reproducible":
         reasons.append("the noise follows from the plan's seed, which others may know")
+    if state.replayed:
+        rounds = ", ".join(map(str, state.replayed))
+        reasons.append(f"cut off after it had begun, and played again: round {rounds}; both times are charged")
     failed = sorted(client for client, tally in state.clients.items() if tally.withdrawn)
     if failed:
         reasons.append(f"failed, which may tell something of their data (rule 5): clients {', '.join(failed)}")
@@ -179,7 +183,10 @@ def withdrawn(plan: Plan, state: RunState, *, unpriced: Sequence[str] = ()) -> l
 
 def disclosed(plan: Plan) -> list[str]:
     """What the claim does not cover."""
-    found = ["when a client answers is not protected (rule 12)"]
+    found = []
+    if plan.evaluation.baselines:
+        found.append("the figures of each client alone and of all data pooled are not protected")
+    found += ["when a client answers is not protected (rule 12)"]
     if plan.data.max_rows_per_person is not None:
         found.append(
             "somebody with records at several clients spends at each of them, and the epsilons add up (rule 6)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from flwr.app import Message, RecordDict
 
@@ -18,7 +18,7 @@ class InlineGrid(LocalGrid):
         clients: stable ids, in order.
         plan_text: the resolved plan as TOML.
         app: where the ClientApp is.
-        run_id, states: as in `LocalGrid`.
+        run_id, charge: as in `LocalGrid`.
     """
 
     def __init__(
@@ -28,9 +28,9 @@ class InlineGrid(LocalGrid):
         plan_text: str,
         app: str = DEFAULT_APP,
         run_id: int = 1,
-        states: Mapping[str, RecordDict] | None = None,
+        charge: Callable[[RecordDict], None] | None = None,
     ) -> None:
-        super().__init__(clients, run_id=run_id, states=states)
+        super().__init__(clients, run_id=run_id, charge=charge)
         self._worker = Worker(app, run_id, plan_text)
 
     def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:

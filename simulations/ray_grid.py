@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +33,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 try:
     import ray
-    from ray.exceptions import RayActorError, RayError
+    from ray.exceptions import GetTimeoutError, RayError
 except ImportError as error:  # the extra is not installed
     raise UsageError(
         "the Ray engine needs the extra 'simulation' (pip install 'veil-fl[simulation]'); or use --engine inline"
     ) from error
 
 
+_READY_SECONDS = 180.0
 _HOME = str(Path(__file__).resolve().parent.parent)  # the folder that holds our packages
 
 
@@ -89,6 +90,10 @@ def _actor_class() -> type:
 
             self._worker = Worker(app, run_id, plan_text)
 
+        def ready(self) -> bool:
+            """Answers once the worker stands."""
+            return True
+
         def work(self, content: Any, batch: list[Any]) -> Iterator[Any]:
             """Answer a batch of messages with the same content, one reply (and new state) after another."""
             for metadata, client, state in batch:
@@ -113,7 +118,7 @@ class RayGrid(LocalGrid):
         clients: stable ids, in order.
         plan_text: the resolved plan as TOML.
         options: how to use Ray.
-        app, run_id, states: as in `InlineGrid`.
+        app, run_id, charge: as in `InlineGrid`.
 
     Raises:
         RunError: Ray can't be started, or the cluster can't be reached.
@@ -127,9 +132,9 @@ class RayGrid(LocalGrid):
         options: RayOptions | None = None,
         app: str = DEFAULT_APP,
         run_id: int = 1,
-        states: Mapping[str, RecordDict] | None = None,
+        charge: Callable[[RecordDict], None] | None = None,
     ) -> None:
-        super().__init__(clients, run_id=run_id, states=states)
+        super().__init__(clients, run_id=run_id, charge=charge)
         options = options or RayOptions()
         self._owns_ray = _start_ray(options)
         remote: Any = ray.remote(_actor_class()).options(
@@ -137,6 +142,24 @@ class RayGrid(LocalGrid):
         )
         self._make_actor: Callable[[], Any] = lambda: remote.remote(_HOME, app, run_id, plan_text)
         self._slots = [_Slot(self._make_actor()) for _ in range(min(_workers(options), len(clients)))]
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        """Before a round's clock starts. An actor that Ray has no processor for would be waited for for ever."""
+        try:
+            ray.get([slot.actor.ready.remote() for slot in self._slots], timeout=_READY_SECONDS)
+        except GetTimeoutError:
+            count = len(self._slots)
+            self.close()
+            raise RunError(
+                f"Ray gave fewer than {count} workers a processor within {_READY_SECONDS:.0f} s; lower --workers, or "
+                "free the cluster"
+            ) from None
+        except RayError as error:
+            self.close()
+            raise RunError(
+                f"a Ray worker can't start: {str(error).splitlines()[-1]}; or use --engine inline"
+            ) from error
 
     def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -186,7 +209,7 @@ class RayGrid(LocalGrid):
         except StopIteration:
             slot.replies = slot.queue = None
             return None
-        except RayActorError:
+        except RayError:  # the actor died, or Ray lost what it had sent
             return self._replace(slot, waiting)
         task = slot.queue.popleft()
         self._states[task.client] = state
@@ -196,6 +219,8 @@ class RayGrid(LocalGrid):
     def _replace(self, slot: _Slot, waiting: deque[_Task]) -> Message | None:
         """Put a new actor in a dead one's place. Its clients are tried once more; nothing of them had left it."""
         tasks, slot.queue, slot.replies = list(slot.queue or ()), None, None
+        with suppress(RayError):
+            ray.kill(slot.actor)
         slot.actor = self._make_actor()
         waiting.extend(
             _Task(task.metadata, task.content, task.client, task.state, retried=True)
@@ -210,6 +235,8 @@ class RayGrid(LocalGrid):
         for slot in self._slots:
             if slot.replies is not None:
                 ray.kill(slot.actor)
+                # Their charges die with the actor; whether one of them had begun can't be known.
+                self.charge([task.client for task in slot.queue or ()])
                 slot.actor, slot.replies, slot.queue = self._make_actor(), None, None
 
     def close(self) -> None:
@@ -230,6 +257,7 @@ def _start_ray(options: RayOptions) -> bool:
             ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
+                address="local",  # not a cluster that somebody else left running here
                 num_cpus=options.workers or None,
                 include_dashboard=False,
                 log_to_driver=False,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import statistics
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from security.errors import RunError
 from server.run_folder import write_atomically
 from shared_models.plan import Plan
-from simulations.run import Settings, start_run
+from simulations.run import Settings, new_folder, start_run
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,15 @@ class Repeated:
         path: folder that holds one run's folder a seed, and `repeat.json`.
         seeds: the seeds, in order.
         values: each metric's value for each seed.
+        epsilons: largest epsilon of each run; None without privacy. The same data was used each time.
+        stopped: why each run ended early, if it did.
     """
 
     path: Path
     seeds: tuple[int, ...]
     values: dict[str, tuple[float, ...]]
+    epsilons: tuple[float | None, ...]
+    stopped: tuple[str | None, ...]
 
     def mean(self, metric: str) -> float:
         """Mean over the seeds."""
@@ -44,19 +47,26 @@ def repeat_run(plan: Plan, times: int, out: Path | None, settings: Settings) -> 
     Raises:
         UsageError, RunError: as `start_run`; the runs before it are kept.
     """
-    path = out or Path("runs") / f"{plan.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    path = out or new_folder(plan.name)
     seeds = tuple(range(plan.seed, plan.seed + times))
     finals: list[dict[str, float]] = []
+    epsilons: list[float | None] = []
+    stops: list[str | None] = []
     for seed in seeds:
         again = plan.model_copy(update={"seed": seed})
         folder, outcome = start_run(again, path / f"seed-{seed}", settings)
         if outcome.stopped == "failed":
             raise RunError(f"{folder.path}: {outcome.reason}")
         finals.append(outcome.state.evaluation or {})
+        epsilons.append(folder.read_summary()["privacy"].get("epsilon_max"))
+        stops.append(outcome.stopped)
     common = [name for name in finals[0] if all(name in final for final in finals)]
-    repeated = Repeated(path, seeds, {name: tuple(final[name] for final in finals) for name in common})
+    values = {name: tuple(final[name] for final in finals) for name in common}
+    repeated = Repeated(path, seeds, values, tuple(epsilons), tuple(stops))
     table: dict[str, Any] = {
         "seeds": list(seeds),
+        "epsilon_max": epsilons,
+        "stopped": stops,
         "metrics": {
             name: {"mean": repeated.mean(name), "deviation": repeated.deviation(name), "values": list(values)}
             for name, values in repeated.values.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from flwr.app import Context, RecordDict
 
 from client.datasets.partition import client_records
 from client.datasets.registry import load
+from client.guard import Guard
 from client.workplace import split_key
 from security.errors import UsageError
 from server.app import ServerJob, server_app
@@ -20,6 +22,7 @@ from server.checkpoint import Checkpoint, load_checkpoint
 from server.evaluation import TestData
 from server.federation import Observer, Outcome, Silent
 from server.run_folder import RunFolder
+from server.strategies import make_strategy
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
 from shared_models.resolve import resolve
@@ -62,10 +65,19 @@ def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFold
     """
     begun = time.monotonic()
     plan = resolve(plan)
+    make_strategy(plan)  # finds out what is wrong with its options before a folder is made
     test, clients = _data(plan)
-    folder = RunFolder(out or Path("runs") / f"{plan.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
+    folder = RunFolder(out or new_folder(plan.name))
     folder.create(plan)
-    return folder, _run(plan, folder, test, clients, None, settings, begun)
+    with folder.locked():
+        return folder, _run(plan, folder, test, clients, None, settings, begun)
+
+
+def new_folder(name: str) -> Path:
+    """`runs/NAME-TIMESTAMP`, with a number behind it if that is taken."""
+    stem = Path("runs") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    candidates = itertools.chain([stem], (stem.with_name(f"{stem.name}-{i}") for i in itertools.count(2)))
+    return next(path for path in candidates if not path.exists())
 
 
 def resume_run(path: Path, settings: Settings) -> tuple[RunFolder, Outcome | None]:
@@ -78,17 +90,21 @@ def resume_run(path: Path, settings: Settings) -> tuple[RunFolder, Outcome | Non
     begun = time.monotonic()
     folder = RunFolder(path)
     plan = resolve(folder.read_plan())
-    checkpoint = load_checkpoint(folder.checkpoints, plan.digest())
-    if checkpoint is not None and _finished(folder, plan, checkpoint):
-        return folder, None
-    test, clients = _data(plan)
-    return folder, _run(plan, folder, test, clients, checkpoint, settings, begun)
+    with folder.locked():
+        checkpoint = load_checkpoint(folder.checkpoints, plan.digest())
+        if checkpoint is not None and _finished(folder, plan, checkpoint):
+            return folder, None
+        test, clients = _data(plan)
+        return folder, _run(plan, folder, test, clients, checkpoint, settings, begun)
 
 
 def _finished(folder: RunFolder, plan: Plan, checkpoint: Checkpoint) -> bool:
     if not folder.summary.is_file():
         return False
-    stopped = folder.read_summary().get("stopped")
+    summary = folder.read_summary()
+    stopped = summary.get("stopped")
+    if plan.evaluation.baselines and summary.get("baselines") is None:
+        return False
     return stopped in ("target", "plateau") or checkpoint.state.round >= plan.federation.rounds
 
 
@@ -115,7 +131,7 @@ def _run(
     settings: Settings,
     begun: float,
 ) -> Outcome:
-    grid = _grid(settings, clients, write_plan(plan))
+    grid = _grid(settings, clients, plan)
     try:
         if checkpoint is not None and _STATES in checkpoint.attachments:
             grid.load_states(checkpoint.attachments[_STATES])
@@ -127,6 +143,7 @@ def _run(
             observer=settings.observer,
             resume=checkpoint,
             attachments=attachments,
+            charge=grid.charge,
             begun=begun,
         )
         server_app(job)(grid, _context(grid))
@@ -139,15 +156,20 @@ def _run(
     return job.outcome
 
 
-def _grid(settings: Settings, clients: tuple[str, ...], plan_text: str) -> LocalGrid:
+def _grid(settings: Settings, clients: tuple[str, ...], plan: Plan) -> LocalGrid:
+    plan_text = write_plan(plan)
+
+    def charge(state: RecordDict) -> None:
+        Guard(plan, state).charge()
+
     if settings.engine == "inline":
-        return InlineGrid(clients, plan_text=plan_text, app=settings.app)
+        return InlineGrid(clients, plan_text=plan_text, app=settings.app, charge=charge)
     from simulations.ray_grid import RayGrid, RayOptions
 
     options = RayOptions(
         workers=settings.workers, gpus_per_worker=settings.gpus_per_worker, address=settings.ray_address
     )
-    return RayGrid(clients, plan_text=plan_text, options=options, app=settings.app)
+    return RayGrid(clients, plan_text=plan_text, options=options, app=settings.app, charge=charge)
 
 
 def _context(grid: LocalGrid) -> Context:

@@ -18,14 +18,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from security.errors import RunError as RunError
+    from security.errors import UsageError as UsageError
     from simulations.results import Run as Run
     from simulations.results import load_run as load_run
     from veil.api import Plan as Plan
+    from veil.api import resume as resume
     from veil.api import simulate as simulate
 
-__all__ = ["Plan", "Run", "load_run", "simulate"]
+__all__ = ["Plan", "Run", "RunError", "UsageError", "load_run", "resume", "simulate"]
 
-_HOMES = {"Plan": "veil.api", "simulate": "veil.api", "Run": "simulations.results", "load_run": "simulations.results"}
+_HOMES = {
+    "Plan": "veil.api",
+    "simulate": "veil.api",
+    "resume": "veil.api",
+    "Run": "simulations.results",
+    "load_run": "simulations.results",
+    "UsageError": "security.errors",
+    "RunError": "security.errors",
+}
 _SIBLINGS = ("security", "privacy", "shared_models", "client", "server", "simulations")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from security.errors import RunError
 from server.federation import Observer, Silent
 from shared_models import plan as _plan
 from simulations.results import Run
-from simulations.run import Settings, start_run
+from simulations.run import Engine, Settings, resume_run, start_run
 from simulations.scenarios import find_plan
 
 
@@ -35,7 +35,7 @@ def simulate(
     plan: _plan.Plan,
     *,
     out: str | Path | None = None,
-    engine: Literal["ray", "inline"] = "ray",
+    engine: Engine = "ray",
     workers: int = 0,
     gpus_per_worker: float = 0.0,
     ray_address: str | None = None,
@@ -65,5 +65,18 @@ def simulate(
     )
     folder, outcome = start_run(plan, None if out is None else Path(out), settings)
     if outcome.stopped == "failed":
+        raise RunError(f"{folder.path}: {outcome.reason}")
+    return Run(folder.path)
+
+
+def resume(path: str | Path, *, engine: Engine = "ray", observer: Observer | None = None) -> Run:
+    """Go on with an interrupted run from its last checkpoint; a finished one is returned as it is.
+
+    Raises:
+        UsageError: there is no run, or its files are damaged.
+        RunError: the run failed.
+    """
+    folder, outcome = resume_run(Path(path), Settings(engine=engine, observer=observer or Silent()))
+    if outcome is not None and outcome.stopped == "failed":
         raise RunError(f"{folder.path}: {outcome.reason}")
     return Run(folder.path)

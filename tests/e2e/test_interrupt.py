@@ -17,8 +17,15 @@ SMALL = ("digits", "--set", "model.name=mlp", "--set", "federation.rounds=300", 
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_an_interrupted_run_keeps_its_checkpoint(tmp_path: Path, veil: Veil, engine: str) -> None:
     command = veil_command(["simulate", *SMALL, "--engine", engine, "--out", "run"])
+    # Ctrl-C is ignored in a shell's background jobs, and what they start inherits that; a person's terminal isn't one.
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_hear_ctrl_c,  # noqa: PLW1509 - the test has no threads
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -32,3 +39,7 @@ def test_an_interrupted_run_keeps_its_checkpoint(tmp_path: Path, veil: Veil, eng
     assert stderr.strip() == "interrupted; go on with: veil simulate --resume run"
     assert len(list((tmp_path / "run" / "checkpoints").glob("round-*"))) == 2
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def _hear_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from flwr.app import ConfigRecord, Message, RecordDict
+import pytest
+from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run
 
+from security.errors import RunError
 from server.cohort_grid import CohortGrid
 from shared_models.parameters import to_arrays
 from tests.server.conftest import LAYOUT, START, FakeGrid, learns
-
-
-class Recorder(FakeGrid):
-    """Also takes single messages."""
-
-    def push_messages(self, messages: list[Message]) -> list[str]:  # type: ignore[override]
-        return [f"pushed {message.metadata.dst_node_id}" for message in messages]
-
-    def pull_messages(self, message_ids: list[str]) -> list[Message]:  # type: ignore[override]
-        return [Message(RecordDict(), int(message_id), "train") for message_id in message_ids]
 
 
 def test_only_the_cohort_is_listed() -> None:
@@ -34,8 +26,8 @@ def test_flowers_own_sampling_finds_the_cohort_and_asks_each_once() -> None:
     assert sorted(message.metadata.dst_node_id for message in messages) == [2, 3, 6]
 
 
-def test_all_else_is_the_grids_own() -> None:
-    inner = Recorder("ab", learns)
+def test_run_and_messages_are_the_grids_own() -> None:
+    inner = FakeGrid("ab", learns)
     grid = CohortGrid(inner, [1])
     run = Run.create_empty(9)
     grid.set_run(run)
@@ -43,8 +35,15 @@ def test_all_else_is_the_grids_own() -> None:
     assert grid.run is run
     message = grid.create_message(RecordDict(), "train", 2, "5", ttl=60.0)
     assert (message.metadata.dst_node_id, message.metadata.group_id, message.metadata.ttl) == (2, "5", 60.0)
-    assert list(grid.push_messages([message])) == ["pushed 2"]
-    assert [m.metadata.dst_node_id for m in grid.pull_messages(["2"])] == [2]
-    question = Message(RecordDict(), 1, "query.identify")
-    assert [m.metadata.src_node_id for m in grid.send_and_receive([question], timeout=3.0)] == [1]
-    assert inner.timeouts == [3.0]
+
+
+def test_a_strategy_can_not_send_by_itself() -> None:
+    """Its clients would train and be charged in rounds that the server's books don't count."""
+    grid = CohortGrid(FakeGrid("ab", learns), [1])
+    message = grid.create_message(RecordDict(), "train", 1, "5")
+    with pytest.raises(RunError, match="may not send messages by itself"):
+        grid.send_and_receive([message])
+    with pytest.raises(RunError):
+        grid.push_messages([message])
+    with pytest.raises(RunError):
+        grid.pull_messages(["1"])

@@ -73,6 +73,12 @@ def test_equal_weights_too(updates: Terms) -> None:
     assert mean_of(updates).tolist() == brute_force(updates).tolist()
 
 
+def test_small_negative_sums_too() -> None:
+    """Found by a random test: less its floor, such a number was rounded before it was compared."""
+    updates = [([0.0], 62), ([-(2.0**-36)], 1)]
+    assert mean_of(updates).tolist() == brute_force(updates).tolist()
+
+
 def test_it_is_rounded_once() -> None:
     """2^20 + 2^-4 + 2^-36 lies just above the middle of two float32s; as a float64 it would lie on the middle."""
     updates = [([2.0**22], 1), ([2.0**-2], 1), ([2.0**-34], 1), ([0.0], 1)]

@@ -86,6 +86,16 @@ def test_a_deadline_ends_the_stream_and_the_grid_goes_on(ray_cluster: Path, smal
     grid.close()
 
 
+def test_a_client_that_is_given_up_keeps_its_charge(ray_cluster: Path, small_plan: PlanMaker) -> None:
+    """Principle 5: its account died with the actor, so the grid charges it for what it may have released."""
+    plan = small_plan("privacy.trust=local")
+    charged: list[RecordDict] = []
+    grid = RayGrid(["0", "1"], plan_text=write_plan(plan), options=RayOptions(workers=1), charge=charged.append)
+    assert list(grid.stream(train_messages(plan, grid, ["0"]), timeout=0.0)) == []
+    grid.close()
+    assert len(charged) == 1
+
+
 def test_flowers_own_interface_works_on_top(ray_cluster: Path, small_plan: PlanMaker) -> None:
     plan = small_plan()
     grid = RayGrid(CLIENTS, plan_text=write_plan(plan), options=RayOptions(workers=2))

@@ -213,3 +213,44 @@ def test_hospitals_are_compared_with_each_alone_and_all_pooled(tmp_path: Path) -
         "va-long-beach alone",
     ]
     assert all(0 < row["metrics"]["auc"] < 1 for row in rows)
+
+
+def test_a_private_round_that_was_cut_off_is_charged_twice(small_plan: PlanMaker, tmp_path: Path) -> None:
+    """Principle 5: its clients may have answered with noise that can't be drawn again, so playing it again is a
+    second release. Both books say so, and the budget then covers one round less."""
+    plan = small_plan("privacy.trust=local")
+
+    class CutOffInRoundTwo(StopAfter):
+        def round_done(self, record: RoundRecord) -> None:
+            if record.round == 1:
+                folder = load_run(tmp_path / "run")._folder
+                original = type(folder).append_metrics
+
+                def cut_off(self: object, line: object) -> None:
+                    monkey.undo()
+                    raise KeyboardInterrupt
+
+                assert original is not None
+                monkey.setattr(type(folder), "append_metrics", cut_off)
+
+    with pytest.MonkeyPatch.context() as monkey, pytest.raises(KeyboardInterrupt):
+        start_run(plan, tmp_path / "run", replace(INLINE, observer=CutOffInRoundTwo(0)))
+    folder, outcome = resume_run(tmp_path / "run", INLINE)
+    assert outcome is not None
+    assert outcome.stopped == "budget"  # rounds 1, 2, 2 again: nothing is left for round 3
+    privacy = folder.read_summary()["privacy"]
+    assert all(row["charged_rounds"] == 3 and row["epsilon"] <= 8 for row in privacy["clients"])
+    assert any("played again: round 2" in reason for reason in privacy["withdrawn"])
+
+
+def test_two_processes_do_not_play_one_run(small_plan: PlanMaker, tmp_path: Path) -> None:
+    folder, _ = start_run(small_plan(), tmp_path / "run", INLINE)
+    with folder.locked(), pytest.raises(UsageError, match="another process is playing this run"):
+        resume_run(folder.path, INLINE)
+
+
+def test_a_wrong_option_leaves_no_folder_behind(small_plan: PlanMaker, tmp_path: Path) -> None:
+    plan = small_plan("federation.strategy_options.foo=1")
+    with pytest.raises(UsageError, match=r"strategy_options\.foo"):
+        start_run(plan, tmp_path / "run", INLINE)
+    assert not (tmp_path / "run").exists()

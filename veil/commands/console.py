@@ -35,7 +35,7 @@ class Console:
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
-        self._rich = RichConsole(highlight=False)
+        self._rich = RichConsole(highlight=False, markup=False)
         self._live: Live | None = None
         self._plan: Plan | None = None
         self._clients = 0
@@ -188,6 +188,12 @@ class Console:
         self._rich.print()
         self._rich.print(f"{len(repeated.seeds)} runs, seeds {repeated.seeds[0]} to {repeated.seeds[-1]}")
         self._rich.print(table)
+        if repeated.epsilons[0] is not None:
+            figures = ", ".join(_epsilon(value) for value in repeated.epsilons)
+            self._rich.print(f"epsilon of each run: {figures}; all runs used the same data, so together they cost more")
+        for seed, stopped in zip(repeated.seeds, repeated.stopped, strict=True):
+            if stopped is not None:
+                self._rich.print(f"seed {seed} stopped early: {stopped}")
         self._rich.print(f"\nfolder: {repeated.path}", soft_wrap=True)
 
 

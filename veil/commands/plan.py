@@ -15,10 +15,13 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 @app.command("check")
 def check(plan: PlanName, overrides: Overrides = None) -> None:
     """Say whether a plan can run, and what it would cost."""
+    from server.strategies import make_strategy
+    from server.summary import privacy_unit
     from shared_models.resolve import resolve
     from simulations.scenarios import find_plan
 
     found = resolve(find_plan(plan, overrides or ()))
+    make_strategy(found)
     print(f"{plan}: the plan is good (digest {found.digest()[:16]})")
     privacy = found.privacy
     if not found.is_private:
@@ -26,9 +29,9 @@ def check(plan: PlanName, overrides: Overrides = None) -> None:
         return
     training = found.training
     print(
-        f"privacy: unit {privacy.unit}, trust {privacy.trust}; epsilon {privacy.epsilon:.4g} at delta "
-        f"{privacy.delta:g} over {found.federation.rounds} rounds of {training.local_steps} steps, noise multiplier "
-        f"{privacy.noise_multiplier:.4g} (add/remove one, PLD)"
+        f"privacy: unit {privacy_unit(found)}; trust {privacy.trust}; selection {privacy.selection}; epsilon "
+        f"{privacy.epsilon:.4g} at delta {privacy.delta:g} over {found.federation.rounds} rounds of "
+        f"{training.local_steps} steps, noise multiplier {privacy.noise_multiplier:.4g} (add/remove one, PLD)"
     )
 
 

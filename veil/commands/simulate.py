@@ -62,7 +62,7 @@ def simulate(
         with console.watching(None):
             repeated = repeat_run(found, repeat, out, settings)
         console.closing_repeats(repeated)
-        return 0
+        return 3 if "budget" in repeated.stopped else 0
     with console.watching(out):
         folder, outcome = start_run(found, out, settings)
     console.closing(folder)
