@@ -21,6 +21,7 @@ from privacy.dpsgd.engine import private_gradient_step, private_hooks
 from privacy.dpsgd.optimizer import PrivateOptimizer
 from privacy.dpsgd.sampling import poisson_batch
 from privacy.noise import NoiseSource
+from security.errors import UsageError
 from shared_models.parameters import Parameters, get_parameters, set_parameters
 from shared_models.plan import Plan
 from shared_models.seeds import derive_seed
@@ -30,14 +31,14 @@ def choose_device(wanted: str) -> torch.device:
     """The device a plan asks for; `auto` takes a GPU if there is one.
 
     Raises:
-        RuntimeError: the device isn't there.
+        UsageError: the device isn't there.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("training.device = 'cuda': this machine has no usable CUDA device")
+        raise UsageError("training.device = 'cuda': this machine has no usable CUDA device; allowed here: auto, cpu")
     if wanted == "mps" and not torch.backends.mps.is_available():
-        raise RuntimeError("training.device = 'mps': this machine has no usable MPS device")
+        raise UsageError("training.device = 'mps': this machine has no usable MPS device; allowed here: auto, cpu")
     return torch.device(wanted)
 
 

@@ -32,6 +32,7 @@ class ServerJob:
         resume: where to go on from.
         attachments: files of others to keep with each checkpoint.
         charge: as in `Federation`.
+        withdrawn: conditions of a claim that the grid does not meet, in plain words.
         begun: monotonic time at which the run began, for the start-up time.
         outcome: how the run ended; set by the app.
     """
@@ -43,6 +44,7 @@ class ServerJob:
     resume: Checkpoint | None = None
     attachments: Callable[[], Mapping[str, bytes]] = dict
     charge: Callable[[Sequence[str]], None] | None = None
+    withdrawn: tuple[str, ...] = ()
     begun: float = field(default_factory=time.monotonic)
     outcome: Outcome | None = None
 
@@ -99,6 +101,7 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
             outcome.state,
             stopped=outcome.stopped,
             reason=outcome.reason,
+            also_withdrawn=job.withdrawn,
             clients=outcome.clients,
             startup_seconds=startup,
         )

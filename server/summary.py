@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from privacy.accountant import Spent, epsilon
+from privacy.accountant import ACCOUNTANT, RELATION, Spent, epsilon
 from privacy.mechanisms import DpSgd
 from server.run_state import ClientTally, RunState
 from shared_models.plan import Plan
@@ -29,9 +29,16 @@ def summarise(
     reason: str | None,
     clients: list[str],
     startup_seconds: float,
+    also_withdrawn: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What `summary.json` holds; its schema is docs/schemas/summary.schema.json."""
+    """What `summary.json` holds; its schema is docs/schemas/summary.schema.json.
+
+    `also_withdrawn` are conditions of a claim that the grid does not meet.
+    """
     first = state.first_round_seconds
+    privacy = privacy_summary(plan, state, stopped=stopped, clients=clients)
+    if plan.is_private:
+        privacy["withdrawn"] += also_withdrawn
     return {
         "name": plan.name,
         "plan_digest": plan.digest(),
@@ -53,7 +60,7 @@ def summarise(
             "total": round(startup_seconds + state.seconds, 3),
         },
         "bytes": {"up": state.bytes_up, "down": state.bytes_down},
-        "privacy": privacy_summary(plan, state, stopped=stopped, clients=clients),
+        "privacy": privacy,
         "baselines": None,
         "faults": state.faults,
         "versions": versions(),
@@ -70,8 +77,8 @@ def privacy_summary(plan: Plan, state: RunState, *, stopped: str | None, clients
     return {
         "unit": privacy_unit(plan),
         "trust": privacy.trust,
-        "relation": "add or remove one",
-        "accountant": "PLD, pessimistic, discretisation 1e-3; RDP beside it",
+        "relation": RELATION,
+        "accountant": f"{ACCOUNTANT}; RDP beside it",
         "delta": privacy.delta,
         "epsilon_max": _largest([row["epsilon"] for row in rows]),
         "epsilon_planned": privacy.epsilon,
@@ -167,7 +174,7 @@ def _largest(epsilons: list[float | None]) -> float | None:
 
 def withdrawn(plan: Plan, state: RunState, *, unpriced: Sequence[str] = ()) -> list[str]:
     """Conditions that a claim needs and this run does not meet, in plain words; `unpriced` clients have no epsilon."""
-    reasons = ["simulated, not a claim: all clients ran on one machine, their noise is floating-point (rule 9)"]
+    reasons = ["simulated, not a claim: all clients ran in one place, their noise is floating-point (rule 9)"]
     if plan.privacy.noise == "reproducible":
         reasons.append("the noise follows from the plan's seed, which others may know")
     if state.replayed:

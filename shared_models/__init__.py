@@ -2,7 +2,8 @@
 
 import os
 
-# Flower reports usage and looks for updates unless told not to; nothing Veil starts may do either. Every
+# Flower and the data hub report usage unless told not to; nothing Veil starts may do either. Every
 # package that imports Flower imports this one first.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -28,8 +28,8 @@ from simulations.worker import DEFAULT_APP
 
 # Ray sends usage statistics unless told not to before it is imported.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# Actors without a GPU share must not have CUDA hidden from them by a changed default; Ray warns until one is chosen.
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Actors without a GPU share shall not see a GPU; a later Ray would let them unless told so.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
 try:
     import ray

@@ -15,6 +15,7 @@ from flwr.app import Context, RecordDict
 from client.datasets.partition import client_records
 from client.datasets.registry import load
 from client.guard import Guard
+from client.trainer import choose_device
 from client.workplace import split_key
 from security.errors import UsageError
 from server.app import ServerJob, server_app
@@ -65,7 +66,10 @@ def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFold
     """
     begun = time.monotonic()
     plan = resolve(plan)
-    make_strategy(plan)  # finds out what is wrong with its options before a folder is made
+    # What is wrong with strategy, device or data is found out before a folder is made and before anybody is charged.
+    make_strategy(plan)
+    if settings.ray_address is None:
+        choose_device(plan.training.device)
     test, clients = _data(plan)
     folder = RunFolder(out or new_folder(plan.name))
     folder.create(plan)

@@ -49,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _fail(f"{error} (run 'veil doctor' to see what is missing)", 1)
     except KeyboardInterrupt:
         code = 130
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split())
+        code = _fail(f"{type(error).__name__}: {text} (a defect of Veil's: run again with --debug, and report it)", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

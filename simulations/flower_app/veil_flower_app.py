@@ -25,6 +25,8 @@ from simulations.scenarios import find_plan
 client = ClientApp()
 server = ServerApp()
 
+_CODE_FROM_THE_SERVER = "under Flower's own engine the server brings the code that runs beside the data (rule 7)"
+
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
@@ -46,7 +48,8 @@ def main(grid: Grid, context: Context) -> None:
     folder = RunFolder(Path(out))
     folder.create(plan)
     test = load(plan.data, split_key=split_key(plan)).test
-    outcome = lead(ServerJob(plan=plan, folder=folder, test=TestData(test.x, test.y)), grid)
+    job = ServerJob(plan=plan, folder=folder, test=TestData(test.x, test.y), withdrawn=(_CODE_FROM_THE_SERVER,))
+    outcome = lead(job, grid)
     if outcome.stopped == "failed":
         raise RunError(f"{folder.path}: {outcome.reason}")
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from client.datasets.records import Records
 from client.trainer import choose_device, torch_threads, train_plain, train_private
 from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
+from security.errors import UsageError
 from shared_models.parameters import Parameters, get_parameters, set_parameters
 from shared_models.plan import Plan
 from shared_models.registry import build
@@ -562,7 +563,7 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch)
             if there:
                 assert choose_device(name) == torch.device(name)
             else:
-                with pytest.raises(RuntimeError, match=f"training.device = '{name}'"):
+                with pytest.raises(UsageError, match=f"training.device = '{name}'"):
                     choose_device(name)
 
 

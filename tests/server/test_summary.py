@@ -242,7 +242,7 @@ def test_principle_3_every_figure_stands_beside_what_it_means() -> None:
     found = privacy_summary(PLAN, state(10, north=10), stopped=None, clients=CLIENTS)
     assert found["unit"] == "record, not person"
     assert found["trust"] == "local"
-    assert found["relation"] == "add or remove one"
+    assert found["relation"] == "add or remove one unit"
     assert found["delta"] == PLAN.privacy.delta
     assert "PLD" in found["accountant"]
     assert "RDP beside it" in found["accountant"]

@@ -163,12 +163,15 @@ def test_a_plan_that_is_shown_can_be_read_back(tmp_path: Path, capsys: pytest.Ca
     assert run("plan", "check", str(tmp_path / "again.toml")) == 0
 
 
-def test_an_unknown_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A defect of ours is not dressed up as the user's mistake."""
+def test_a_defect_of_ours_is_one_line_too_and_a_traceback_with_debug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
 
     def broken() -> tuple[str, ...]:
         raise RuntimeError("a defect")
 
     monkeypatch.setattr("simulations.scenarios.scenario_names", broken)
+    assert run("scenarios") == 1
+    assert capsys.readouterr().err.startswith("error: RuntimeError: a defect (a defect of Veil's")
     with pytest.raises(RuntimeError, match="a defect"):
-        main(["scenarios"])
+        main(["scenarios", "--debug"])

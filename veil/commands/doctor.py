@@ -56,7 +56,6 @@ def examine() -> list[Finding]:
         ("memory", _memory),
         ("disk", _disk),
         ("data", _data),
-        ("telemetry", _telemetry),
     )
     findings: list[Finding] = []
     for name, check in checks:
@@ -131,19 +130,8 @@ def _disk() -> Finding:
 
 
 def _data() -> Finding:
-    from client.datasets.registry import load
-    from security.errors import UsageError
-    from shared_models.plan import DataPlan
+    from client.datasets.fashion_mnist import DEBIAN
 
-    try:
-        load(DataPlan(name="fashion-mnist"), split_key=b"doctor")
-    except UsageError as error:
-        return Finding("fashion-mnist", False, False, str(error))
-    return Finding("fashion-mnist", True, False, "found")
-
-
-def _telemetry() -> Finding:
-    import shared_models  # switches Flower's off
-
-    good = os.environ.get("FLWR_TELEMETRY_ENABLED") == "0" and shared_models is not None
-    return Finding("telemetry", good, True, "off" if good else "Flower's is on; set FLWR_TELEMETRY_ENABLED=0")
+    good = DEBIAN.is_dir()
+    hint = "for the fashion scenarios: apt-get install dataset-fashion-mnist, or --set data.path=DIR"
+    return Finding("fashion-mnist", good, False, str(DEBIAN) if good else f"not at {DEBIAN}; {hint}")
