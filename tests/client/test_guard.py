@@ -166,7 +166,7 @@ def test_a_charge_is_never_taken_back() -> None:
     guard = Guard(plan, state)
     guard.reserve()  # training may fail now: the account is in the state, and the guard has no way to undo it
     assert Guard(plan, through_the_wire(state)).spent == Counter({plan.round_release(): 1})
-    assert {name for name in vars(Guard) if not name.startswith("_")} == {"spent", "reserve", "reply_fields"}
+    assert {name for name in vars(Guard) if not name.startswith("_")} == {"spent", "reserve", "charge", "reply_fields"}
 
 
 def test_accounts_of_unlike_states_are_unlike() -> None:
