@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -252,6 +253,8 @@ def _start_ray(options: RayOptions) -> bool:
     """Start or join Ray; whether it is ours to shut down."""
     if ray.is_initialized():
         return False
+    # The warning is about the choice made above, by RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO.
+    warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
     try:
         if options.address is not None:
             ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
