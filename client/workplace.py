@@ -21,7 +21,7 @@ from shared_models.parameters import Layout, layout_of
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan
 from shared_models.private_trainable import check_private_trainable
-from shared_models.registry import build
+from shared_models.registry import build_for
 from shared_models.resolve import check_offered
 from shared_models.seeds import derive_key
 
@@ -73,15 +73,9 @@ def workplace(plan_text: str) -> Workplace:
     """
     plan = parse_plan(plan_text, where="plan")
     check_offered(plan)
-    card = card_for(plan.data)
-    model = build(
-        plan.model.name,
-        plan.model.options,
-        input_shape=card.input_shape,
-        classes=len(card.classes),
-        seed=plan.seed,
-    )
+    model = build_for(plan)
     if plan.is_private:
+        card = card_for(plan.data)
         check_private_trainable(model, card.input_shape, len(card.classes))
     model.to(choose_device(plan.training.device))
     return Workplace(plan=plan, model=model, layout=layout_of(model, plan.federation.wire))

@@ -4,6 +4,9 @@ The text of a `VeilError` is one line that says what is wrong, where, and what t
 traceback and may travel in logs, so it never holds a record, an update or a secret.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class VeilError(Exception):
     """Base of every error that Veil raises on purpose."""
@@ -15,3 +18,9 @@ class UsageError(VeilError):
 
 class RunError(VeilError):
     """A run that had started could not go on (exit code 1)."""
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """`did you mean X? `, to stand before what is allowed; nothing if no known name is near."""
+    close = difflib.get_close_matches(given, list(known), n=1) if isinstance(given, str) else []
+    return f"did you mean {close[0]}? " if close else ""

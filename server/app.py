@@ -14,10 +14,9 @@ from server.evaluation import TestData, evaluator
 from server.federation import Federation, Observer, Outcome, Silent
 from server.run_folder import RunFolder, write_parameters
 from server.summary import summarise
-from shared_models.cards import card_for
 from shared_models.parameters import get_parameters, layout_of
 from shared_models.plan import Plan
-from shared_models.registry import build
+from shared_models.registry import build_for
 
 
 @dataclass
@@ -68,14 +67,7 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
         RunError: the run could not go on; what was played is in the last checkpoint.
     """
     plan = job.plan
-    card = card_for(plan.data)
-    model = build(
-        plan.model.name,
-        plan.model.options,
-        input_shape=card.input_shape,
-        classes=len(card.classes),
-        seed=plan.seed,
-    )
+    model = build_for(plan)
     evaluate = None
     if job.test is not None and plan.evaluation.where == "server":
         evaluate = evaluator(plan, model, job.test)

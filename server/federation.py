@@ -74,6 +74,10 @@ class Observer(Protocol):
         """The clients are there; `done` rounds were played before (on resume)."""
         ...
 
+    def note(self, text: str) -> None:
+        """Something to know before the rounds begin, in one line."""
+        ...
+
     def round_done(self, record: RoundRecord) -> None:
         """A round is over and on disk."""
         ...
@@ -83,6 +87,9 @@ class Silent:
     """An observer that says nothing."""
 
     def started(self, plan: Plan, clients: int, done: int) -> None:
+        """Nothing to say."""
+
+    def note(self, text: str) -> None:
         """Nothing to say."""
 
     def round_done(self, record: RoundRecord) -> None:
@@ -170,6 +177,11 @@ class Federation:
         self.folder.truncate_metrics(state.round)
         self.folder.keep_best(state.progress.best_round)
         self.observer.started(plan, len(nodes), state.round)
+        if strategy.adapter is None:
+            self.observer.note(
+                f"federation.strategy = '{strategy.name}' keeps no state, so this run can't be resumed; give the class "
+                "get_state() and set_state(state)"
+            )
         if self._settle(state) or self.resume is None:
             self._checkpoint(parameters, state, strategy.memory())
         stopped: Stopped | None = state.progress.stop(plan.evaluation)
@@ -189,7 +201,7 @@ class Federation:
             for client in cohort:
                 if client in answered:
                     state.note_client(number, client, faults.get(client))
-            failure = self._failure(number, cohort, played)
+            failure = self._failure(number, cohort, played, state)
             if failure is not None:
                 self._judge_last(parameters, state)
                 self._checkpoint(parameters, state, memory)  # the round is not done, but its charges stay
@@ -235,6 +247,10 @@ class Federation:
         if not self.plan.is_private or self.plan.privacy.noise != "secret":
             return False
         state.note_cut_off(*found)
+        self.observer.note(
+            f"round {found[0]} was cut off and is played again; both times are charged, so the budget may end a round "
+            "early"
+        )
         if self.charge is not None:
             self.charge(found[1])
         return True
@@ -285,18 +301,23 @@ class Federation:
         """Good updates a round needs. A cohort drawn smaller than the minimum must then be complete."""
         return max(1, min(self.plan.federation.min_clients, cohort))
 
-    def _failure(self, number: int, cohort: list[str], played: _Played) -> tuple[Stopped, str] | None:
+    def _failure(self, number: int, cohort: list[str], played: _Played, state: RunState) -> tuple[Stopped, str] | None:
         tally, needed = played.tally, self._needed(len(cohort))
         if played.problem is not None:
             return "failed", f"round {number}: {played.problem}"
         if not cohort or len(tally.updates) >= needed:
             return None
-        refusals = sum(fault.fault is Fault.BUDGET_EXHAUSTED for fault in tally.faults)
-        if len(tally.updates) + refusals >= needed:
-            return "budget", (
-                f"round {number}: {refusals} of {len(cohort)} clients have no privacy budget left; "
+        refusing = [fault.client for fault in tally.faults if fault.fault is Fault.BUDGET_EXHAUSTED]
+        if len(tally.updates) + len(refusing) >= needed:
+            reason = (
+                f"round {number}: {len(refusing)} of {len(cohort)} clients have no privacy budget left; "
                 f"{len(tally.updates)} good updates are too few, the plan needs {needed}"
             )
+            more = max(state.clients[client].charged for client in refusing) - state.round
+            if more > 0:
+                rounds = "1 round was" if more == 1 else f"{more} rounds were"
+                reason += f"; {rounds} cut off or failed and played again, charged each time"
+            return "budget", reason
         reasons = sorted({fault.fault.reason for fault in tally.faults}) or ["nobody else was asked"]
         return "failed", (
             f"round {number}: {len(tally.updates)} good updates of {len(cohort)} clients, the plan needs {needed} "

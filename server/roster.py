@@ -18,6 +18,8 @@ from shared_models.plan import Plan
 from shared_models.protocol import CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
 
 _WAIT_SECONDS = 300.0
+_POLL_SECONDS = 0.2
+_SETTLED_POLLS = 10  # as long as nobody joins or leaves between so many, all are there
 
 
 @runtime_checkable
@@ -44,7 +46,7 @@ def roster(grid: Grid, plan: Plan) -> dict[str, int]:
 
 def _ask(grid: Grid, plan: Plan) -> dict[str, int]:
     """Each node's client id, as it says itself; a node that doesn't say is left out."""
-    nodes = _wait_for_nodes(grid, getattr(plan.data.partition, "clients", plan.federation.min_clients))
+    nodes = _wait_for_nodes(grid, plan)
     question = RecordDict({CONFIG: ConfigRecord({PLAN_DIGEST: plan.digest()})})
     messages = [Message(question, node, IDENTIFY) for node in nodes]
     found: dict[str, int] = {}
@@ -65,11 +67,22 @@ def _client_id(reply: Message) -> str | None:
     return client if isinstance(client, str) and client else None
 
 
-def _wait_for_nodes(grid: Grid, expected: int) -> list[int]:
-    """Flower's grids can't tell when a node joins, so they are asked again until enough are there."""
+def _wait_for_nodes(grid: Grid, plan: Plan) -> list[int]:
+    """Flower's grids can't tell when a node joins, so they are asked again until all are there.
+
+    How many clients a natural partition has is in the data, which a server doesn't see: there the least that the plan
+    needs are waited for, and then until nobody has joined for a moment. Whoever joins after that is not of the run.
+    """
+    known: int | None = getattr(plan.data.partition, "clients", None)
+    expected, settled = (plan.federation.min_clients, _SETTLED_POLLS) if known is None else (known, 0)
     deadline = time.monotonic() + _WAIT_SECONDS
-    while len(nodes := sorted(grid.get_node_ids())) < expected:
+    nodes, unchanged = sorted(grid.get_node_ids()), 0
+    while len(nodes) < expected or unchanged < settled:
         if time.monotonic() > deadline:
+            if len(nodes) >= expected:  # they go on joining
+                break
             raise RunError(f"{len(nodes)} of {expected} clients joined within {_WAIT_SECONDS:.0f} s")
-        time.sleep(0.2)
+        time.sleep(_POLL_SECONDS)
+        before, nodes = nodes, sorted(grid.get_node_ids())
+        unchanged = unchanged + 1 if nodes == before else 0
     return nodes

@@ -6,6 +6,8 @@ metrics.jsonl     one line a round
 summary.json      final metrics, timings, privacy summary
 checkpoints/      round-000012/ ..., enough to resume
 model/            model.safetensors (final), best.safetensors
+clients.log       where in the code clients failed, if a simulation's did
+begun.json        the round that is being played
 ```
 """
 
@@ -47,6 +49,10 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         return self.path / "summary.json"
+
+    @property
+    def client_log(self) -> Path:
+        return self.path / "clients.log"
 
     @property
     def checkpoints(self) -> Path:

@@ -13,6 +13,7 @@ from privacy.accountant import ACCOUNTANT, RELATION, Spent, epsilon
 from privacy.mechanisms import DpSgd
 from server.run_state import ClientTally, RunState
 from shared_models.plan import Plan
+from shared_models.plan_data import NaturalPartition
 
 _PACKAGES = ("veil-fl", "flwr", "torch", "opacus", "dp-accounting", "numpy", "ray")
 
@@ -194,15 +195,30 @@ def disclosed(plan: Plan) -> list[str]:
     if plan.evaluation.baselines:
         found.append("the figures of each client alone and of all data pooled are not protected")
     found += ["when a client answers is not protected (rule 12)"]
+    if isinstance(plan.data.partition, NaturalPartition):
+        found.append(
+            f"the names of the clients are values of the column {plan.data.partition.column} and are not protected"
+        )
     if plan.data.max_rows_per_person is not None:
         found.append(
             "somebody with records at several clients spends at each of them, and the epsilons add up (rule 6)"
         )
     if plan.evaluation.where == "server":
         found.append("the server's own evaluation data is not protected (rule 11)")
+        found += _chosen_on_test_records(plan)
     if plan.privacy.selection == "uncharged":
         found.append("hyper-parameters may have been chosen by looking at the data, uncharged (rule 11)")
     return found
+
+
+def _chosen_on_test_records(plan: Plan) -> list[str]:
+    """Says so where the records that the figures are of have chosen among models first."""
+    evaluation = plan.evaluation
+    if plan.federation.rounds <= evaluation.every:  # evaluated once, after the last round: there is nothing to choose
+        return []
+    stops = evaluation.target is not None or evaluation.patience is not None
+    chosen = "the best model and when to stop" if stops else "the best model"
+    return [f"the reported figures are of the test records that also chose {chosen}"]
 
 
 def versions() -> dict[str, str]:

@@ -6,13 +6,12 @@ listed here; the card of a user's own data comes from the plan (`data.card`).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from security.errors import UsageError
-from shared_models.plan import CardPlan, CategoricalColumn, Column, DataPlan, NumericColumn
+from security.errors import UsageError, did_you_mean
+from shared_models.plan_data import CardPlan, CategoricalColumn, Column, DataPlan, NumericColumn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +126,9 @@ def card_for(data: DataPlan) -> DataCard:
             raise UsageError(f"data.card: '{data.name}' brings its own card; remove [data.card] from the plan")
         return known
     if data.card is None:
-        close = difflib.get_close_matches(data.name, KNOWN, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
         raise UsageError(
-            f"data.card: {hint}data.name = '{data.name}' needs a [data.card] with its public facts (classes, columns "
-            f"or input_shape); data sets that bring their own: {', '.join(sorted(KNOWN))}"
+            f"data.card: {did_you_mean(data.name, KNOWN)}data.name = '{data.name}' needs a [data.card] with its public "
+            f"facts (classes, columns or input_shape); data sets that bring their own: {', '.join(sorted(KNOWN))}"
         )
     return _own_card(data.name, data.card)
 

@@ -1,167 +1,34 @@
 """The plan: one description of a federated run, the same in simulation and in deployment.
 
-This module is the only definition of what a plan may say. Reading it from TOML, overriding keys and writing it
-out is `plan_file`; computing the noise from the target epsilon (or the other way round) is `resolve`.
+This module is the only definition of what a plan may say, together with `plan_data`, which holds the tables of
+[data]. Reading it from TOML, overriding keys and writing it out is `plan_file`; computing the noise from the target
+epsilon (or the other way round) is `resolve`.
 
-Every model is frozen and strict: an unknown key, a wrong type or an impossible combination is an error that names
-the key path, what was given and what is allowed.
+Every table is frozen and strict (`plan_section`): an unknown key, a wrong type or an impossible combination is an
+error that names the key path, what was given and what is allowed.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
 import re
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from privacy.mechanisms import DpSgd
+from security.errors import did_you_mean
+from shared_models.plan_data import DataPlan, NaturalPartition
+from shared_models.plan_section import Count, CountOrZero, Decay, NonNegative, Positive, Rate, Section
 
 MEAN_STRATEGIES: Final = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
 ROBUST_STRATEGIES: Final = ("krum", "multikrum", "bulyan", "fedmedian", "fedtrimmedavg")
 
-
-class Section(BaseModel):
-    """A table of the plan: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
 # What the key says that tells the tables of a kind apart.
-_PARTITION: Final = "iid, dirichlet, pathological, size-skewed or natural."
-_COLUMN: Final = "numeric or categorical."
 _SCHEDULE: Final = "constant, cosine or step."
 _COHORT: Final = "all, fixed or poisson."
-
-
-# --- data ---------------------------------------------------------------------------------------------------------
-
-
-class IidPartition(Section):
-    """Records are dealt to the clients at random, in equal parts."""
-
-    kind: Literal["iid"] = Field("iid", description=_PARTITION)
-    clients: Count = Field(10, description="Number of virtual clients.")
-
-
-class DirichletPartition(Section):
-    """Each class is spread over the clients by a Dirichlet draw (Hsu et al. 2019, arXiv 1909.06335)."""
-
-    kind: Literal["dirichlet"] = Field("dirichlet", description=_PARTITION)
-    clients: Count = Field(10, description="Number of virtual clients.")
-    alpha: Positive = Field(0.5, description="Concentration: small is unequal, large is nearly iid.")
-    min_size: CountOrZero = Field(1, description="Fewest records a client may get; the draw repeats until met.")
-
-
-class PathologicalPartition(Section):
-    """Each client holds a few classes only (McMahan et al. 2017, arXiv 1602.05629, section 3)."""
-
-    kind: Literal["pathological"] = Field("pathological", description=_PARTITION)
-    clients: Count = Field(10, description="Number of virtual clients.")
-    classes_per_client: Count = Field(2, description="Number of classes each client holds.")
-
-
-class SizeSkewedPartition(Section):
-    """Records are dealt at random, the number a client gets grows with its index."""
-
-    kind: Literal["size-skewed"] = Field("size-skewed", description=_PARTITION)
-    clients: Count = Field(10, description="Number of virtual clients.")
-    growth: Literal["linear", "square", "exponential"] = Field(
-        "linear", description="How the size grows with the client's index."
-    )
-
-
-class NaturalPartition(Section):
-    """One client for each value of a column: hospitals, people, sources."""
-
-    kind: Literal["natural"] = Field("natural", description=_PARTITION)
-    column: str = Field(description="Column whose values are the clients.")
-
-
-Partition = Annotated[
-    IidPartition | DirichletPartition | PathologicalPartition | SizeSkewedPartition | NaturalPartition,
-    Field(discriminator="kind"),
-]
-
-
-class NumericColumn(Section):
-    """A number, clipped to public bounds and scaled by them to [-1, 1]; missing gets 0 and a flag of its own."""
-
-    kind: Literal["numeric"] = Field("numeric", description=_COLUMN)
-    low: float = Field(description="Public lower bound; smaller values are clipped to it.")
-    high: float = Field(description="Public upper bound; larger values are clipped to it.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"low = {self.low} must be below high = {self.high}")
-        return self
-
-
-class CategoricalColumn(Section):
-    """One of a public list of values, one-hot; any other value, or none, gets a place of its own."""
-
-    kind: Literal["categorical"] = Field("categorical", description=_COLUMN)
-    values: tuple[str, ...] = Field(min_length=1, strict=False, description="Public list of values.")
-
-
-Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind")]
-
-
-class CardPlan(Section):
-    """Public facts about the user's own data (`csv`, `npz`, `image-folder`): nothing here is computed from it."""
-
-    classes: tuple[str, ...] = Field(min_length=2, strict=False, description="Names of the classes, in order.")
-    target: str | None = Field(None, description="csv: the column to predict.")
-    columns: dict[str, Column] = Field(default_factory=dict, description="csv: the columns used, by name.")
-    missing: tuple[str, ...] = Field(
-        ("", "?", "NA", "nan", "NaN"), strict=False, description="csv: texts that mean a missing value."
-    )
-    input_shape: tuple[Count, ...] | None = Field(
-        None, strict=False, description="npz, image-folder: shape of one example, e.g. [1, 28, 28]."
-    )
-    mean: float = Field(0.0, description="npz, image-folder: public constant subtracted from every value.")
-    std: Positive = Field(1.0, description="npz, image-folder: public constant every value is divided by.")
-
-
-class DataPlan(Section):
-    """Which data, and how it is spread over the clients."""
-
-    name: str = Field("digits", description="Data set: digits, heart-disease, fashion-mnist, csv, npz, image-folder.")
-    path: str | None = Field(None, description="File or folder of the data, where the set needs one.")
-    partition: Partition = Field(
-        default_factory=DirichletPartition, description="How a simulation spreads the records over clients."
-    )
-    test_fraction: float = Field(
-        0.2,
-        gt=0,
-        lt=1,
-        description="Part held out by a keyed hash of the record, if the set has no test part.",
-    )
-    person_column: str | None = Field(None, description="Column that names the person a record belongs to.")
-    max_rows_per_person: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        None, description="Most records of one person that are used; the privacy unit is then a person."
-    )
-    card: CardPlan | None = Field(None, description="Public description of the user's own data.")
-
-    @model_validator(mode="after")
-    def _person(self) -> Self:
-        if self.max_rows_per_person is not None and self.person_column is None:
-            raise ValueError("max_rows_per_person needs person_column, the column that names the person")
-        if self.person_column is not None and self.max_rows_per_person is None:
-            raise ValueError("person_column needs max_rows_per_person, a public bound on a person's records")
-        return self
 
 
 # --- model and training -------------------------------------------------------------------------------------------
@@ -330,9 +197,7 @@ def _known_strategy(name: str) -> str:
     known = (*MEAN_STRATEGIES, *ROBUST_STRATEGIES)
     if name in known or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
         return name
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise ValueError(f"{hint}allowed: {', '.join(known)}, or package.module:Class")
+    raise ValueError(f"{did_you_mean(name, known)}allowed: {', '.join(known)}, or package.module:Class")
 
 
 def _option(value: object) -> object:
@@ -423,7 +288,13 @@ class Plan(Section):
         stops = self.evaluation.target is not None or self.evaluation.patience is not None
         if self.evaluation.where == "none" and stops:
             raise ValueError("evaluation.target and evaluation.patience need evaluation.where = 'server'")
-        clients = getattr(self.data.partition, "clients", None)
+        partition = self.data.partition
+        if self.is_private and isinstance(partition, NaturalPartition) and partition.column == self.data.person_column:
+            raise ValueError(
+                f"data.partition.column = {partition.column!r} is data.person_column too: each client's id would be a "
+                "person's name, told to the server; under privacy allowed: another column, or another kind of partition"
+            )
+        clients = getattr(partition, "clients", None)
         if clients is not None:
             if isinstance(federation.cohort, FixedCohort) and federation.cohort.size > clients:
                 raise ValueError(
@@ -468,6 +339,10 @@ class Plan(Section):
         )
 
     def digest(self) -> str:
-        """SHA-256 of the plan's canonical JSON, in hexadecimal: what both sides compare before a round."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        """SHA-256 of the plan's canonical JSON, in hexadecimal: what both sides compare before a round.
+
+        All but `data.path`: where data lies is the business of the machine it lies on.
+        """
+        meaning = self.model_dump(mode="json", exclude={"data": {"path"}})
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

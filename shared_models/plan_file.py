@@ -5,24 +5,26 @@ Errors are one line for each thing that is wrong: key path, what was given, what
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from security.errors import UsageError
+from security.errors import UsageError, did_you_mean
 from shared_models.plan import Plan
+from shared_models.plan_data import located
+from shared_models.plan_section import alternatives, tables
 
 
 def read_plan(path: Path, overrides: Iterable[str] = (), *, where: str | None = None) -> Plan:
     """Read a plan from a TOML file and apply `KEY=VALUE` overrides; errors name it by `where`, or by its path.
+
+    A relative `data.path` in the file is one from the file's own folder; one in an override stays as it is given.
 
     Raises:
         UsageError: the file can't be read, isn't TOML, or isn't a plan.
@@ -32,7 +34,8 @@ def read_plan(path: Path, overrides: Iterable[str] = (), *, where: str | None = 
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UsageError(f"{path}: can't read the plan ({reason})") from error
-    return parse_plan(text, where=where or str(path), overrides=overrides)
+    where = where or str(path)
+    return plan_from(_beside(_toml(text, where), path.parent), where=where, overrides=overrides)
 
 
 def parse_plan(text: str, *, where: str, overrides: Iterable[str] = ()) -> Plan:
@@ -41,11 +44,7 @@ def parse_plan(text: str, *, where: str, overrides: Iterable[str] = ()) -> Plan:
     Raises:
         UsageError: the text isn't TOML, or isn't a plan.
     """
-    try:
-        raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also numbers too long and nesting too deep for Python
-        raise UsageError(f"{where}: not valid TOML: {error}") from error
-    return plan_from(raw, where=where, overrides=overrides)
+    return plan_from(_toml(text, where), where=where, overrides=overrides)
 
 
 def plan_from(raw: Mapping[str, Any], *, where: str, overrides: Iterable[str] = ()) -> Plan:
@@ -68,6 +67,21 @@ def write_plan(plan: Plan) -> str:
     lines = ["# A Veil plan with every default written out. Keys that are not set are shown as comments."]
     _write_section(plan, path=(), lines=lines)
     return "\n".join(lines) + "\n"
+
+
+def _toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers too long and nesting too deep for Python
+        raise UsageError(f"{where}: not valid TOML: {error}") from error
+
+
+def _beside(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The document of a file in that folder, its `data.path` absolute."""
+    data = raw.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("path"), str):
+        return raw
+    return {**raw, "data": {**data, "path": located(data["path"], folder)}}
 
 
 # --- overrides ----------------------------------------------------------------------------------------------------
@@ -141,23 +155,23 @@ def _value(text: str) -> Any:
 
 
 def _explain(detail: ErrorDetails) -> str:
-    path = _plain_path(detail["loc"])
+    path, held = _follow(detail["loc"])
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        keys = _known_keys(detail["loc"][:-1])
-        return f"{path}: unknown key; {_did_you_mean(detail['loc'][-1], keys)}allowed: {', '.join(keys)}"
+        keys = [key for table in tables(_follow(detail["loc"][:-1])[1]) for key in table.model_fields]
+        return f"{path}: unknown key; {did_you_mean(detail['loc'][-1], keys)}allowed: {', '.join(keys)}"
     if kind == "missing":
         return f"{path}: missing, give it a value"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        key, tags = _known_tags(detail["loc"])
+        key, tags = alternatives(held)
         allowed = f"allowed: {', '.join(map(repr, tags))}"
         if kind == "union_tag_not_found":
             return f"{path}.{key}: missing; {allowed}"
         tag = given.get(key, context.get("tag")) if isinstance(given, dict) else context.get("tag")
-        return f"{path}.{key} = {_short(tag)}: {_did_you_mean(tag, tags)}{allowed}"
+        return f"{path}.{key} = {_short(tag)}: {did_you_mean(tag, tags)}{allowed}"
     if kind == "literal_error":
         allowed = str(context.get("expected", "")).replace(" or ", ", ")
-        hint = _did_you_mean(given, re.findall("'([^']*)'", allowed))
+        hint = did_you_mean(given, re.findall("'([^']*)'", allowed))
         return f"{path} = {_short(given)}: {hint}allowed: {allowed}"
     if kind == "value_error":
         reason = str(context.get("error", detail["msg"]))
@@ -181,93 +195,29 @@ def _expected(detail: ErrorDetails) -> str:
     return detail["msg"].removeprefix("Input ").removeprefix("String ")
 
 
-def _did_you_mean(given: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(given, list(known), n=1) if isinstance(given, str) else []
-    return f"did you mean {close[0]}? " if close else ""
-
-
 def _short(given: object) -> str:
     text = repr(given)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_TAG_KEYS = ("kind", "sampling")
-_TAGS = frozenset(
-    {"iid", "dirichlet", "pathological", "size-skewed", "natural"}
-    | {"numeric", "categorical"}
-    | {"constant", "cosine", "step"}
-    | {"all", "fixed", "poisson"}
-)
-
-
-def _plain_path(location: tuple[int | str, ...]) -> str:
-    """The key path as a user writes it: without the union tags that pydantic puts between."""
-    parts: list[str] = []
-    annotation: Any = Plan
+def _follow(location: tuple[int | str, ...]) -> tuple[str, Any]:
+    """An error's key path as a user writes it, without the tags pydantic puts between, and the type found there."""
+    path: list[str] = []
+    held: Any = Plan
     for part in location:
-        step = _step(annotation, part)
-        if step is None and part in _TAGS:
-            annotation = _tagged(annotation, str(part))
+        found = tables(held)
+        if len(found) > 1:
+            held = alternatives(held)[1][str(part)]
             continue
-        parts.append(_quoted(str(part)))
-        annotation = step
-    return ".".join(parts)
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    annotation = _annotation(location)
-    return list(annotation.model_fields) if _is_model(annotation) else []
-
-
-def _known_tags(location: tuple[int | str, ...]) -> tuple[str, list[str]]:
-    """The key that tells a union's tables apart, and what it may say."""
-    options = [option for option in _options(_annotation(location)) if _is_model(option)]
-    key = next(key for key in _TAG_KEYS if all(key in option.model_fields for option in options))
-    return key, [get_args(option.model_fields[key].annotation)[0] for option in options]
-
-
-def _annotation(location: tuple[int | str, ...]) -> Any:
-    annotation: Any = Plan
-    for part in location:
-        step = _step(annotation, part)
-        annotation = _tagged(annotation, str(part)) if step is None else step
-    return annotation
-
-
-def _step(annotation: Any, part: int | str) -> Any:
-    """The type found under a key of a type, or None where the key is a union's tag."""
-    if _is_model(annotation):
-        field = annotation.model_fields.get(str(part))
-        return field.annotation if field is not None else Any
-    if get_origin(annotation) is dict:
-        return get_args(annotation)[1]
-    if get_origin(annotation) is tuple:
-        return get_args(annotation)[0]
-    models = [option for option in _options(annotation) if _is_model(option)]
-    if len(models) == 1:  # an optional section
-        return _step(models[0], part)
-    return None if models else Any
-
-
-def _tagged(annotation: Any, tag: str) -> Any:
-    for option in _options(annotation):
-        if _is_model(option):
-            for key in _TAG_KEYS:
-                field = option.model_fields.get(key)
-                if field is not None and get_args(field.annotation) == (tag,):
-                    return option
-    return Any
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return get_args(annotation)
-    arguments = get_args(annotation)  # Annotated[Union[...], Field(discriminator=...)]
-    return _options(arguments[0]) if arguments and hasattr(annotation, "__metadata__") else ()
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        path.append(_quoted(str(part)))
+        if found:
+            field = found[0].model_fields.get(str(part))
+            held = Any if field is None else field.annotation
+        elif get_origin(held) is dict:
+            held = get_args(held)[1]
+        else:
+            held = get_args(held)[0] if get_origin(held) is tuple else Any
+    return ".".join(path), held
 
 
 # --- writing out ---------------------------------------------------------------------------------------------------

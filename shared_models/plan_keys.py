@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from shared_models.plan import Plan
+from shared_models.plan_section import Section, alternatives, options, tables
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Key:
 
 def plan_keys() -> list[Key]:
     """All keys, in the order of the plan's sections."""
-    return list(_keys(Plan, ""))
+    return list(_keys(Plan, "", tag=""))
 
 
 def plan_keys_markdown() -> str:
@@ -42,32 +41,29 @@ def plan_keys_markdown() -> str:
     return "\n".join(["| key | allowed | default | meaning |", "|---|---|---|---|", *rows]) + "\n"
 
 
-def _keys(model: type[BaseModel], prefix: str) -> Iterator[Key]:
-    for name, field in model.model_fields.items():
-        path = f"{prefix}{name}"
-        if name in ("kind", "sampling") and get_origin(field.annotation) is Literal:
+def _keys(table: type[Section], prefix: str, *, tag: str) -> Iterator[Key]:
+    """The keys of a table but its tag, which is listed once for all the tables it tells apart."""
+    for name, field in table.model_fields.items():
+        if name == tag:
             continue
-        held = field.annotation
-        if get_origin(held) is dict:
-            held = get_args(held)[1]
-        sections = [option for option in _options(held) if _is_model(option)]
-        if held is not field.annotation and sections:
-            path = f"{path}.<name>"
-        if len(sections) == 1:
-            yield from _keys(sections[0], f"{path}.")
-        elif sections:
-            tag = next(key for key in ("kind", "sampling") if key in sections[0].model_fields)
-            tags = [get_args(section.model_fields[tag].annotation)[0] for section in sections]
-            yield Key(f"{path}.{tag}", ", ".join(tags), _default_tag(field, tag), field.description or "")
-            for section, value in zip(sections, tags, strict=True):
-                yield from _keys(section, f"{path}.({value}).")
+        path, held = f"{prefix}{name}", field.annotation
+        if get_origin(held) is dict and tables(get_args(held)[1]):
+            path, held = f"{path}.<name>", get_args(held)[1]
+        below = tables(held)
+        if len(below) == 1:
+            yield from _keys(below[0], f"{path}.", tag="")
+        elif below:
+            key, kinds = alternatives(held)
+            yield Key(f"{path}.{key}", ", ".join(kinds), _default_tag(field, key), field.description or "")
+            for kind, one in kinds.items():
+                yield from _keys(one, f"{path}.({kind}).", tag=key)
         else:
-            yield Key(path, _allowed(field.annotation), _default(field), field.description or "")
+            yield Key(path, _allowed(held), _default(field), field.description or "")
 
 
-def _default_tag(field: FieldInfo, tag: str) -> str:
+def _default_tag(field: FieldInfo, key: str) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
-    return f'"{getattr(default, tag)}"' if isinstance(default, BaseModel) else "-"
+    return f'"{getattr(default, key)}"' if isinstance(default, Section) else "-"
 
 
 def _default(field: FieldInfo) -> str:
@@ -84,8 +80,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _allowed(annotation: Any) -> str:
-    options = [option for option in _options(annotation) if option is not type(None)]
-    return " or ".join(_one(option) for option in options)
+    return " or ".join(_one(option) for option in options(annotation) if option is not type(None))
 
 
 def _one(annotation: Any) -> str:
@@ -100,15 +95,3 @@ def _one(annotation: Any) -> str:
         return "a table"
     names = {str: "text", int: "whole number", float: "number", bool: "true, false"}
     return names.get(annotation, str(annotation))
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return get_args(annotation)
-    if hasattr(annotation, "__metadata__"):
-        return _options(get_args(annotation)[0])
-    return (annotation,)
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -9,7 +9,6 @@ at fault, "takes ...".
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
-from security.errors import UsageError
+from security.errors import UsageError, did_you_mean
 from shared_models import cnn, mlp, resnet, vit
+from shared_models.cards import card_for
+from shared_models.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,22 @@ def build(
             raise _blame(error, chosen, dataclasses.asdict(config), given) from error
 
 
+def build_for(plan: Plan) -> nn.Module:
+    """The plan's network for the plan's data, with the initial weights of the plan's seed: see `build`.
+
+    Raises:
+        UsageError: as `build`, or the plan's own data is not fully described.
+    """
+    card = card_for(plan.data)
+    return build(
+        plan.model.name,
+        plan.model.options,
+        input_shape=card.input_shape,
+        classes=len(card.classes),
+        seed=plan.seed,
+    )
+
+
 def _config(chosen: ModelFactory, options: Mapping[str, object]) -> Any:
     types = get_type_hints(chosen.config)
     typed: dict[str, object] = {}
@@ -179,5 +196,4 @@ def _show(value: object) -> str:
 
 
 def _known(given: str, allowed: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(given, allowed, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"allowed: {', '.join(allowed)}"
+    return f"{did_you_mean(given, allowed)}allowed: {', '.join(allowed)}"

@@ -8,6 +8,7 @@ gives is refused, and changes nothing in one that keeps its promise.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from privacy.accountant import epsilon as epsilon_of
@@ -15,8 +16,9 @@ from privacy.calibration import noise_multiplier_for
 from security.errors import UsageError
 from shared_models.cards import card_for
 from shared_models.plan import Plan, PrivacyPlan
+from shared_models.plan_data import located
 from shared_models.private_trainable import check_private_trainable
-from shared_models.registry import build, check_options
+from shared_models.registry import build_for, check_options
 
 # Which (unit, trust) pairs this version can run; the plan's language already knows the others.
 OFFERED = (("example", "local"),)
@@ -30,14 +32,16 @@ def resolve(plan: Plan) -> Plan:
     """
     check_offered(plan)
     options = check_options(plan.model.name, plan.model.options)
-    card = card_for(plan.data)
-    model = build(plan.model.name, options, input_shape=card.input_shape, classes=len(card.classes), seed=0)
+    model = build_for(plan)
     if plan.is_private:
+        card = card_for(plan.data)
         check_private_trainable(model, card.input_shape, len(card.classes))
     changes: dict[str, Any] = {
         "model": plan.model.model_copy(update={"options": options}),
         "federation": plan.federation.model_copy(update={"weighting": plan.weighting}),
     }
+    if plan.data.path is not None:  # a run may be gone on with from another folder than the one it was begun in
+        changes["data"] = plan.data.model_copy(update={"path": located(plan.data.path, Path())})
     if plan.training.epochs is None:
         changes["training"] = plan.training.model_copy(update={"steps": plan.training.local_steps})
     changes["privacy"] = _resolve_privacy(plan)

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from client.datasets.partition import client_records
 from client.datasets.records import Records
 from client.trainer import torch_threads, train_plain
 from client.workplace import split_key
 from server.evaluation import TestData, evaluator
-from shared_models.cards import card_for
 from shared_models.parameters import Parameters, get_parameters
 from shared_models.plan import Plan
-from shared_models.registry import build
+from shared_models.registry import build_for
 
 _METRICS = ("auc", "accuracy", "f1")
 
@@ -52,24 +49,13 @@ def _train(plan: Plan, name: str, records: Records, test: TestData, *, steps_fac
     longer = plan.model_copy(update={"training": plan.training.model_copy(update={"steps": steps})})
     if plan.training.epochs is not None:
         longer = plan
-    model = _network(plan)
+    model = build_for(plan)
     parameters: Parameters = get_parameters(model)
     with torch_threads(plan.training.threads):
         for number in range(1, plan.federation.rounds + 1):
             change, _ = train_plain(model, parameters, records, longer, round_number=number, client=name)
             parameters = {key: value + change[key] for key, value in parameters.items()}
-    return evaluator(plan, _network(plan), test)(parameters)
-
-
-def _network(plan: Plan) -> nn.Module:
-    card = card_for(plan.data)
-    return build(
-        plan.model.name,
-        plan.model.options,
-        input_shape=card.input_shape,
-        classes=len(card.classes),
-        seed=plan.seed,
-    )
+    return evaluator(plan, build_for(plan), test)(parameters)
 
 
 def _without_privacy(plan: Plan) -> Plan:

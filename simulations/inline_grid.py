@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from flwr.app import Message, RecordDict
 
@@ -19,6 +20,7 @@ class InlineGrid(LocalGrid):
         plan_text: the resolved plan as TOML.
         app: where the ClientApp is.
         run_id, charge: as in `LocalGrid`.
+        log: as in `Worker`.
     """
 
     def __init__(
@@ -29,9 +31,10 @@ class InlineGrid(LocalGrid):
         app: str = DEFAULT_APP,
         run_id: int = 1,
         charge: Callable[[RecordDict], None] | None = None,
+        log: Path | None = None,
     ) -> None:
         super().__init__(clients, run_id=run_id, charge=charge)
-        self._worker = Worker(app, run_id, plan_text)
+        self._worker = Worker(app, run_id, plan_text, log)
 
     def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -81,7 +81,7 @@ def _actor_class() -> type:
     class ClientActor:
         """Runs in a process of its own: a worker that answers batches."""
 
-        def __init__(self, home: str, app: str, run_id: int, plan_text: str) -> None:
+        def __init__(self, home: str, app: str, run_id: int, plan_text: str, log: Path | None) -> None:
             import logging
             import sys
 
@@ -89,7 +89,7 @@ def _actor_class() -> type:
             logging.getLogger("flwr").setLevel(logging.ERROR)
             from simulations.worker import Worker
 
-            self._worker = Worker(app, run_id, plan_text)
+            self._worker = Worker(app, run_id, plan_text, log)
 
         def ready(self) -> bool:
             """Answers once the worker stands."""
@@ -119,7 +119,7 @@ class RayGrid(LocalGrid):
         clients: stable ids, in order.
         plan_text: the resolved plan as TOML.
         options: how to use Ray.
-        app, run_id, charge: as in `InlineGrid`.
+        app, run_id, charge, log: as in `InlineGrid`; workers on machines without the log's folder use their stderr.
 
     Raises:
         RunError: Ray can't be started, or the cluster can't be reached.
@@ -134,6 +134,7 @@ class RayGrid(LocalGrid):
         app: str = DEFAULT_APP,
         run_id: int = 1,
         charge: Callable[[RecordDict], None] | None = None,
+        log: Path | None = None,
     ) -> None:
         super().__init__(clients, run_id=run_id, charge=charge)
         options = options or RayOptions()
@@ -141,7 +142,7 @@ class RayGrid(LocalGrid):
         remote: Any = ray.remote(_actor_class()).options(
             num_cpus=1, num_gpus=options.gpus_per_worker, max_concurrency=1
         )
-        self._make_actor: Callable[[], Any] = lambda: remote.remote(_HOME, app, run_id, plan_text)
+        self._make_actor: Callable[[], Any] = lambda: remote.remote(_HOME, app, run_id, plan_text, log)
         self._slots = [_Slot(self._make_actor()) for _ in range(min(_workers(options), len(clients)))]
         self._wait_until_ready()
 

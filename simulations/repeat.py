@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from security.errors import RunError
+from security.errors import UsageError
 from server.run_folder import write_atomically
 from shared_models.plan import Plan
-from simulations.run import Settings, new_folder, start_run
+from simulations.run import Settings, failure, new_folder, start_run
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ def repeat_run(plan: Plan, times: int, out: Path | None, settings: Settings) -> 
     Raises:
         UsageError, RunError: as `start_run`; the runs before it are kept.
     """
+    if times < 2:
+        raise UsageError(f"repeat: {times} runs have no deviation; give 2 or more")
     path = out or new_folder(plan.name)
     seeds = tuple(range(plan.seed, plan.seed + times))
     finals: list[dict[str, float]] = []
@@ -56,7 +58,7 @@ def repeat_run(plan: Plan, times: int, out: Path | None, settings: Settings) -> 
         again = plan.model_copy(update={"seed": seed})
         folder, outcome = start_run(again, path / f"seed-{seed}", settings)
         if outcome.stopped == "failed":
-            raise RunError(f"{folder.path}: {outcome.reason}")
+            raise failure(folder, outcome)
         finals.append(outcome.state.evaluation or {})
         epsilons.append(folder.read_summary()["privacy"].get("epsilon_max"))
         stops.append(outcome.stopped)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from security.errors import UsageError
 from server.run_folder import RunFolder, read_parameters
-from shared_models.cards import card_for
 from shared_models.parameters import set_parameters
 from shared_models.plan import Plan
-from shared_models.registry import build
+from shared_models.registry import build_for
 
 if TYPE_CHECKING:
     import pandas
@@ -70,14 +69,7 @@ class Run:
         Raises:
             UsageError: the file is missing or damaged.
         """
-        card = card_for(self.plan.data)
-        network = build(
-            self.plan.model.name,
-            self.plan.model.options,
-            input_shape=card.input_shape,
-            classes=len(card.classes),
-            seed=self.plan.seed,
-        )
+        network = build_for(self.plan)
         path = self._folder.best_model if best else self._folder.model
         try:
             set_parameters(network, read_parameters(path))

@@ -17,7 +17,7 @@ from client.datasets.registry import load
 from client.guard import Guard
 from client.trainer import choose_device
 from client.workplace import split_key
-from security.errors import UsageError
+from security.errors import RunError, UsageError
 from server.app import ServerJob, server_app
 from server.checkpoint import Checkpoint, load_checkpoint
 from server.evaluation import TestData
@@ -70,7 +70,7 @@ def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFold
     make_strategy(plan)
     if settings.ray_address is None:
         choose_device(plan.training.device)
-    test, clients = _data(plan)
+    test, clients = load_data(plan)
     folder = RunFolder(out or new_folder(plan.name))
     folder.create(plan)
     with folder.locked():
@@ -98,7 +98,7 @@ def resume_run(path: Path, settings: Settings) -> tuple[RunFolder, Outcome | Non
         checkpoint = load_checkpoint(folder.checkpoints, plan.digest())
         if checkpoint is not None and _finished(folder, plan, checkpoint):
             return folder, None
-        test, clients = _data(plan)
+        test, clients = load_data(plan)
         return folder, _run(plan, folder, test, clients, checkpoint, settings, begun)
 
 
@@ -112,8 +112,12 @@ def _finished(folder: RunFolder, plan: Plan, checkpoint: Checkpoint) -> bool:
     return stopped in ("target", "plateau") or checkpoint.state.round >= plan.federation.rounds
 
 
-def _data(plan: Plan) -> tuple[TestData, tuple[str, ...]]:
-    """The server's test data and the clients' ids. Loading here also finds out what is wrong before anything starts."""
+def load_data(plan: Plan) -> tuple[TestData, tuple[str, ...]]:
+    """The server's test data and the clients' ids. Loading here also finds out what is wrong before anything starts.
+
+    Raises:
+        UsageError: the data can't be read, or can't be spread over the plan's clients.
+    """
     key = split_key(plan)
     loaded = load(plan.data, split_key=key)
     if len(loaded.test) == 0 and plan.evaluation.where == "server":
@@ -126,6 +130,16 @@ def _data(plan: Plan) -> tuple[TestData, tuple[str, ...]]:
     return TestData(loaded.test.x, loaded.test.y), clients
 
 
+def failure(folder: RunFolder, outcome: Outcome) -> RunError:
+    """The error of a failed run, for who calls from Python."""
+    return RunError(f"{folder.path}: {outcome.reason}{client_log_hint(folder)}")
+
+
+def client_log_hint(folder: RunFolder) -> str:
+    """Where to read more, if a client that failed could say where."""
+    return f"; {folder.client_log.name} says where in the code" if folder.client_log.is_file() else ""
+
+
 def _run(
     plan: Plan,
     folder: RunFolder,
@@ -135,7 +149,7 @@ def _run(
     settings: Settings,
     begun: float,
 ) -> Outcome:
-    grid = _grid(settings, clients, plan)
+    grid = _grid(settings, clients, plan, folder)
     try:
         if checkpoint is not None and _STATES in checkpoint.attachments:
             grid.load_states(checkpoint.attachments[_STATES])
@@ -160,20 +174,20 @@ def _run(
     return job.outcome
 
 
-def _grid(settings: Settings, clients: tuple[str, ...], plan: Plan) -> LocalGrid:
-    plan_text = write_plan(plan)
+def _grid(settings: Settings, clients: tuple[str, ...], plan: Plan, folder: RunFolder) -> LocalGrid:
+    plan_text, log = write_plan(plan), folder.client_log.resolve()  # a worker may have another working folder
 
     def charge(state: RecordDict) -> None:
         Guard(plan, state).charge()
 
     if settings.engine == "inline":
-        return InlineGrid(clients, plan_text=plan_text, app=settings.app, charge=charge)
+        return InlineGrid(clients, plan_text=plan_text, app=settings.app, charge=charge, log=log)
     from simulations.ray_grid import RayGrid, RayOptions
 
     options = RayOptions(
         workers=settings.workers, gpus_per_worker=settings.gpus_per_worker, address=settings.ray_address
     )
-    return RayGrid(clients, plan_text=plan_text, options=options, app=settings.app, charge=charge)
+    return RayGrid(clients, plan_text=plan_text, options=options, app=settings.app, charge=charge, log=log)
 
 
 def _context(grid: LocalGrid) -> Context:

@@ -1,11 +1,12 @@
 """Veil: privacy-preserving federated learning.
 
-    from veil import Plan, simulate, load_run
+    from veil import Plan, simulate, repeat, load_run
 
     run = simulate(Plan.load("digits"))
     run.metrics     # one row a round, a pandas frame
     run.model()     # the trained network
     run.report      # who spent what
+    repeat(Plan.load("digits"), 3).mean("accuracy")
 
 Users import `veil` alone; the packages beside it (`server`, `client`, ...) are its floors.
 """
@@ -20,18 +21,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from security.errors import RunError as RunError
     from security.errors import UsageError as UsageError
+    from simulations.repeat import Repeated as Repeated
     from simulations.results import Run as Run
     from simulations.results import load_run as load_run
     from veil.api import Plan as Plan
+    from veil.api import repeat as repeat
     from veil.api import resume as resume
     from veil.api import simulate as simulate
 
-__all__ = ["Plan", "Run", "RunError", "UsageError", "load_run", "resume", "simulate"]
+__all__ = ["Plan", "Repeated", "Run", "RunError", "UsageError", "load_run", "repeat", "resume", "simulate"]
 
 _HOMES = {
     "Plan": "veil.api",
     "simulate": "veil.api",
+    "repeat": "veil.api",
     "resume": "veil.api",
+    "Repeated": "simulations.repeat",
     "Run": "simulations.results",
     "load_run": "simulations.results",
     "UsageError": "security.errors",

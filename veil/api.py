@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from security.errors import RunError
 from server.federation import Observer, Silent
 from shared_models import plan as _plan
+from simulations.repeat import Repeated, repeat_run
 from simulations.results import Run
-from simulations.run import Engine, Settings, resume_run, start_run
+from simulations.run import Engine, Settings, failure, resume_run, start_run
 from simulations.scenarios import find_plan
 
 
@@ -65,8 +65,43 @@ def simulate(
     )
     folder, outcome = start_run(plan, None if out is None else Path(out), settings)
     if outcome.stopped == "failed":
-        raise RunError(f"{folder.path}: {outcome.reason}")
+        raise failure(folder, outcome)
     return Run(folder.path)
+
+
+def repeat(
+    plan: _plan.Plan,
+    times: int,
+    *,
+    out: str | Path | None = None,
+    engine: Engine = "ray",
+    workers: int = 0,
+    gpus_per_worker: float = 0.0,
+    ray_address: str | None = None,
+    observer: Observer | None = None,
+) -> Repeated:
+    """Simulate a plan with several seeds: mean and deviation instead of one lucky figure.
+
+    All runs use the same data, so under privacy they cost more together than each of them says.
+
+    Args:
+        plan: what to run.
+        times: number of runs, 2 or more; their seeds are `plan.seed`, `plan.seed + 1`, ...
+        out: the folder that holds the runs' folders; default `runs/NAME-TIMESTAMP`.
+        engine, workers, gpus_per_worker, ray_address, observer: as in `simulate`.
+
+    Raises:
+        UsageError: the plan, its data or the folder won't do, or `times` is less than 2.
+        RunError: a run failed; the runs before it are kept.
+    """
+    settings = Settings(
+        engine=engine,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        ray_address=ray_address,
+        observer=observer or Silent(),
+    )
+    return repeat_run(plan, times, None if out is None else Path(out), settings)
 
 
 def resume(path: str | Path, *, engine: Engine = "ray", observer: Observer | None = None) -> Run:
@@ -78,5 +113,5 @@ def resume(path: str | Path, *, engine: Engine = "ray", observer: Observer | Non
     """
     folder, outcome = resume_run(Path(path), Settings(engine=engine, observer=observer or Silent()))
     if outcome is not None and outcome.stopped == "failed":
-        raise RunError(f"{folder.path}: {outcome.reason}")
+        raise failure(folder, outcome)
     return Run(folder.path)

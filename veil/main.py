@@ -1,11 +1,12 @@
 """The `veil` command: its groups, and what an error looks like to a person.
 
-Exit codes: 0 done; 1 the run failed; 2 wrong usage or plan; 3 stopped because a privacy budget is exhausted; 130
-interrupted.
+Exit codes: 0 done; 1 the run failed, or whoever read its output left; 2 wrong usage or plan; 3 stopped because a
+privacy budget is exhausted; 130 interrupted.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     name="veil",
     help="Privacy-preserving federated learning: simulate a federation, check a plan, see what privacy costs.",
     no_args_is_help=True,
+    suggest_commands=False,  # click suggests already
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = [argument for argument in given if argument != "--debug"]
     try:
         code = app(args=given, standalone_mode=False, prog_name="veil")
+        sys.stdout.flush()  # here, not at exit: a reader may have left
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
@@ -49,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _fail(f"{error} (run 'veil doctor' to see what is missing)", 1)
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:
+        # Whoever read the output has left, as `head` does: nothing is to be said any more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except Exception as error:
         if debug:
             raise

@@ -6,7 +6,7 @@ from client.datasets.records import Parts
 from client.datasets.sources import data_path
 from client.datasets.tabular import read_table, table_records
 from shared_models.cards import DataCard
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 
 def load(data: DataPlan, card: DataCard) -> Parts:

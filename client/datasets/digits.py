@@ -8,7 +8,7 @@ from client.datasets.images import normalise
 from client.datasets.records import Parts, Records
 from client.datasets.sources import refuse_path
 from shared_models.cards import DataCard
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 
 def load(data: DataPlan, card: DataCard) -> Parts:

@@ -24,7 +24,7 @@ from client.datasets.records import Parts, Records
 from client.datasets.sources import data_path
 from security.errors import UsageError
 from shared_models.cards import DataCard
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 DEBIAN: Final = Path("/usr/share/datasets/fashion-mnist")
 HUB: Final = "zalando-datasets/fashion_mnist"

@@ -20,7 +20,7 @@ from client.datasets.sources import refuse_path
 from client.datasets.tabular import read_table, table_records
 from security.errors import UsageError
 from shared_models.cards import DataCard
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from client.datasets.records import Parts, Records
 from client.datasets.sources import data_path, did_you_mean
 from security.errors import UsageError
 from shared_models.cards import DataCard
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 _FORMATS: Final = ("PNG", "JPEG")  # decoders of rarer formats stay out of reach of what lies in the folder

@@ -16,7 +16,7 @@ from client.datasets.records import Parts, Records, StrArray
 from client.datasets.sources import data_path, did_you_mean, listed, partition_column
 from security.errors import UsageError
 from shared_models.cards import DataCard
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 Array = npt.NDArray[Any]
 

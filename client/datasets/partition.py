@@ -2,9 +2,9 @@
 
 The drawing is flwr-datasets' own. It sees only row numbers with a label or a group for each, never a record,
 and the rows are shuffled by the plan's seed first, so that every process of a simulation draws the same
-clients. A person's
-records stay wherever they fall: a person spread over several clients pays in each, and those charges add up.
-To keep people whole, use a natural partition by the person column.
+clients. A person's records stay wherever they fall: a person spread over several clients pays in each, and those
+charges add up. A natural partition by the person column would keep people whole, but name each to the server: a
+private plan may not ask for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from client.datasets.records import Records
 from client.datasets.registry import load
 from client.datasets.sources import did_you_mean, listed
 from security.errors import UsageError
-from shared_models.plan import (
+from shared_models.plan_data import (
     DataPlan,
     DirichletPartition,
     IidPartition,

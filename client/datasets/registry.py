@@ -16,7 +16,7 @@ from client.datasets.sources import did_you_mean
 from client.datasets.split import bound_rows_per_person, split
 from security.errors import UsageError
 from shared_models.cards import DataCard, card_for
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 # Loaders import what they read with (pandas, scikit-learn, Pillow, ...) when they are called: a client that
 # only has a CSV file needs neither the others' libraries nor their start-up time.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from security.errors import UsageError
-from shared_models.plan import DataPlan, NaturalPartition
+from shared_models.plan_data import DataPlan, NaturalPartition
 
 _SHOWN = 20  # names an error lists before it says "and N more": it has to stay one readable line
 

@@ -20,7 +20,7 @@ from client.datasets.records import Records, StrArray
 from client.datasets.sources import did_you_mean, listed, partition_column
 from security.errors import UsageError
 from shared_models.cards import DataCard, table_width
-from shared_models.plan import CategoricalColumn, DataPlan, NumericColumn
+from shared_models.plan_data import CategoricalColumn, DataPlan, NumericColumn
 
 if TYPE_CHECKING:
     import pandas as pd

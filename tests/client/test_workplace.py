@@ -131,7 +131,7 @@ def test_rule_7_a_network_that_mixes_examples_is_refused_under_privacy(
             logits: torch.Tensor = self.linear(x - x.mean(dim=0))
             return logits
 
-    monkeypatch.setattr(module, "build", lambda *arguments, **options: Mixing())
+    monkeypatch.setattr(module, "build_for", lambda plan: Mixing())
     text = write_plan(plan_of())
     for _ in range(2):
         with pytest.raises(UsageError, match="mixes the examples of a batch"):

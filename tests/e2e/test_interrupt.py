@@ -43,3 +43,44 @@ def test_an_interrupted_run_keeps_its_checkpoint(tmp_path: Path, veil: Veil, eng
 
 def _hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_reader_that_leaves_ends_the_run_without_a_word_and_it_can_be_resumed(tmp_path: Path, veil: Veil) -> None:
+    """As `veil simulate ... | head -1` does."""
+    plan = (*SMALL[:-2], "--set", "federation.rounds=40", "--set", "training.steps=1", "--engine", "inline")
+    with subprocess.Popen(
+        veil_command(["simulate", *plan, "--out", "run"]),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("digits: 10 clients")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert any((tmp_path / "run" / "checkpoints").iterdir())
+    resumed = veil("simulate", "--resume", "run", "--engine", "inline")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "done: all 40 rounds" in resumed.stdout  # nothing was cut off, so nothing was charged twice
+
+
+def test_a_reader_that_left_before_the_end_of_a_short_output_is_no_error_of_ours(tmp_path: Path) -> None:
+    """What is printed is written only when the command ends."""
+    with subprocess.Popen(
+        veil_command(["plan", "show", "digits"]),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

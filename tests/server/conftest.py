@@ -24,6 +24,7 @@ from shared_models.plan import Plan
 from shared_models.plan_file import plan_from
 from shared_models.protocol import ARRAYS, CLIENT_ID, CONFIG, EPSILON, IDENTIFY, METRICS, TRAIN_LOSS, WEIGHT
 from simulations.flower_messages import act_as_server, give_id
+from simulations.local_grid import LocalGrid
 
 LAYOUT = Layout(entries=(("layer.weight", (3, 2)), ("layer.bias", (2,))), wire="float32")
 START: Parameters = {
@@ -171,17 +172,8 @@ class FakeGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes.values())
 
-    def set_run(self, run: Run) -> None:
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+    # The rest of Flower's interface is that of any grid in memory.
+    set_run, run, create_message = LocalGrid.set_run, LocalGrid.run, LocalGrid.create_message
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         raise NotImplementedError
@@ -213,12 +205,19 @@ class Diary:
     def started(self, plan: Plan, clients: int, done: int) -> None:
         self.entries.append(("started", (clients, done)))
 
+    def note(self, text: str) -> None:
+        self.entries.append(("note", text))
+
     def round_done(self, record: RoundRecord) -> None:
         self.entries.append(("round", record))
 
     @property
     def rounds(self) -> list[RoundRecord]:
         return [entry for kind, entry in self.entries if kind == "round"]
+
+    @property
+    def notes(self) -> list[str]:
+        return [entry for kind, entry in self.entries if kind == "note"]
 
 
 class StoppedOnPurposeError(Exception):

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -466,6 +467,40 @@ def test_when_budgets_leave_too_few_the_run_stops_for_budget(play: Player, refus
         assert played.outcome.state.round == 1
 
 
+@pytest.mark.parametrize("cut_off", [True, False], ids=["cut off", "failed"])
+def test_a_private_round_played_again_is_charged_again_and_the_early_end_says_why(play: Player, cut_off: bool) -> None:
+    """The plan's epsilon pays for exactly its rounds, here three: the first, and the second twice."""
+    plan = make_plan(rounds(3), SEVEN, PRIVATE)
+    purse = dict.fromkeys(CLIENTS, 3)
+    ill = [True]
+
+    def pays(client: str, message: Message) -> list[Message]:
+        if not purse[client]:
+            return [error(message, Fault.BUDGET_EXHAUSTED)]
+        purse[client] -= 1
+        if ill[0] and message.metadata.group_id == "2":
+            if cut_off and client == CLIENTS[-1]:
+                raise StoppedOnPurposeError
+            return []
+        return learns_privately(client, message)
+
+    federation = play.federation(plan, FakeGrid(CLIENTS, pays))
+    with suppress(StoppedOnPurposeError):
+        assert federation.run().stopped == "failed"
+    ill[0] = False
+    again = resumed(play, plan, federation.folder, FakeGrid(CLIENTS, pays), evaluate=None)
+    assert again.diary.notes == (
+        ["round 2 was cut off and is played again; both times are charged, so the budget may end a round early"]
+        if cut_off
+        else []
+    )
+    assert again.outcome.stopped == "budget"
+    assert again.outcome.reason == (
+        "round 3: 7 of 7 clients have no privacy budget left; 0 good updates are too few, the plan needs 1; "
+        "1 round was cut off or failed and played again, charged each time"
+    )
+
+
 def test_failures_are_not_excused_by_a_few_empty_budgets(play: Player) -> None:
     answers: dict[str, Answer] = dict.fromkeys(CLIENTS, fails(Fault.CLIENT_FAILED))
     answers["site-0"] = fails(Fault.BUDGET_EXHAUSTED)
@@ -622,6 +657,19 @@ def test_a_strategy_without_state_cant_be_resumed_and_says_how_it_could(play: Pl
     folder = interrupted(play, plan, 1)
     with pytest.raises(RunError, match=r"can't resume, it keeps no state; give the class get_state\(\) and set_state"):
         resumed(play, plan, folder, FakeGrid(CLIENTS, learns))
+
+
+def test_a_strategy_without_state_is_told_of_at_the_start(play: Player) -> None:
+    """Before anybody is asked, not when the run is to be resumed."""
+    without = play(make_plan(rounds(1, strategy=f"{__name__}:OnlyHalf"), SEVEN), FakeGrid(CLIENTS, learns))
+    assert [kind for kind, _ in without.diary.entries] == ["started", "note", "round"]
+    assert without.diary.notes == [
+        f"federation.strategy = '{__name__}:OnlyHalf' keeps no state, so this run can't be resumed; give the class "
+        "get_state() and set_state(state)"
+    ]
+    for strategy in ("fedavg", f"{__name__}:Spoils"):
+        played = play(make_plan(rounds(1, strategy=strategy), SEVEN), FakeGrid(CLIENTS, learns))
+        assert played.diary.notes == []
 
 
 def test_a_wrong_strategy_option_is_found_before_anybody_is_asked(play: Player) -> None:

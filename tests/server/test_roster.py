@@ -142,9 +142,39 @@ def test_the_wait_for_nodes_ends(clock: list[float]) -> None:
     assert clock[0] == pytest.approx(300, abs=1)
 
 
-def test_natural_clients_can_not_be_counted_before_so_the_minimum_is_waited_for(clock: list[float]) -> None:
-    natural = make_plan(
-        {"data": {"partition": {"kind": "natural", "column": "hospital"}}, "federation": {"min_clients": 2}}
-    )
-    assert roster(Talkative({1: named("a"), 2: named("b")}), natural) == {"a": 1, "b": 2}
-    assert clock[0] == 0
+NATURAL = make_plan(
+    {"data": {"partition": {"kind": "natural", "column": "hospital"}}, "federation": {"min_clients": 2}}
+)
+
+
+def joining(times: dict[str, float], clock: list[float]) -> FakeGrid:
+    """A grid of Flower's kind whose nodes join at the times given."""
+
+    class Slow(Talkative):
+        def get_node_ids(self) -> Iterable[int]:
+            return [node for node, time in enumerate(times.values()) if time <= clock[0] + 1e-9]
+
+    return Slow({node: named(name) for node, name in enumerate(times)})
+
+
+def test_natural_clients_can_not_be_counted_before_so_the_server_waits_until_nobody_joins(clock: list[float]) -> None:
+    """Their number is in the data. A site that is a little slow must not be left out without a word."""
+    found = roster(joining({"a": 0, "b": 0, "c": 1.8, "d": 3.6}, clock), NATURAL)
+    assert list(found) == ["a", "b", "c", "d"]
+    assert clock[0] == pytest.approx(3.6 + 2)
+
+
+def test_whoever_joins_after_that_is_not_of_the_run(clock: list[float]) -> None:
+    assert list(roster(joining({"a": 0, "b": 0, "late": 2.4}, clock), NATURAL)) == ["a", "b"]
+
+
+def test_of_natural_clients_too_the_least_are_waited_for(clock: list[float]) -> None:
+    assert list(roster(joining({"a": 0, "b": 100}, clock), NATURAL)) == ["a", "b"]
+    clock[0] = 0
+    with pytest.raises(RunError, match="1 of 2 clients joined within 300 s"):
+        roster(joining({"a": 0, "b": 999}, clock), NATURAL)
+
+
+def test_nodes_that_join_for_ever_do_not_hold_a_run_up_for_ever(clock: list[float]) -> None:
+    found = roster(joining({f"{i:03d}": i for i in range(999)}, clock), NATURAL)
+    assert 300 <= len(found) <= 302

@@ -261,9 +261,41 @@ def test_rule_9_a_simulation_claims_nothing() -> None:
 
 
 def test_rules_11_and_12_what_is_not_covered_is_listed() -> None:
-    assert [line[-9:] for line in disclosed(PLAN)] == ["(rule 12)", "(rule 11)", "(rule 11)"]
+    assert disclosed(PLAN) == [
+        "when a client answers is not protected (rule 12)",
+        "the server's own evaluation data is not protected (rule 11)",
+        "the reported figures are of the test records that also chose the best model",
+        "hyper-parameters may have been chosen by looking at the data, uncharged (rule 11)",
+    ]
     chosen = make_plan(PRIVATE, {"privacy": {"selection": "public"}, "evaluation": {"where": "none"}})
     assert disclosed(chosen) == ["when a client answers is not protected (rule 12)"]
+
+
+def test_the_names_of_natural_clients_are_values_in_the_data() -> None:
+    """They are told to the server before anything is charged."""
+    natural = make_plan(PRIVATE, {"data": {"partition": {"kind": "natural", "column": "hospital"}}})
+    line = "the names of the clients are values of the column hospital and are not protected"
+    assert line in disclosed(natural)
+    assert not any("names of the clients" in line for line in disclosed(PLAN))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "chosen"),
+    [
+        ({}, "the best model"),
+        ({"target": 0.9}, "the best model and when to stop"),
+        ({"patience": 2}, "the best model and when to stop"),
+        ({"every": 9}, "the best model"),  # after rounds 9 and 10
+        ({"every": 10}, None),  # after round 10 alone: one model, and no round left to stop before
+        ({"every": 99, "target": 0.9}, None),
+        ({"where": "none"}, None),
+    ],
+)
+def test_figures_of_test_records_that_chose_something_say_so(evaluation: dict[str, Any], chosen: str | None) -> None:
+    plan = make_plan(PRIVATE, {"federation": {"rounds": 10}, "evaluation": evaluation})
+    found = [line for line in disclosed(plan) if "reported figures" in line]
+    line = f"the reported figures are of the test records that also chose {chosen}"
+    assert found == ([] if chosen is None else [line])
 
 
 def test_versions_name_what_computed_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from security.errors import UsageError
 from shared_models.cards import KNOWN, DataCard, card_for, table_width
-from shared_models.plan import CategoricalColumn, DataPlan, NumericColumn
+from shared_models.plan_data import CategoricalColumn, DataPlan, NumericColumn
 
 AGE = {"kind": "numeric", "low": 0.0, "high": 99.0}
 SEX = {"kind": "categorical", "values": ["f", "m"]}
@@ -56,19 +56,19 @@ def test_no_card_can_be_changed() -> None:
         own.columns["age"] = NumericColumn(low=0, high=1)  # type: ignore[index]
 
 
-def test_a_plan_may_not_describe_a_known_set_otherwise() -> None:
-    with pytest.raises(UsageError, match=r"^data\.card: 'digits' brings its own card; remove \[data\.card\]"):
-        card_for(data("digits", {"classes": ["a", "b"]}))
-
-
-def test_a_set_of_the_users_own_needs_a_card() -> None:
-    with pytest.raises(UsageError, match=r"^data\.card: data\.name = 'csv' needs a \[data\.card\].*digits, fashion"):
-        card_for(data("csv"))
-
-
-def test_a_misspelt_known_set_is_recognised() -> None:
-    with pytest.raises(UsageError, match=r"^data\.card: did you mean fashion-mnist\? data\.name = 'fashon-mnist'"):
-        card_for(data("fashon-mnist"))
+@pytest.mark.parametrize(
+    ("name", "card", "message"),
+    [
+        ("digits", {"classes": ["a", "b"]}, r"'digits' brings its own card; remove \[data\.card\]"),
+        ("csv", None, r"data\.name = 'csv' needs a \[data\.card\].*digits, fashion"),
+        ("fashon-mnist", None, r"did you mean fashion-mnist\? data\.name = 'fashon-mnist'"),
+    ],
+)
+def test_data_of_ones_own_needs_a_card_and_known_data_has_its_own(
+    name: str, card: dict[str, Any] | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"^data\.card: {message}"):
+        card_for(data(name, card))
 
 
 def test_the_card_of_a_table() -> None:

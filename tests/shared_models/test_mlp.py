@@ -32,14 +32,6 @@ def test_a_hidden_layer_is_activation_of_an_affine_map(activation: str, function
     torch.testing.assert_close(model(inputs), function(inputs @ first.T + first_bias) @ second.T + second_bias)
 
 
-def test_dropout_acts_in_training_only() -> None:
-    model = build(MlpConfig(hidden=(64,), dropout=0.5), (3,), 4)
-    inputs = torch.randn(5, 3)
-    assert not torch.equal(model(inputs), model(inputs))
-    model.eval()
-    assert torch.equal(model(inputs), model(inputs))
-
-
 def test_dropout_leaves_out_its_share_of_each_hidden_layer() -> None:
     model = build(MlpConfig(hidden=(2000, 2000), dropout=0.25), (3,), 4)
     shares: list[float] = []

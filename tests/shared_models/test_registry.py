@@ -16,9 +16,12 @@ from torch.nn import functional
 
 from security.errors import UsageError
 from shared_models import registry
+from shared_models.cards import KNOWN
+from shared_models.plan import Plan
 from shared_models.private_trainable import check_private_trainable
 
 NAMES = registry.names()
+WITH_DROPOUT = [name for name in NAMES if "dropout" in registry.default_options(name)]
 IMAGES = ((1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 12, 8), (1, 64, 64))
 SHAPES = [(name, shape) for name in NAMES for shape in IMAGES] + [("mlp", (30,)), ("mlp", (4, 5))]
 WRONG_SHAPES = list(itertools.product(("cnn", "resnet", "vit"), ((64,), (8, 8), (1, 7, 8), (1, 8, 65), (1, 1, 8, 8))))
@@ -189,6 +192,23 @@ def test_a_network_is_made_on_the_cpu_whatever_the_default_device(name: str) -> 
     assert all(torch.equal(elsewhere[key], here[key]) for key in here)
 
 
+@pytest.mark.parametrize("name", WITH_DROPOUT)
+def test_dropout_acts_in_training_only(name: str) -> None:
+    model, inputs = new(name, dropout=0.5), torch.randn(5, 1, 8, 8)
+    assert not torch.equal(model(inputs), model(inputs))
+    model.eval()
+    assert torch.equal(model(inputs), model(inputs))
+
+
+def test_a_plans_network_fits_its_data_and_has_its_options_and_seed() -> None:
+    document = {"data": {"name": "heart-disease"}, "model": {"name": "mlp", "options": {"hidden": [3]}}, "seed": 5}
+    built = registry.build_for(Plan.model_validate(document)).state_dict()
+    card = KNOWN["heart-disease"]
+    wanted = new("mlp", card.input_shape, seed=5, classes=len(card.classes), hidden=[3]).state_dict()
+    assert list(built) == list(wanted)
+    assert all(torch.equal(built[key], wanted[key]) for key in wanted)
+
+
 @pytest.mark.parametrize(("name", "shape"), WRONG_SHAPES)
 def test_a_wrong_input_shape_is_refused_with_the_shapes_the_model_takes(name: str, shape: tuple[int, ...]) -> None:
     assert error_of(new, name, shape) == (
@@ -216,7 +236,7 @@ def test_every_network_passes_the_private_training_check(name: str, shape: tuple
     check_private_trainable(new(name, shape), shape, 10)
 
 
-@pytest.mark.parametrize("name", ["mlp", "vit"])
+@pytest.mark.parametrize("name", WITH_DROPOUT)
 def test_networks_with_dropout_pass_the_private_training_check(name: str) -> None:
     check_private_trainable(new(name, dropout=0.5), (1, 8, 8), 10)
 

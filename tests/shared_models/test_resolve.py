@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from privacy.mechanisms import DpSgd
 from security.errors import UsageError
 from shared_models import resolve as module
 from shared_models.plan import Plan
-from shared_models.plan_file import parse_plan, write_plan
+from shared_models.plan_file import parse_plan, read_plan, write_plan
 from shared_models.resolve import check_offered, planned_epsilon, resolve
 
 SMALL = {"name": "mlp", "options": {"hidden": [2]}}
@@ -210,6 +211,22 @@ def test_defaults_are_filled_in() -> None:
     assert resolve(plan_of({"noise_multiplier": 5.0})).federation.weighting == "uniform"
     by_epochs = resolve(Plan.model_validate({"training": {"epochs": 2}, "privacy": {"trust": "none"}}))
     assert (by_epochs.training.epochs, by_epochs.training.steps) == (2, None)
+
+
+def test_a_resolved_plan_finds_its_data_from_wherever_it_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = {"classes": ["a", "b"], "target": "y", "columns": {"x": {"kind": "numeric", "low": 0.0, "high": 1.0}}}
+    data = {"name": "csv", "path": "own.csv", "card": card}
+    monkeypatch.chdir(tmp_path)
+    once = resolve(Plan.model_validate({"data": data, "model": SMALL, "privacy": {"trust": "none"}}))
+    assert once.data.path == str(tmp_path / "own.csv")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plan.toml").write_text(write_plan(once))
+    monkeypatch.chdir("/")
+    again = read_plan(tmp_path / "run" / "plan.toml")
+    assert again == once
+    assert resolve(again) == once
 
 
 def test_a_plan_without_privacy_promises_no_number() -> None:

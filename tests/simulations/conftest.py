@@ -7,9 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
 
+from shared_models.parameters import get_parameters, layout_of, to_arrays
 from shared_models.plan import Plan
+from shared_models.protocol import ARRAYS, CONFIG, LAYOUT_DIGEST, PLAN_DIGEST, ROUND
+from shared_models.registry import build
 from shared_models.resolve import resolve
+from simulations.local_grid import LocalGrid
 from simulations.scenarios import find_plan
 
 PlanMaker = Callable[..., Plan]
@@ -45,3 +50,12 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield marker
     ray.shutdown()
     del os.environ["VEIL_TEST_MARKER"]
+
+
+def train_messages(plan: Plan, grid: LocalGrid, clients: list[str]) -> list[Message]:
+    """The first round's train messages, all with the same content."""
+    model = build(plan.model.name, plan.model.options, input_shape=(1, 8, 8), classes=10, seed=plan.seed)
+    layout = layout_of(model, plan.federation.wire)
+    config = ConfigRecord({PLAN_DIGEST: plan.digest(), LAYOUT_DIGEST: layout.digest, ROUND: 1})
+    content = RecordDict({ARRAYS: to_arrays(get_parameters(model), layout), CONFIG: config})
+    return [Message(content, grid.client_nodes[client], "train", group_id="1") for client in clients]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from security.errors import VeilError
+from shared_models.faults import Fault
 from shared_models.plan_file import write_plan
 from shared_models.protocol import CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
 from simulations.flower_messages import states_from_bytes, states_to_bytes
 from simulations.inline_grid import InlineGrid
-from tests.simulations.conftest import PlanMaker
+from tests.simulations.conftest import PlanMaker, train_messages
 
 # An app that counts in the message it was given, to see whether it is given its own copy.
 spoiler = ClientApp()
@@ -44,6 +47,34 @@ def test_messages_that_share_a_content_do_not_share_what_a_client_does_to_it(sma
     plan = small_plan()
     grid = InlineGrid(["a", "b"], plan_text=write_plan(plan), app="tests.simulations.test_inline_grid:spoiler")
     assert [r.content.config_records[CONFIG]["seen"] for r in ask(grid, plan.digest())] == [0, 0]
+
+
+def test_what_veils_own_app_says_of_a_failure_names_round_and_client(
+    small_plan: PlanMaker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stands in the run's own log alone: not in another run's of this process, nor on the screen."""
+    plan, logs = small_plan(), [tmp_path / "one.log", tmp_path / "two.log"]
+    grids = [InlineGrid(["nobody"], plan_text=write_plan(plan), log=log) for log in logs]
+    (reply,) = grids[0].stream(train_messages(plan, grids[0], ["nobody"]))
+    assert reply.error.code == Fault.CLIENT_FAILED
+    assert re.fullmatch(
+        r"round 1  client nobody: a train failed: KeyError at \S+workplace\.py:\d+\n", logs[0].read_text()
+    )
+    assert not logs[1].exists()
+    assert caplog.records == []
+
+
+def test_a_log_that_cant_be_written_stops_nothing(
+    small_plan: PlanMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On another machine of a cluster the run's folder may not be there."""
+    plan = small_plan()
+    log = tmp_path / "elsewhere" / "clients.log"
+    grid = InlineGrid(["1"], plan_text=write_plan(plan), app="tests.simulations.faulty_app:app", log=log)
+    (reply,) = grid.stream(train_messages(plan, grid, ["1"]))
+    assert reply.error.code == Fault.CLIENT_FAILED
+    assert capsys.readouterr().err.startswith("round 1  client 1: the app failed: RuntimeError at ")
+    assert not log.parent.exists()
 
 
 def test_states_come_back_from_a_checkpoint_as_they_were() -> None:

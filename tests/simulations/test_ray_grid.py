@@ -11,29 +11,16 @@ pytest.importorskip("ray")
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from shared_models.faults import Fault
-from shared_models.parameters import get_parameters, layout_of, to_arrays
-from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
-from shared_models.protocol import ARRAYS, CLIENT_ID, CONFIG, IDENTIFY, LAYOUT_DIGEST, PLAN_DIGEST, ROUND
-from shared_models.registry import build
+from shared_models.protocol import ARRAYS, CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
 from simulations.inline_grid import InlineGrid
-from simulations.local_grid import LocalGrid
 from simulations.ray_grid import RayGrid, RayOptions
-from tests.simulations.conftest import PlanMaker
+from tests.simulations.conftest import PlanMaker, train_messages
 from tests.simulations.faulty_app import SECRET
 
 pytestmark = pytest.mark.ray
 CLIENTS = [str(i) for i in range(10)]
 FAULTY = "tests.simulations.faulty_app:app"
-
-
-def train_messages(plan: Plan, grid: LocalGrid, clients: list[str]) -> list[Message]:
-    """A round's train messages, all with the same content."""
-    model = build(plan.model.name, plan.model.options, input_shape=(1, 8, 8), classes=10, seed=plan.seed)
-    layout = layout_of(model, plan.federation.wire)
-    config = ConfigRecord({PLAN_DIGEST: plan.digest(), LAYOUT_DIGEST: layout.digest, ROUND: 1})
-    content = RecordDict({ARRAYS: to_arrays(get_parameters(model), layout), CONFIG: config})
-    return [Message(content, grid.client_nodes[client], "train") for client in clients]
 
 
 def arrays_of(reply: Message) -> dict[str, bytes]:
@@ -67,15 +54,19 @@ def test_a_dead_actor_is_replaced_and_its_clients_are_tried_once_more(ray_cluste
     assert ray_cluster.exists()  # client 7 did die
 
 
-def test_an_error_reply_carries_no_text(ray_cluster: Path, small_plan: PlanMaker) -> None:
+def test_an_error_reply_carries_no_text_and_the_log_says_where(
+    ray_cluster: Path, small_plan: PlanMaker, tmp_path: Path
+) -> None:
     """Rule 5: a failure is a fixed code; the exception's text, which held a record, stays behind."""
-    plan = small_plan()
-    grid = RayGrid(["0", "1"], plan_text=write_plan(plan), options=RayOptions(workers=1), app=FAULTY)
+    plan, log = small_plan(), tmp_path / "clients.log"
+    grid = RayGrid(["0", "1"], plan_text=write_plan(plan), options=RayOptions(workers=1), app=FAULTY, log=log)
     replies = list(grid.stream(train_messages(plan, grid, ["1"])))
     grid.close()
     assert [r.error.code for r in replies] == [Fault.CLIENT_FAILED]
     assert replies[0].error.reason == ""
     assert SECRET not in repr(replies[0])
+    assert log.read_text().startswith("round 1  client 1: the app failed: RuntimeError at ")
+    assert SECRET not in log.read_text()
 
 
 def test_a_deadline_ends_the_stream_and_the_grid_goes_on(ray_cluster: Path, small_plan: PlanMaker) -> None:

@@ -6,6 +6,9 @@ import json
 import statistics
 from pathlib import Path
 
+import pytest
+
+from security.errors import UsageError
 from simulations.repeat import repeat_run
 from simulations.run import Settings
 from tests.simulations.conftest import PlanMaker
@@ -23,3 +26,9 @@ def test_mean_and_deviation_are_over_the_seeds_and_each_run_is_kept(small_plan: 
     assert repeated.mean("accuracy") == statistics.fmean(finals)
     table = json.loads((tmp_path / "all" / "repeat.json").read_text())
     assert table["metrics"]["accuracy"]["deviation"] == statistics.stdev(finals)
+
+
+def test_one_run_has_no_deviation(small_plan: PlanMaker, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="repeat: 1 runs have no deviation; give 2 or more"):
+        repeat_run(small_plan(), 1, tmp_path / "all", Settings(engine="inline"))
+    assert not (tmp_path / "all").exists()

@@ -10,25 +10,22 @@ import pytest
 from safetensors.numpy import load_file
 
 from security.errors import RunError, UsageError
-from server.federation import RoundRecord
-from shared_models.plan import Plan
+from server.federation import RoundRecord, Silent
 from simulations.results import Run, load_run
-from simulations.run import Settings, resume_run, start_run
+from simulations.run import Settings, failure, resume_run, start_run
 from simulations.scenarios import find_plan
 from tests.simulations.conftest import PlanMaker
+from tests.simulations.faulty_app import SECRET
 
 INLINE = Settings(engine="inline")
 FAULTY = "tests.simulations.faulty_app:app"
 
 
-class StopAfter:
+class StopAfter(Silent):
     """An observer that interrupts the run once a round is on disk, as Ctrl-C or a kill would."""
 
     def __init__(self, last: int) -> None:
         self.last = last
-
-    def started(self, plan: Plan, clients: int, done: int) -> None:
-        """Nothing to do."""
 
     def round_done(self, record: RoundRecord) -> None:
         """Interrupt."""
@@ -119,6 +116,27 @@ def test_a_round_below_the_minimum_fails_and_says_why(small_plan: PlanMaker, tmp
     )
     assert folder.read_summary()["stopped"] == "failed"
     assert any(folder.checkpoints.iterdir())
+
+
+def test_where_a_client_failed_is_in_the_runs_folder_and_its_errors_text_is_not(
+    small_plan: PlanMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 5: an exception's text could hold a record, so no more than its kind and place is kept."""
+    monkeypatch.chdir(tmp_path)
+    plan = small_plan("data.partition.clients=2", "federation.min_clients=2")
+    folder, outcome = start_run(plan, Path("run"), replace(INLINE, app=FAULTY))
+    assert outcome.stopped == "failed"
+    line = folder.client_log.read_text()
+    assert line.startswith("round 1  client 1: the app failed: RuntimeError at ")
+    assert "faulty_app.py:" in line
+    assert line.count("\n") == 1
+    assert all(SECRET not in file.read_text("latin-1") for file in folder.path.rglob("*") if file.is_file())
+    assert str(failure(folder, outcome)).endswith("(client-failed); clients.log says where in the code")
+
+
+def test_where_no_client_failed_there_is_no_log_of_it(small_plan: PlanMaker, tmp_path: Path) -> None:
+    folder, _ = start_run(small_plan("federation.rounds=1"), tmp_path / "run", INLINE)
+    assert not folder.client_log.exists()
 
 
 def test_an_exhausted_budget_ends_the_run_as_such(small_plan: PlanMaker, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,28 @@ from veil.main import main
 FAST = ["--engine", "inline", "--set", "federation.rounds=1", "--set", "training.steps=1", "--set", "model.name=mlp"]
 
 
+Veil = Callable[..., str]
+
+
 def run(*arguments: str) -> int:
     """The exit code of `veil ARGUMENTS`."""
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def veil(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Veil:
+    """Run `veil` in an empty folder and give what it printed; it must exit with `code`."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, code: int = 0) -> str:
+        found = run(*arguments)
+        captured = capsys.readouterr()
+        assert found == code, captured.err
+        return captured.out
+
+    return call
 
 
 CSV = """
@@ -55,6 +74,16 @@ def csv_plan(folder: Path) -> str:
         (["simulate", "--resume", "nowhere"], "nowhere: no run here (plan.toml is missing)"),
         (["simulate", "--resume", "nowhere", "--repeat", "2"], "--resume goes on with the plan in the run's folder"),
         (["simulate", "--nope"], "No such option '--nope'."),
+        (["simulat"], "No such command 'simulat'. Did you mean 'simulate'?"),
+        (["plan", "chek", "digits"], "No such command 'chek'. Did you mean 'check'?"),
+        (
+            ["plan", "check", "fashion", "--data", "--set", "data.path=/nowhere"],
+            "data.path: /nowhere does not exist; give the path of the data",
+        ),
+        (
+            ["plan", "check", "--data", "digits", "--set", "data.partition.clients=9999"],
+            "data.partition.clients = 9999 is more than the 1441",
+        ),
         (["plan", "check", "missing.toml"], "missing.toml: can't read the plan (No such file or directory)"),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
@@ -66,6 +95,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
     stderr = capsys.readouterr().err
     assert stderr.startswith(f"error: {line}")
     assert stderr.count("\n") == 1
+    assert stderr.lower().count("did you mean") <= 1
     assert "Traceback" not in stderr
 
 
@@ -79,14 +109,6 @@ def test_an_unknown_target_of_a_csv_is_named_with_the_columns_there_are(
     assert stderr.count("\n") == 1
 
 
-def test_a_csv_of_ones_own_can_be_trained_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("simulate", csv_plan(tmp_path), "--set", "data.card.target=outcome", *FAST) == 0
-    assert "done: all 1 rounds" in capsys.readouterr().out
-
-
 def test_an_unwritable_folder_is_refused_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,76 +119,61 @@ def test_an_unwritable_folder_is_refused_before_anything_runs(
     assert stderr.count("\n") == 1
 
 
-def test_a_run_ends_with_a_summary_that_names_its_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("simulate", "digits", *FAST, "--out", "here") == 0
-    out = capsys.readouterr().out
+def test_a_csv_of_ones_own_can_be_trained_on(veil: Veil, tmp_path: Path) -> None:
+    assert "done: all 1 rounds" in veil("simulate", csv_plan(tmp_path), "--set", "data.card.target=outcome", *FAST)
+
+
+def test_a_run_ends_with_a_summary_that_names_its_folder(veil: Veil) -> None:
+    out = veil("simulate", "digits", *FAST, "--out", "here")
     assert "round 1/1  clients 10/10  accuracy" in out
     assert "folder: here" in out
     assert "record, not person" in out
     assert "simulated, not a claim" in out
 
 
-def test_json_is_all_that_is_printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import json
-
-    monkeypatch.chdir(tmp_path)
-    assert run("simulate", *FAST, "--json", "--out", "here") == 0
-    document = json.loads(capsys.readouterr().out)
+def test_json_is_all_that_is_printed(veil: Veil) -> None:
+    document = json.loads(veil("simulate", *FAST, "--json", "--out", "here"))
     assert document["folder"] == "here"
     assert document["rounds"] == 1
 
 
-def test_an_exhausted_budget_is_exit_3(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("simulate", *FAST, "--set", "federation.rounds=4", "--set", "privacy.budget=7") == 3
-    assert "a privacy budget is exhausted" in capsys.readouterr().out
+def test_an_exhausted_budget_is_exit_3(veil: Veil) -> None:
+    out = veil("simulate", *FAST, "--set", "federation.rounds=4", "--set", "privacy.budget=7", code=3)
+    assert "a privacy budget is exhausted" in out
 
 
-def test_repeats_give_mean_and_deviation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("simulate", *FAST, "--repeat", "2", "--set", "privacy.trust=none") == 0
-    out = capsys.readouterr().out
+def test_repeats_give_mean_and_deviation(veil: Veil) -> None:
+    out = veil("simulate", *FAST, "--repeat", "2", "--set", "privacy.trust=none")
     assert "2 runs, seeds 7 to 8" in out
     assert "deviation" in out
 
 
-def test_a_resumed_finished_run_shows_its_summary(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("simulate", *FAST, "--out", "here") == 0
-    assert run("simulate", "--resume", "here", "--engine", "inline") == 0
-    assert "was finished already" in capsys.readouterr().out
+def test_a_resumed_finished_run_shows_its_summary(veil: Veil) -> None:
+    veil("simulate", *FAST, "--out", "here")
+    assert "was finished already" in veil("simulate", "--resume", "here", "--engine", "inline")
 
 
-def test_scenarios_plans_and_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("scenarios") == 0
-    assert "hospitals" in capsys.readouterr().out
-    assert run("plan", "check", "digits") == 0
-    assert "epsilon 8 at delta 1e-05" in capsys.readouterr().out
-    assert run("plan", "models") == 0
-    assert "vit" in capsys.readouterr().out
+def test_scenarios_and_models_are_listed(veil: Veil) -> None:
+    assert "hospitals" in veil("scenarios")
+    assert "vit" in veil("plan", "models")
 
 
-def test_a_plan_that_is_shown_can_be_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("plan", "show", "hospitals") == 0
-    (tmp_path / "again.toml").write_text(capsys.readouterr().out)
-    assert run("plan", "check", str(tmp_path / "again.toml")) == 0
+def test_a_plan_is_checked_without_its_data_unless_asked(veil: Veil) -> None:
+    out = veil("plan", "check", "digits")
+    assert "digits: the plan is good (data not looked at; --data does; digest " in out
+    assert "epsilon 8 at delta 1e-05" in out
+    assert "digits: the plan is good (data for 10 clients; digest " in veil("plan", "check", "digits", "--data")
+    veil("plan", "check", "fashion", "--set", "data.path=/nowhere")
+
+
+def test_a_plan_that_is_shown_can_be_read_back(veil: Veil, tmp_path: Path) -> None:
+    (tmp_path / "again.toml").write_text(veil("plan", "show", "hospitals"))
+    veil("plan", "check", "again.toml")
 
 
 def test_a_defect_of_ours_is_one_line_too_and_a_traceback_with_debug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-
     def broken() -> tuple[str, ...]:
         raise RuntimeError("a defect")
 

@@ -25,6 +25,7 @@ from server.run_folder import RunFolder
 from server.summary import privacy_unit
 from shared_models.plan import Plan
 from simulations.repeat import Repeated
+from simulations.run import client_log_hint
 
 _SHOWN_ROUNDS = 12
 _SHOWN_CLIENTS = 20
@@ -45,8 +46,8 @@ class Console:
         self._done = 0
 
     @contextmanager
-    def watching(self, folder: Path | None) -> Iterator[None]:
-        """Show the run inside; on Ctrl-C say how to go on."""
+    def watching(self, folder: Path) -> Iterator[None]:
+        """Show the run inside, or the runs in folders inside that one; on Ctrl-C say how to go on."""
         if not self._json and self._rich.is_terminal:
             self._live = Live(Text("starting ..."), console=self._rich, refresh_per_second=4, transient=True)
             self._live.start()
@@ -54,8 +55,7 @@ class Console:
             yield
         except KeyboardInterrupt:
             self._stop()
-            where = folder or "the run's folder, runs/..."
-            print(f"interrupted; go on with: veil simulate --resume {where}", file=sys.stderr)
+            print(_interrupted(folder), file=sys.stderr)
             raise
         finally:
             self._stop()
@@ -82,6 +82,13 @@ class Console:
         else:
             self._live.console.print(line)
 
+    def note(self, text: str) -> None:
+        """Something to know; never on the standard output, which may be read by a program."""
+        if self._live is None:
+            print(f"note: {text}", file=sys.stderr, flush=True)
+        else:
+            self._live.console.print(f"note: {text}")
+
     def round_done(self, record: RoundRecord) -> None:
         """A round is over."""
         self._records.append(record)
@@ -106,7 +113,7 @@ class Console:
             metric = self._plan.evaluation.metric
             parts.append(f"{metric} {_number(record.evaluation.get(metric))}")
         if record.epsilon_max is not None:
-            parts.append(f"epsilon {record.epsilon_max:.3f} a {_short_unit(record.unit)}")
+            parts.append(f"epsilon so far {record.epsilon_max:.3f} a {_short_unit(record.unit)}")
         parts += [f"client {fault['client']}: {fault['reason']}" for fault in record.faults]
         parts.append(f"{self._left(record)} left")
         return "  ".join(parts)
@@ -114,7 +121,7 @@ class Console:
     def _table(self) -> Table:
         assert self._plan is not None
         table = Table(box=None, pad_edge=False, header_style="bold")
-        epsilon = f"epsilon a {_short_unit(privacy_unit(self._plan))}"
+        epsilon = f"epsilon a {_short_unit(privacy_unit(self._plan))} so far"
         for title in ("round", "clients", self._plan.evaluation.metric, epsilon, "time left", "faults"):
             table.add_column(title, justify="left" if title == "faults" else "right")
         for record in self._records:
@@ -148,7 +155,7 @@ class Console:
             self._rich.print(f"{folder.path}: the run was finished already")
         self._rich.print(_outcome(summary))
         self._rich.print()
-        self._rich.print(_result_table(summary))
+        self._rich.print(_result_table(summary, client_log_hint(folder)))
         if summary.get("baselines"):
             self._rich.print()
             if summary["privacy"]["trust"] != "none":
@@ -211,6 +218,17 @@ def _short_unit(unit: str | None) -> str:
     return "record" if unit is None else unit.partition(",")[0]
 
 
+def _interrupted(folder: Path) -> str:
+    """How to go on: with this run or, where several are repeated in the folder, with the one that was cut off."""
+    go_on = "go on with: veil simulate --resume"
+    if RunFolder(folder).plan.is_file():
+        return f"interrupted; {go_on} {folder}"
+    cut_off = [run for run in sorted(folder.glob("seed-*")) if not RunFolder(run).summary.is_file()]
+    if cut_off:
+        return f"interrupted; the seeds before are done; {go_on} {cut_off[-1]}"
+    return "interrupted; no run was cut off"
+
+
 def _outcome(summary: dict[str, Any]) -> str:
     texts = {
         None: f"done: all {summary['rounds']} rounds",
@@ -223,7 +241,7 @@ def _outcome(summary: dict[str, Any]) -> str:
     return text if summary["reason"] is None else f"{text} ({summary['reason']})"
 
 
-def _result_table(summary: dict[str, Any]) -> Table:
+def _result_table(summary: dict[str, Any], more_of_faults: str) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column()
@@ -233,7 +251,7 @@ def _result_table(summary: dict[str, Any]) -> Table:
     table.add_row("time", f"{seconds['total']:.1f} s ({seconds['startup']:.1f} s to start)")
     table.add_row("sent", f"{_bytes(sent['down'])} to clients, {_bytes(sent['up'])} from them")
     if summary["faults"]:
-        table.add_row("faults", str(len(summary["faults"])))
+        table.add_row("faults", f"{len(summary['faults'])}{more_of_faults}")
     return table
 
 

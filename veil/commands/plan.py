@@ -6,14 +6,22 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Check a plan, or write it out with every default.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check a plan, or write it out with every default.",
+    no_args_is_help=True,
+    suggest_commands=False,  # click suggests already
+)
 
 PlanName = Annotated[str, typer.Argument(help="Scenario name, or path of a TOML plan.", metavar="PLAN")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key.", metavar="KEY=VALUE")]
 
 
 @app.command("check")
-def check(plan: PlanName, overrides: Overrides = None) -> None:
+def check(
+    plan: PlanName,
+    overrides: Overrides = None,
+    data: Annotated[bool, typer.Option("--data", help="Also load the data and spread it over the clients.")] = False,
+) -> None:
     """Say whether a plan can run, and what it would cost."""
     from server.strategies import make_strategy
     from server.summary import privacy_unit
@@ -22,7 +30,12 @@ def check(plan: PlanName, overrides: Overrides = None) -> None:
 
     found = resolve(find_plan(plan, overrides or ()))
     make_strategy(found)
-    print(f"{plan}: the plan is good (digest {found.digest()[:16]})")
+    looked_at = "data not looked at; --data does"
+    if data:
+        from simulations.run import load_data
+
+        looked_at = f"data for {len(load_data(found)[1])} clients"
+    print(f"{plan}: the plan is good ({looked_at}; digest {found.digest()[:16]})")
     privacy = found.privacy
     if not found.is_private:
         print("privacy: none, plain federated learning protects nobody")

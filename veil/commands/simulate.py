@@ -36,7 +36,7 @@ def simulate(
 ) -> int:
     """Simulate a federation and write a run's folder."""
     from security.errors import UsageError
-    from simulations.run import Settings, resume_run, start_run
+    from simulations.run import Settings, new_folder, resume_run, start_run
     from simulations.scenarios import find_plan
     from veil.commands.console import Console
 
@@ -56,10 +56,11 @@ def simulate(
         console.closing(folder, already_done=outcome is None)
         return _exit_code(outcome, folder)
     found = find_plan(plan or "digits", overrides or ())
+    out = out or new_folder(found.name)
     if repeat > 1:
         from simulations.repeat import repeat_run
 
-        with console.watching(None):
+        with console.watching(out):
             repeated = repeat_run(found, repeat, out, settings)
         console.closing_repeats(repeated)
         return 3 if "budget" in repeated.stopped else 0

@@ -8,7 +8,7 @@ import pytest
 from client.datasets.partition import client_records
 from client.datasets.registry import load
 from security.errors import UsageError
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 KEY = b"k" * 32
 HEADER = "age,sex,ill,person,site\n"

@@ -5,7 +5,7 @@ import torch
 
 from client.datasets.registry import load
 from security.errors import UsageError
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 KEY = b"k" * 32
 

@@ -11,7 +11,7 @@ import pytest
 from client.datasets import fashion_mnist
 from client.datasets.registry import Loaded, load
 from security.errors import UsageError
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 KEY = b"k" * 32
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"

@@ -11,7 +11,7 @@ from client.datasets.records import Records
 from client.datasets.registry import load
 from security.errors import UsageError
 from shared_models.cards import KNOWN
-from shared_models.plan import DataPlan, NaturalPartition
+from shared_models.plan_data import DataPlan, NaturalPartition
 
 KEY = b"k" * 32
 CARD = KNOWN["heart-disease"]

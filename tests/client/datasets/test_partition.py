@@ -16,7 +16,7 @@ from client.datasets.partition import client_ids, client_records, partition, slu
 from client.datasets.records import Records
 from client.datasets.registry import load
 from security.errors import UsageError
-from shared_models.plan import (
+from shared_models.plan_data import (
     DataPlan,
     DirichletPartition,
     IidPartition,
@@ -212,7 +212,7 @@ def test_another_process_draws_the_same_clients() -> None:
     code = (
         "import hashlib\n"
         "from client.datasets.partition import client_records\n"
-        "from shared_models.plan import DataPlan\n"
+        "from shared_models.plan_data import DataPlan\n"
         "for name, own in client_records(DataPlan(), seed=7, split_key=b'k' * 32).items():\n"
         "    print(name, hashlib.sha256(own.x.numpy().tobytes()).hexdigest())\n"
     )

@@ -10,7 +10,7 @@ import torch
 from client.datasets.registry import load, names
 from security.errors import UsageError
 from shared_models.cards import KNOWN
-from shared_models.plan import DataPlan
+from shared_models.plan_data import DataPlan
 
 KEY = b"k" * 32
 

@@ -11,7 +11,7 @@ from client.datasets.records import Records
 from client.datasets.tabular import read_table, table_records
 from security.errors import UsageError
 from shared_models.cards import DataCard, table_width
-from shared_models.plan import CategoricalColumn, Column, DataPlan, NaturalPartition, NumericColumn
+from shared_models.plan_data import CategoricalColumn, Column, DataPlan, NaturalPartition, NumericColumn
 
 COLUMNS: dict[str, Column] = {"age": NumericColumn(low=0, high=100), "sex": CategoricalColumn(values=("f", "m"))}
 CARD = DataCard(

@@ -1,0 +1,139 @@
+"""The plan's [data]: which data, how a simulation spreads it over clients, and the public facts about one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shared_models.plan_section import Count, CountOrZero, Positive, Section
+
+# What the key says that tells the tables of a kind apart.
+_PARTITION: Final = "iid, dirichlet, pathological, size-skewed or natural."
+_COLUMN: Final = "numeric or categorical."
+
+
+class IidPartition(Section):
+    """Records are dealt to the clients at random, in equal parts."""
+
+    kind: Literal["iid"] = Field("iid", description=_PARTITION)
+    clients: Count = Field(10, description="Number of virtual clients.")
+
+
+class DirichletPartition(Section):
+    """Each class is spread over the clients by a Dirichlet draw (Hsu et al. 2019, arXiv 1909.06335)."""
+
+    kind: Literal["dirichlet"] = Field("dirichlet", description=_PARTITION)
+    clients: Count = Field(10, description="Number of virtual clients.")
+    alpha: Positive = Field(0.5, description="Concentration: small is unequal, large is nearly iid.")
+    min_size: CountOrZero = Field(1, description="Fewest records a client may get; the draw repeats until met.")
+
+
+class PathologicalPartition(Section):
+    """Each client holds a few classes only (McMahan et al. 2017, arXiv 1602.05629, section 3)."""
+
+    kind: Literal["pathological"] = Field("pathological", description=_PARTITION)
+    clients: Count = Field(10, description="Number of virtual clients.")
+    classes_per_client: Count = Field(2, description="Number of classes each client holds.")
+
+
+class SizeSkewedPartition(Section):
+    """Records are dealt at random, the number a client gets grows with its index."""
+
+    kind: Literal["size-skewed"] = Field("size-skewed", description=_PARTITION)
+    clients: Count = Field(10, description="Number of virtual clients.")
+    growth: Literal["linear", "square", "exponential"] = Field(
+        "linear", description="How the size grows with the client's index."
+    )
+
+
+class NaturalPartition(Section):
+    """One client for each value of a column: hospitals, people, sources."""
+
+    kind: Literal["natural"] = Field("natural", description=_PARTITION)
+    column: str = Field(description="Column whose values are the clients.")
+
+
+Partition = Annotated[
+    IidPartition | DirichletPartition | PathologicalPartition | SizeSkewedPartition | NaturalPartition,
+    Field(discriminator="kind"),
+]
+
+
+class NumericColumn(Section):
+    """A number, clipped to public bounds and scaled by them to [-1, 1]; missing gets 0 and a flag of its own."""
+
+    kind: Literal["numeric"] = Field("numeric", description=_COLUMN)
+    low: float = Field(description="Public lower bound; smaller values are clipped to it.")
+    high: float = Field(description="Public upper bound; larger values are clipped to it.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low = {self.low} must be below high = {self.high}")
+        return self
+
+
+class CategoricalColumn(Section):
+    """One of a public list of values, one-hot; any other value, or none, gets a place of its own."""
+
+    kind: Literal["categorical"] = Field("categorical", description=_COLUMN)
+    values: tuple[str, ...] = Field(min_length=1, strict=False, description="Public list of values.")
+
+
+Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind")]
+
+
+class CardPlan(Section):
+    """Public facts about the user's own data (`csv`, `npz`, `image-folder`): nothing here is computed from it."""
+
+    classes: tuple[str, ...] = Field(min_length=2, strict=False, description="Names of the classes, in order.")
+    target: str | None = Field(None, description="csv: the column to predict.")
+    columns: dict[str, Column] = Field(default_factory=dict, description="csv: the columns used, by name.")
+    missing: tuple[str, ...] = Field(
+        ("", "?", "NA", "nan", "NaN"), strict=False, description="csv: texts that mean a missing value."
+    )
+    input_shape: tuple[Count, ...] | None = Field(
+        None, strict=False, description="npz, image-folder: shape of one example, e.g. [1, 28, 28]."
+    )
+    mean: float = Field(0.0, description="npz, image-folder: public constant subtracted from every value.")
+    std: Positive = Field(1.0, description="npz, image-folder: public constant every value is divided by.")
+
+
+class DataPlan(Section):
+    """Which data, and how it is spread over the clients."""
+
+    name: str = Field("digits", description="Data set: digits, heart-disease, fashion-mnist, csv, npz, image-folder.")
+    path: str | None = Field(
+        None, description="File or folder of the data, where the set needs one; relative to the plan's file."
+    )
+    partition: Partition = Field(
+        default_factory=DirichletPartition, description="How a simulation spreads the records over clients."
+    )
+    test_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Part held out by a keyed hash of the record, if the set has no test part.",
+    )
+    person_column: str | None = Field(None, description="Column that names the person a record belongs to.")
+    max_rows_per_person: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="Most records of one person that are used; the privacy unit is then a person."
+    )
+    card: CardPlan | None = Field(None, description="Public description of the user's own data.")
+
+    @model_validator(mode="after")
+    def _person(self) -> Self:
+        if self.max_rows_per_person is not None and self.person_column is None:
+            raise ValueError("max_rows_per_person needs person_column, the column that names the person")
+        if self.person_column is not None and self.max_rows_per_person is None:
+            raise ValueError("person_column needs max_rows_per_person, a public bound on a person's records")
+        return self
+
+
+def located(path: str, folder: Path) -> str:
+    """A plan's `data.path` made absolute: a relative one is taken from that folder, one from a home (`~`) stays."""
+    if path.startswith("~") or Path(path).is_absolute():
+        return path
+    return str((folder / path).absolute())
