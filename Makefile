@@ -12,7 +12,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: install simulate test lint clean
+.PHONY: install simulate test lint clean prove-ledger
 
 install: $(VENV)/.installed
 
@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Veil needs Python 3.11 or newer; give PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[simulation,images,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[simulation,images,report,browser,dev]'
 	touch $@
 
 simulate: install
@@ -28,6 +28,10 @@ simulate: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# Hundreds of clients killed at work: nothing leaves that isn't charged. Finished campaigns are not repeated.
+prove-ledger: install
+	$(BIN)/python -m tests.proofs.ledger --kills 200 --seed 1
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,0 +1,55 @@
+"""Counts of records, such as how many a model got right: they are releases too (rule 10)."""
+
+import math
+from dataclasses import dataclass
+
+from dp_accounting import dp_event
+
+from privacy.mechanisms.release import Mechanism, count, positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyCounts(Mechanism, name="noisy-counts"):
+    """Whole-number counts, released together, each with Gaussian noise rounded to a whole number.
+
+    One record changes each count by at most 1, so all of them together by at most sqrt(counts) in L2: correct and
+    total by sqrt 2. A unit of k records changes them by k times that.
+
+    Rounding is free, and the price exact: a count x is a whole number, so round(x + G) = x + round(G) for any
+    real G. What is released is therefore a function of the Gaussian mechanism's output x + G, and post-processing
+    costs nothing. (The identity also lets a client draw round(G) and add integers.)
+
+    Attributes:
+        noise: standard deviation of the Gaussian before rounding, in counts, > 0; every count draws its own.
+        counts: how many counts are released together, >= 1.
+        records_per_unit: most records of one unit (a person), >= 1.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    noise: float
+    counts: int = 2
+    records_per_unit: int = 1
+
+    def __post_init__(self) -> None:
+        self._set(
+            noise=positive("noise", self.noise),
+            counts=count("counts", self.counts),
+            records_per_unit=count("records_per_unit", self.records_per_unit),
+        )
+
+    @property
+    def sensitivity(self) -> float:
+        """The L2 distance by which one unit can move all counts together."""
+        return self.records_per_unit * math.sqrt(self.counts)
+
+    def event(self) -> dp_event.DpEvent:
+        """The Gaussian mechanism with this sensitivity."""
+        return dp_event.GaussianDpEvent(self.noise / self.sensitivity)
+
+    def describe(self) -> str:
+        """One line for a person."""
+        counts = "1 count" if self.counts == 1 else f"{self.counts} counts"
+        unit = "" if self.records_per_unit == 1 else f", at most {self.records_per_unit} records a unit"
+        return f"noisy counts: {counts}, noise {self.noise:g}{unit}"

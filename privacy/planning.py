@@ -1,0 +1,143 @@
+"""What can I afford? Epsilon against rounds and noise, and what a budget buys.
+
+Everything is asked of the accountant, for a whole history: what was spent before, and every release of every planned
+round (rule 4).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from privacy.accountant import epsilon
+from privacy.lifetime import Account, Limit, PlanAccount, Terms, multiset
+from privacy.mechanisms import DpSgd, Release
+
+MOST_ROUNDS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """What one noise multiplier costs and affords.
+
+    Attributes:
+        noise_multiplier: of each training step.
+        epsilons: after each of the asked numbers of rounds, with what was spent before; `math.inf` where no epsilon
+            can be computed.
+        affordable: rounds that the budget covers; at most `MOST_ROUNDS`.
+    """
+
+    noise_multiplier: float
+    epsilons: tuple[float, ...]
+    affordable: int
+
+
+def offers(
+    training: DpSgd,
+    *,
+    noise_multipliers: Sequence[float],
+    rounds: Sequence[int],
+    budget: float,
+    delta: float,
+    also: Mapping[Release, int] | None = None,
+    spent: Mapping[Release, int] | None = None,
+) -> list[Offer]:
+    """One offer a noise multiplier.
+
+    Args:
+        training: what one round of training releases; its noise multiplier is replaced.
+        noise_multipliers: to try.
+        rounds: numbers of rounds to price, each at least 1.
+        budget: epsilon not to be exceeded.
+        delta: at which every epsilon holds.
+        also: what each round releases beside the training, such as noisy counts.
+        spent: what was released before on the same budget.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    return [
+        Offer(
+            noise_multiplier=noise,
+            epsilons=tuple(
+                _cost(replace(training, noise_multiplier=noise), times, also or {}, spent or {}, delta)
+                for times in rounds
+            ),
+            affordable=rounds_affordable(
+                replace(training, noise_multiplier=noise), budget=budget, delta=delta, also=also, spent=spent
+            ),
+        )
+        for noise in noise_multipliers
+    ]
+
+
+def rounds_affordable(
+    training: DpSgd,
+    *,
+    budget: float,
+    delta: float,
+    also: Mapping[Release, int] | None = None,
+    spent: Mapping[Release, int] | None = None,
+) -> int:
+    """How many whole rounds a budget covers after `spent`: 0 if none, at most `MOST_ROUNDS`. Arguments as above."""
+
+    def covered(rounds: int) -> bool:
+        return _cost(training, rounds, also or {}, spent or {}, delta) <= budget
+
+    if not covered(1):
+        return 0
+    low, high = 1, 2
+    while high < MOST_ROUNDS and covered(high):
+        low, high = high, min(2 * high, MOST_ROUNDS)
+    if high == MOST_ROUNDS and covered(high):
+        return MOST_ROUNDS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if covered(middle) else (low, middle)
+    return low
+
+
+def rounds_admitted(limit: Limit, account: Account, terms: Terms) -> int:
+    """How many rounds of a plan a lifetime limit lets through, on top of what an account holds (rule 4).
+
+    Args:
+        limit: of the site's policy.
+        account: its balance.
+        terms: of a plan that has charged nothing yet.
+    """
+
+    def admits(rounds: int) -> bool:
+        """Whether that many are admitted, one after the other."""
+        before: Counter[Release] = Counter()
+        for earlier in terms.rounds[: rounds - 1]:
+            before.update(dict(earlier))
+        own = PlanAccount(
+            plan=terms.plan,
+            proof=first.proof,
+            envelope=first.envelope,
+            charged=multiset(before),
+            delta=terms.delta,
+        )
+        after = replace(account, plans=(*account.plans, own)) if rounds > 1 else account
+        return limit.admit(after, terms, terms.rounds[rounds - 1]) is not None
+
+    admission = limit.admit(account, terms, terms.rounds[0])
+    if admission is None:
+        return 0
+    first = admission
+    low, high = 1, len(terms.rounds) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if admits(middle) else (low, middle)
+    return low
+
+
+def _cost(
+    training: DpSgd, rounds: int, also: Mapping[Release, int], spent: Mapping[Release, int], delta: float
+) -> float:
+    history: Counter[Release] = Counter(spent)
+    history[training] += rounds
+    for release, times in also.items():
+        history[release] += rounds * times
+    return epsilon(history, delta).epsilon
