@@ -3,6 +3,9 @@
 The update is (sum of clipped + sigma C xi) / N (Abadi et al. 2016, arXiv 1607.00133, algorithm 1), with xi
 standard normal, C the clipping norm, sigma the noise multiplier, and N the *public* expected batch size, never
 the size of the batch that was drawn (rule 1).
+
+Sum and noise are whole numbers of steps of a grid (rule 9, `privacy.release_grid`): what is released is the Gaussian
+mechanism with noise multiplier sigma, rounded. Floats are made of it afterwards.
 """
 
 import math
@@ -11,14 +14,11 @@ from collections.abc import Callable
 import torch
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
-from torch.linalg import vector_norm
 from torch.optim import Optimizer
 
+from privacy.dpsgd.clipping import clipped_sums
 from privacy.noise import NoiseSource
-
-# Squares are summed in blocks of this length, and the blocks in float64. Over a whole layer a float32 sum drifts
-# (0.2 % at 10^7 parameters), and a norm found too small is a gradient clipped too little.
-_BLOCK = 128
+from privacy.release_grid import ReleaseGrid
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no types
@@ -28,8 +28,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
     batch. Then call `step`, once. The wrapped optimizer may keep any state (momentum, Adam), because what it is
     given is private already, and its weight decay reads the parameters alone.
 
-    Each clipped gradient has a norm of at most `clipping_norm`, rounding included. The rounding of their sum
-    is not bounded here: see `privacy.noise` on floating-point releases.
+    Each clipped gradient is rounded to the grid and then still no longer than `clipping_norm`; their sum is exact.
+    So one example more moves the sum by at most `clipping_norm`, given its gradient and those of the others.
 
     Args:
         optimizer: makes the update; its parameters are those of the model inside `private_hooks`.
@@ -39,8 +39,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         noise: where the noise comes from; no two clients share one.
 
     Raises:
-        ValueError: if a number is out of range, no parameter is trainable, or those that are trainable are
-            neither all float32 nor all float64.
+        ValueError: if a number is out of range, no parameter is trainable, those that are trainable are neither
+            all float32 nor all float64, or the grid would be too coarse for their number.
     """
 
     def __init__(
@@ -68,6 +68,10 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         if precisions not in ({torch.float32}, {torch.float64}):
             raise ValueError(f"trainable parameters must be all float32 or all float64, got {precisions or 'none'}")
         self.noise = noise
+        self._sizes = [parameter.numel() for parameter in self.params]
+        self._grid = ReleaseGrid.of(
+            clipping_norm=clipping_norm, noise_multiplier=noise_multiplier, dimensions=sum(self._sizes)
+        )
 
     @property
     def clipping_norm(self) -> float:
@@ -115,24 +119,22 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
             self.zero_grad(set_to_none=True)
 
     def clip_and_accumulate(self) -> None:
-        """As in Opacus, but exact to rounding; and a gradient that is not finite adds zero (rule 5)."""
+        """As in Opacus, but in whole steps of the grid; and a gradient that is not finite adds zero (rule 5)."""
         gradients = [parameter.grad_sample.reshape(-1, parameter.numel()) for parameter in self.params]
-        factors = _clip_factors(gradients, self.clipping_norm)
-        usable = factors > 0
-        if not usable.all():  # 0 x NaN is NaN: such rows have to go
-            factors, gradients = factors[usable], [gradient[usable] for gradient in gradients]
-        for parameter, gradient in zip(self.params, gradients, strict=True):
-            clipped = (factors.to(gradient) @ gradient).view_as(parameter)
+        for parameter, clipped in zip(self.params, clipped_sums(gradients, self._grid), strict=True):
             earlier = getattr(parameter, "summed_grad", None)
             parameter.summed_grad = clipped if earlier is None else earlier.add_(clipped)
 
     def add_noise(self) -> None:
-        """As in Opacus, but from the noise source; and an empty batch, whose sum is zero, is noised too."""
-        for parameter in self.params:
-            noise = self.noise.standard_normal(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-            noise *= self.noise_multiplier * self.clipping_norm
+        """As in Opacus, but in whole steps, from the noise source; an empty batch, whose sum is zero, is noised too."""
+        noise = self.noise.grid_normal((sum(self._sizes),), self._grid.noise_scale)
+        for parameter, steps in zip(self.params, torch.split(noise, self._sizes), strict=True):
+            released = steps.to(parameter.device)
             clipped = getattr(parameter, "summed_grad", None)
-            parameter.grad = noise if clipped is None else noise.add_(clipped)
+            if clipped is not None:
+                released = released + clipped
+            # All that the data has to do with is in `released`; from here on it is arithmetic on what is public.
+            parameter.grad = (released.double() * self._grid.step).to(parameter.dtype).view_as(parameter)
 
     def scale_grad(self) -> None:
         """Divide by the public expected batch size (rule 1)."""
@@ -150,25 +152,3 @@ def _per_example(parameter: Tensor) -> Tensor:
         if gradient is None
         else "two backward passes without accumulate() between them"
     )
-
-
-def _clip_factors(gradients: list[Tensor], clipping_norm: float) -> Tensor:
-    """Factors min(1, C / norm), of shape (examples,) in float64; 0 where the norm is no usable number.
-
-    C is lowered by what the norm of a block and the product may be off (Higham 2002, section 4.2: a sum of n
-    squares is off by n roundings at most), so that no clipped float32 gradient is longer than C. In float64,
-    adding up the blocks may exceed it by 1e-11 C. A norm whose square is out of range counts as not finite.
-    """
-    precision = torch.finfo(gradients[0].dtype)
-    norms = vector_norm(torch.stack([_norms(gradient) for gradient in gradients]), dim=0)
-    factors = (clipping_norm * (1 - (_BLOCK / 4 + 4) * precision.eps) / norms).clamp(max=1.0)
-    return torch.where(norms <= math.sqrt(precision.max), factors, 0.0)
-
-
-def _norms(rows: Tensor) -> Tensor:
-    """Euclidean norm of each row, in float64."""
-    whole = rows.shape[1] // _BLOCK * _BLOCK
-    blocks = rows[:, :whole].reshape(len(rows), whole // _BLOCK, _BLOCK)
-    parts = [vector_norm(blocks, dim=2), vector_norm(rows[:, whole:], dim=1, keepdim=True)]
-    norms: Tensor = vector_norm(torch.cat(parts, dim=1).double(), dim=1)
-    return norms

@@ -44,10 +44,8 @@ class Scripted:
         self._uniform = uniform
         self.asked: list[tuple[int, float]] = []
 
-    def standard_normal(
-        self, shape: Sequence[int], *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
-    ) -> Tensor:
-        return torch.full(tuple(shape), self._noise, dtype=dtype, device=device)
+    def grid_normal(self, shape: Sequence[int], scale: float, *, device: torch.device | str | None = None) -> Tensor:
+        return torch.full(tuple(shape), round(self._noise * scale), dtype=torch.int64, device=device)
 
     def uniform(self, n: int) -> npt.NDArray[np.float64]:
         return np.full(n, self._uniform)
@@ -349,7 +347,7 @@ BATCHES: list[Batch] = [[0, 2, 3, 7, 8], [], [1], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
 @pytest.mark.parametrize("training", OPTIMISERS)
-@pytest.mark.parametrize("clip", [0.05, 1.0, 100.0])
+@pytest.mark.parametrize("clip", [0.05, 1.0, 10.0])
 def test_rule_1_a_private_round_is_clipped_sums_over_a_public_number(training: dict[str, Any], clip: float) -> None:
     plan, own, start = private(clip=clip, **{"steps": 4, **training}), records(10), get_parameters(network())
     found = train_private(network(), start, own, plan, round_number=1, noise=Scripted(*BATCHES))

@@ -2,11 +2,8 @@
 
 Whoever reads a release must not be able to predict either, so both come from AES-256 in counter mode (NIST
 SP 800-38A) under a key of their own; never from the generators of torch, numpy or Python, whose seed clients may
-share. Words of 53 bits become uniforms, pairs of uniforms become normals (Box and Muller 1958).
-
-Limits: this is floating-point noise. Its tails end at 8.6 standard deviations (mass 1e-17), and which floats a
-noisy sum can be depends on the sum itself (Mironov 2012), which the accounting leaves out. A deployed claim needs
-integer noise on a grid (rule 9); no such claim is made on this module.
+share. All noise is whole numbers (rule 9): a Gaussian rounded to the grid (`privacy.noise.grid`), or a discrete
+Gaussian (`privacy.noise.discrete`). No floating-point noise can be drawn here, so none can be released by mistake.
 """
 
 import math
@@ -25,6 +22,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 from torch import Tensor
 
+from privacy.noise.discrete import discrete_gaussian_table
+from privacy.noise.grid import LARGEST_SCALE, rounded_normals
+
 _PAIRS = 1 << 13  # uniforms fit the second-level cache: a third faster than 2^16
 
 
@@ -35,14 +35,13 @@ class NoiseSource(Protocol):
     def is_secret(self) -> bool:
         """Whether nobody but this process can know the draws; without that, no claim."""
 
-    def standard_normal(
-        self,
-        shape: Sequence[int],
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
+    def grid_normal(self, shape: Sequence[int], scale: float, *, device: torch.device | str | None = None) -> Tensor:
+        """Independent values of round(scale · G), G standard normal: int64, of `shape`."""
+
+    def discrete_gaussian(
+        self, shape: Sequence[int], sigma: float, *, device: torch.device | str | None = None
     ) -> Tensor:
-        """Independent standard normal values, of `shape`."""
+        """Independent whole numbers k with probability proportional to exp(-k² / 2 sigma²): int64, of `shape`."""
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """`n` independent multiples of 2^-53, uniform in [0, 1)."""
@@ -63,37 +62,69 @@ class _AesNoise(ABC):
     def _forked(self) -> bytes:
         """The key to go on with in a forked process, which must not repeat its parent's stream."""
 
-    def standard_normal(
-        self,
-        shape: Sequence[int],
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Independent standard normal values, computed in float64 and rounded to `dtype`."""
-        values = torch.empty(math.prod(shape), dtype=dtype)
+    def grid_normal(self, shape: Sequence[int], scale: float, *, device: torch.device | str | None = None) -> Tensor:
+        """Independent values of round(scale · G), G standard normal: int64, of `shape`.
+
+        Added to whole numbers, it is the Gaussian mechanism of standard deviation `scale`, rounded afterwards. The
+        rounded values themselves have variance scale² + 1/12, nearly; and a *sum* of several such draws is not the
+        rounding of one Gaussian (for noise that several parties add, see `discrete_gaussian`).
+
+        Args:
+            shape: of the result.
+            scale: standard deviation in grid steps, above 0 and at most 2^34.
+            device: where the result goes; it is drawn on the CPU.
+
+        Raises:
+            ValueError: if the scale is out of range.
+        """
+        if not 0 < scale <= LARGEST_SCALE:
+            raise ValueError(f"the scale of noise on a grid must be above 0 and at most 2^34, got {scale}")
+        values = np.empty(math.prod(shape), dtype=np.int64)
         for start in range(0, len(values), 2 * _PAIRS):
             chunk = values[start : start + 2 * _PAIRS]
-            chunk.copy_(torch.from_numpy(self._box_muller(len(chunk))))
-        return values.reshape(tuple(shape)).to(device=device)
+            first, second = self.uniform(2 * ((len(chunk) + 1) // 2)).reshape(2, -1)
+            chunk[:] = rounded_normals(first, second, scale, self._word)[: len(chunk)]
+        return torch.from_numpy(values).reshape(tuple(shape)).to(device=device)
+
+    def discrete_gaussian(
+        self, shape: Sequence[int], sigma: float, *, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Independent whole numbers k with probability proportional to exp(-k² / 2 sigma²): int64, of `shape`.
+
+        The draws come from a table; how far they are from that is `discrete_gaussian_table(sigma).distance`.
+
+        Args:
+            shape: of the result.
+            sigma: between 2^-3 and 2^16.
+            device: where the result goes; it is drawn on the CPU.
+
+        Raises:
+            ValueError: if sigma is out of range.
+        """
+        table = discrete_gaussian_table(sigma)
+        values = np.empty(math.prod(shape), dtype=np.int64)
+        for start in range(0, len(values), 2 * _PAIRS):
+            chunk = values[start : start + 2 * _PAIRS]
+            chunk[:] = table.draw(self._words(len(chunk)), self._word)
+        return torch.from_numpy(values).reshape(tuple(shape)).to(device=device)
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """`n` independent multiples of 2^-53, uniform in [0, 1)."""
-        if self._process != _process():
-            self._start(self._forked())
-        words = np.frombuffer(self._keystream.update(bytes(8 * n)), dtype="<u8")
-        return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return (self._words(n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def bernoulli(self, n: int, rate: float) -> Tensor:
         """Of 0 .. n-1, those that `n` independent coins of probability `rate` choose: int64, ascending."""
+        rate = math.floor(rate * 2.0**53) * 2.0**-53  # never above the rate that is accounted for
         chosen = [start + np.flatnonzero(self.uniform(min(_PAIRS, n - start)) < rate) for start in range(0, n, _PAIRS)]
         return torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int64), *chosen]))
 
-    def _box_muller(self, n: int) -> NDArray[np.float64]:
-        first, second = self.uniform(2 * ((n + 1) // 2)).reshape(2, -1)
-        radius = np.sqrt(-2.0 * np.log(1.0 - first))  # 1 - u is exact and never 0
-        angle = 2.0 * np.pi * second
-        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:n]
+    def _words(self, n: int) -> NDArray[np.uint64]:
+        if self._process != _process():
+            self._start(self._forked())
+        return np.frombuffer(self._keystream.update(bytes(8 * n)), dtype="<u8")
+
+    def _word(self) -> int:
+        return int(self._words(1)[0])
 
     def _start(self, key: bytes) -> None:
         # No counter is ever used twice under one key: each key starts one keystream, read once from zero on.
