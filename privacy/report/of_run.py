@@ -1,0 +1,130 @@
+"""The facts of one run, from its folder's plain data and the clients' ledgers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from privacy.report import conditions as needs
+from privacy.report import figures, inventory
+from privacy.report.accounts import BalanceFacts
+from privacy.report.facts import Charged, Condition, Facts, PlanFacts, Released, Utility, UtilityPoint
+from privacy.report.run_balance import balance_of
+from privacy.report.run_view import Run
+from privacy.report.verdicts import worst
+from privacy.report.views import LedgerView, StatementView
+
+
+def facts_of_run(
+    *,
+    plan: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    ledgers: Sequence[LedgerView] = (),
+    statements: Sequence[StatementView] = (),
+    made: str = "",
+) -> Facts:
+    """The report of one run.
+
+    Each client's epsilon is the larger of the server's (the summary) and its own ledger's; where the ledger's is larger
+    the books don't agree, and its claim is withdrawn.
+
+    Args:
+        plan: the resolved plan, as its TOML file reads.
+        summary: summary.json.
+        metrics: the lines of metrics.jsonl.
+        ledgers: one view a client; none if the run has no ledger.
+        statements: what owners signed.
+        made: when, UTC ISO text.
+
+    Raises:
+        KeyError: the summary lacks a key of docs/schemas/summary.schema.json.
+    """
+    privacy = summary["privacy"]
+    run = Run(plan=plan, summary=summary, metrics=metrics, ledgers=ledgers)
+    protected = privacy["trust"] != "none"
+    found = [*needs.of_run(plan, privacy, stopped=summary["stopped"])] if protected else [_NO_PRIVACY]
+    found += [one for one in needs.of_ledgers(ledgers) if protected or one.code != "nothing-unprotected"]
+    found = needs.merged([*found, *needs.of_statements(statements, ledgers)])
+    balances: list[BalanceFacts] = []
+    if protected:
+        for key in run.balances:
+            facts, more = balance_of(run, key, found)
+            balances.append(facts)
+            found = needs.merged([*found, *more])
+    return Facts(
+        kind="run",
+        name=str(summary["name"]),
+        made=made,
+        status=worst(one.verdict.status for one in balances),
+        plan=PlanFacts(
+            name=str(summary["name"]),
+            digest=str(summary["plan_digest"]),
+            rounds=run.planned,
+            played=int(summary["rounds"]),
+            stopped=summary["stopped"],
+            reason=summary["reason"],
+        ),
+        balances=tuple(balances),
+        clients=len(privacy["clients"]),
+        conditions=tuple(found),
+        parameters=inventory.parameters(plan),
+        selection=privacy.get("selection") if protected else None,
+        charged=tuple(_charged(run)),
+        released=tuple(_released(run)),
+        utility=_utility(run),
+        incidents=inventory.incidents(summary["faults"], run.books),
+        statements=inventory.statements(statements),
+        heads=inventory.heads(ledgers),
+        versions={str(name): str(text) for name, text in summary["versions"].items()},
+    )
+
+
+_NO_PRIVACY = Condition(code="privacy", status="not-met")
+
+
+def _charged(run: Run) -> list[Charged]:
+    if run.summary["privacy"]["trust"] == "none":
+        return []
+    found = inventory.charged_by_ledgers(run.books, dict.fromkeys(run.balances, run.delta))
+    release = run.round_release()
+    rounds = [int(row["charged_rounds"]) for row in run.rows.values()]
+    if found or release is None or not any(rounds):
+        return found
+    values = release.to_json()
+    most = max(rounds)
+    return [
+        Charged(
+            mechanism=str(values.pop("mechanism")),
+            parameters=values,
+            text=release.describe(),
+            unit=run.main[0],
+            trust=run.main[1],
+            phase="train",
+            most=most,
+            total=sum(rounds),
+            epsilon=figures.finite(figures.cost({release: most}, run.delta).epsilon),
+            delta=run.delta,
+        )
+    ]
+
+
+def _released(run: Run) -> list[Released]:
+    digest = run.summary["plan_digest"]
+    own = [replace(view, charges=tuple(one for one in view.charges if one.plan == digest)) for view in run.ledgers]
+    recorded = inventory.released_by_ledgers(own)
+    return recorded or inventory.released_by_plan(run.plan, list(run.rows.values()))
+
+
+def _utility(run: Run) -> Utility | None:
+    metric = str(run.plan.get("evaluation", {}).get("metric", "accuracy"))
+    points = tuple(
+        UtilityPoint(round=int(line["round"]), value=float(line["evaluation"][metric]), epsilon=line.get("epsilon_max"))
+        for line in run.metrics
+        if line.get("evaluation") and metric in line["evaluation"]
+    )
+    final = run.summary.get("final")
+    if not points or not final:
+        return None
+    return Utility(metric=metric, higher_is_better=metric != "loss", points=points, final=dict(final))

@@ -1,0 +1,86 @@
+"""A run's plain data, asked the questions that its report has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from privacy.mechanisms import DpSgd, Release
+from privacy.report import figures, inventory
+from privacy.report.accounts import Lifetime
+from privacy.report.figures import Counts
+from privacy.report.of_ledger import lifetime_of
+from privacy.report.views import ChargeView, LedgerView
+
+Key = tuple[str, str]
+"""Unit and trust: a kind of epsilon."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run's report is made from."""
+
+    plan: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    ledgers: Sequence[LedgerView]
+
+    @property
+    def planned(self) -> int:
+        return int(self.plan.get("federation", {}).get("rounds", self.summary["rounds"]))
+
+    @cached_property
+    def rows(self) -> dict[str, Mapping[str, Any]]:
+        return {str(row["id"]): row for row in self.summary["privacy"]["clients"]}
+
+    @cached_property
+    def books(self) -> dict[str, tuple[ChargeView, ...]]:
+        """This plan's part of each ledger."""
+        digest = self.summary["plan_digest"]
+        return {view.client: tuple(charge for charge in view.charges if charge.plan == digest) for view in self.ledgers}
+
+    @property
+    def main(self) -> Key:
+        privacy = self.summary["privacy"]
+        return inventory.unit_code(str(privacy["unit"])), str(privacy["trust"])
+
+    @cached_property
+    def balances(self) -> list[Key]:
+        """The summary's kind of epsilon first, then those that only ledgers know."""
+        others = {
+            (charge.unit, charge.trust)
+            for charges in self.books.values()
+            for charge in charges
+            if charge.unit is not None and charge.trust is not None
+        }
+        return [self.main, *sorted(others - {self.main})]
+
+    @property
+    def delta(self) -> float:
+        return float(self.summary["privacy"]["delta"])
+
+    def round_release(self) -> Release | None:
+        """What one round releases by the summary, where it is DP-SGD at each client."""
+        privacy, (unit, trust) = self.summary["privacy"], self.main
+        values = [privacy.get(name) for name in ("noise_multiplier", "sample_rate", "steps_a_round")]
+        if trust != "local" or unit == "client" or None in values:
+            return None
+        noise, rate, steps = values
+        records = int(unit.partition(":")[2] or 1)
+        return DpSgd(noise_multiplier=noise, sample_rate=rate, steps=steps, records_per_unit=records)
+
+    def honest(self, totals: Iterable[Counts]) -> dict[str, int]:
+        """How many clients of a secure sum the charges need to be honest, and how many there are."""
+        needed = figures.honest(release for total in totals for release in total)
+        cohort = self.plan.get("federation", {}).get("cohort", {})
+        return {"honest": needed, "clients": int(cohort.get("size", len(self.rows)))} if needed else {}
+
+    def lifetimes(self, key: Key) -> dict[str, Lifetime]:
+        return {
+            view.client: lifetime_of(one, view)
+            for view in self.ledgers
+            for one in view.balances
+            if (one.unit, one.trust) == key
+        }
