@@ -1,27 +1,35 @@
 """The guard: asked before data is touched, and again before anything leaves.
 
-It keeps the client's account of a run in Flower's `Context.state`, which every grid carries from round to round.
-`reserve` charges the whole release before training begins; a charge is never taken back, so training that fails has
-still been paid for. `reply_fields` is the one place where a reply is put together: a field is charged, public, or
-not there (principle 1).
+`admit` holds what a server asks for against the site's policy and reserves its whole price in the ledger before any
+data is read; a reservation is never taken back, so training that fails has still been paid for. `release` is the one
+way out: every field of a reply has a class (principle 1), and reply and commit are on disk, in one transaction, before
+the first byte leaves. What was committed once is sent again as it was, never computed anew.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NoReturn
 
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
+from client.books import Books
+from client.egress import Disclosure, EgressError, classify, unprotected_fields
+from client.policy import SitePolicy
 from privacy.accountant import epsilon
-from privacy.mechanisms import Release, release_from_json
+from privacy.ledger import Anchor, BudgetExhausted, FieldClass, LedgerError, Reason, ReplyGone, Reserved, Stored, Task
+from privacy.lifetime import multiset
+from privacy.mechanisms import Release
+from privacy.statement import make_statement
 from shared_models.faults import Fault
+from shared_models.parameters import Layout
 from shared_models.plan import Plan
-from shared_models.protocol import EPSILON, TRAIN_LOSS, WEIGHT
-
-_ACCOUNT = "veil-account"
-_RELEASES = "releases"  # JSON texts, one a distinct release
-_COUNTS = "counts"  # how often each was charged
+from shared_models.protocol import ARRAYS, HEAD_HASH, HEAD_POSITION, LEDGER, Phase
 
 
 class RefusedError(Exception):
@@ -32,92 +40,229 @@ class RefusedError(Exception):
         self.fault = fault
 
 
-class Guard:
-    """The account of one client in one run."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a server asks of a client once.
 
-    def __init__(self, plan: Plan, state: RecordDict) -> None:
+    Attributes:
+        run: the server's own id of the run.
+        round: from 1.
+        phase: what to do.
+        digest: SHA-256 of everything that was asked, in hexadecimal.
+    """
+
+    run: str
+    round: int
+    phase: Phase
+    digest: str
+
+
+class Guard:
+    """Stands between one client's data and whoever asks for it.
+
+    Args:
+        plan: the resolved plan.
+        policy: of the site.
+        books: the site's ledger and its owner.
+        client: stable id.
+        layout: names and shapes of what is trained: the arrays that a train reply holds.
+    """
+
+    def __init__(self, *, plan: Plan, policy: SitePolicy, books: Books, client: str, layout: Layout) -> None:
         self._plan = plan
-        self._state = state
+        self._policy = policy
+        self._books = books
+        self._client = client
+        self._layout = layout
+        self._scope = policy.budget_scope
+        self._task: Task | None = None
+        self._phase: Phase = "train"
+        self._reserved: Anchor | None = None
 
     @property
-    def spent(self) -> Counter[Release]:
-        """Releases charged so far, with their counts.
+    def scope(self) -> str:
+        """Name of the ledger's scope that is charged."""
+        return self._scope
+
+    @property
+    def unprotected(self) -> tuple[str, ...]:
+        """Fields that plan asks for and policy lets out as they are, beside a private update; they end its claim."""
+        return unprotected_fields(self._plan, self._policy)
+
+    def admit(self, request: Request) -> RecordDict | None:
+        """Check the plan against the policy and reserve what the request costs, before data is touched.
+
+        Returns:
+            None to go on; or the stored reply, if this very request was answered before.
 
         Raises:
-            ValueError: the account is damaged. A damaged account is never taken for a smaller one.
+            RefusedError: policy or budget say no, or the ledger can't be used. Nothing is charged.
         """
-        if _ACCOUNT not in self._state:
-            return Counter()
-        record = self._state[_ACCOUNT]
-        if not isinstance(record, ConfigRecord) or record.keys() != {_RELEASES, _COUNTS}:
-            raise ValueError("the client's account is damaged")
-        texts, counts = record[_RELEASES], record[_COUNTS]
-        # A charge that was written is at least one release, and each release is written once.
-        if not isinstance(texts, list) or not isinstance(counts, list) or not len(set(texts)) == len(counts) > 0:
-            raise ValueError("the client's account is damaged")
-        charged: Counter[Release] = Counter()
-        for text, count in zip(texts, counts, strict=True):
-            fields = json.loads(text) if isinstance(text, str) else None
-            if not isinstance(fields, dict) or type(count) is not int or count < 1:
-                raise ValueError("the client's account is damaged")
-            charged[release_from_json(fields)] += count
-        return charged
+        self._phase = request.phase
+        self._task = task = Task(
+            federation=self._plan.name,
+            run=request.run,
+            round=request.round,
+            phase=request.phase,
+            client=self._client,
+            request=request.digest,
+        )
+        with _ledger_faults():
+            self._books.prepare(self._policy)
+            fault = self._policy.refusal(self._plan)
+            if fault is not None:
+                self._refuse(task, fault)
+            try:
+                answer = self._reserve_in_time(task)
+            except ReplyGone:
+                if self._plan.is_private:
+                    raise RefusedError(Fault.REPLY_GONE) from None
+                # Nothing was charged for it, so it may be computed again.
+                self._reserved = self._books.ledger.head(self._scope)
+                return None
+            if isinstance(answer, Stored):
+                return self._allowed_still(task, _decode(answer.reply))
+        self._reserved = answer.anchor
+        return None
 
-    def reserve(self) -> None:
-        """Charge one round of the plan before data is touched.
+    def release(self, content: RecordDict) -> RecordDict:
+        """Give every field of a reply its class, and write reply and commit to the disk.
 
-        The limit is the client's budget, but never beyond the plan's epsilon: a round that is asked for again is
-        charged again, and the plan's claim is for its planned rounds.
+        Returns:
+            What may be sent: the reply with the ledger's newest entry, or the one that was committed first.
 
         Raises:
-            RefusedError: the budget does not cover it; nothing is charged.
-            ValueError: the plan is not resolved, or the account is damaged; nothing is charged.
+            EgressError: a field must not leave.
+            LedgerError: the ledger can't be written; nothing may leave.
+            ReplyGone: another process has answered this request, too long ago to be answered again.
+            ValueError: nothing was admitted.
         """
-        charged = self._with_another_round()
-        if charged is None:
-            return
-        privacy = self._plan.privacy
-        limits = [limit for limit in (privacy.budget, privacy.epsilon) if limit is not None]
-        if not limits or not self._epsilon(charged) <= min(limits):  # a figure that isn't a number covers nothing
-            raise RefusedError(Fault.BUDGET_EXHAUSTED)
-        self._write(charged)
+        if self._task is None or self._reserved is None:
+            raise ValueError("nothing was admitted: nothing may leave")
+        head: dict[str, int | str] = {HEAD_POSITION: self._reserved.position, HEAD_HASH: self._reserved.hash}
+        content = RecordDict({**content, LEDGER: ConfigRecord({**head})})
+        # All arrays have one class: one line in the ledger.
+        classes: dict[str, FieldClass] = {
+            ARRAYS if name.startswith(f"{ARRAYS}.") else name: kind.value
+            for name, kind in self._classes(content).items()
+        }
+        reply, private = _encode(content), self._plan.is_private
+        try:
+            sent = self._books.ledger.commit(self._scope, self._task.id, reply, fields=classes, keep=private)
+        except ReplyGone:
+            if private:
+                raise
+            return content  # computed again: the ledger has its entry
+        return content if sent == reply else _decode(sent)
 
-    def charge(self) -> None:
-        """Charge one round whether the budget covers it or not: it may have been released, and its charge was lost.
+    def failed(self) -> None:
+        """Note that what was reserved could not be finished: its charge stays, its claim doesn't (rule 5)."""
+        if self._task is not None and self._reserved is not None:
+            with suppress(LedgerError):  # it may be why the work failed
+                self._books.ledger.refuse(self._scope, self._task, Reason.CLIENT_FAILED)
+
+    def epsilon(self) -> float:
+        """What this plan has spent here so far, at the plan's delta: a function of public constants alone.
 
         Raises:
-            ValueError: the plan is not resolved, or the account is damaged; nothing is charged.
+            LedgerError: the ledger can't be read.
         """
-        charged = self._with_another_round()
-        if charged is not None:
-            self._write(charged)
+        plan = self._plan
+        account = self._books.ledger.account(self._scope, plan.balance)
+        digest = plan.digest()
+        charged = next((dict(own.charged) for own in account.plans if own.plan == digest), {})
+        return float(epsilon(charged, plan.privacy.delta).epsilon)
 
-    def _with_another_round(self) -> Counter[Release] | None:
-        release = self._plan.round_release()
-        if release is None:
-            return None
-        charged = self.spent
-        charged[release] += 1
-        return charged
+    def statement(self, known: Anchor | None) -> str:
+        """What the owner says, and signs, that was spent; at the level of detail that its policy permits.
 
-    def _write(self, charged: Counter[Release]) -> None:
-        self._state[_ACCOUNT] = ConfigRecord(
-            {
-                _RELEASES: [json.dumps(release.to_json(), sort_keys=True) for release in charged],
-                _COUNTS: list(charged.values()),
-            }
+        Args:
+            known: the newest entry that whoever asks has seen before, if any.
+
+        Raises:
+            RefusedError: the ledger can't be used, or lacks what was seen: it was rolled back.
+        """
+        with _ledger_faults():
+            self._books.prepare(self._policy)
+            if known is not None and not self._books.ledger.holds(known):
+                raise LedgerError(
+                    f"scope {self._scope!r}: lacks entry {known.position}, which a server was told of: the ledger is "
+                    "an old copy, was cut off, or was rewritten; run `veil ledger recover`"
+                )
+            limits = {budget.balance: budget.limit for budget in self._policy.budget}
+            identity = self._books.owner(self._scope)
+            detail = self._policy.release.statement
+            return make_statement(self._books.ledger, self._scope, identity, limits, detail=detail).text
+
+    def _classes(self, reply: RecordDict) -> dict[str, Disclosure]:
+        return classify(reply, phase=self._phase, plan=self._plan, policy=self._policy, layout=self._layout)
+
+    def _allowed_still(self, task: Task, reply: RecordDict) -> RecordDict:
+        """A stored reply, if today's policy lets out all that it holds: it may not have been sent yet."""
+        try:
+            self._classes(reply)
+        except EgressError:
+            self._refuse(task, Fault.POLICY_FIELD)
+        return reply
+
+    def _refuse(self, task: Task, fault: Fault) -> NoReturn:
+        self._books.ledger.refuse(self._scope, task, Reason.POLICY)
+        raise RefusedError(fault)
+
+    def _reserve_in_time(self, task: Task) -> Reserved | Stored:
+        """Reserve, unless the policy's rounds of the day are used up."""
+        ledger, most = self._books.ledger, self._policy.allow.rounds_a_day
+        if most is None:
+            return self._reserve(task)
+        with ledger.batch():  # or another process might begin the day's last round between the two
+            others = ledger.rounds_within(self._scope, timedelta(days=1)) - {(task.federation, task.run, task.round)}
+            if len(others) < most:
+                try:
+                    return self._reserve(task)
+                except BudgetExhausted:  # its entry is to stay: nothing may be raised in here
+                    fault = Fault.BUDGET_EXHAUSTED
+            else:
+                ledger.refuse(self._scope, task, Reason.ROUNDS_A_DAY)
+                fault = Fault.POLICY_RATE
+        raise RefusedError(fault)
+
+    def _reserve(self, task: Task) -> Reserved | Stored:
+        plan = self._plan
+        if not plan.is_private:
+            return self._books.ledger.reserve(self._scope, task)
+        budget = self._policy.budget_for(plan.balance)
+        assert budget is not None  # or the policy had refused
+        return self._books.ledger.reserve(
+            self._scope,
+            task,
+            balance=plan.balance,
+            terms=plan.terms(),
+            releases=multiset([self._price(task.phase)]),
+            limit=budget.limit,
         )
 
-    def reply_fields(self, *, examples: int, train_loss: float) -> MetricRecord:
-        """The numbers that may leave beside the update.
+    def _price(self, phase: str) -> Release:
+        release = self._plan.train_release() if phase == "train" else self._plan.evaluate_release()
+        if release is None:
+            raise RefusedError(Fault.PLAN_MISMATCH)  # the plan has no such phase
+        return release
 
-        Under privacy the weight is a public constant, the epsilon follows from public constants alone, and number of
-        examples and loss stay here (rule 1). Without privacy nothing is protected, and both are sent.
-        """
-        if self._plan.is_private:
-            return MetricRecord({WEIGHT: 1, EPSILON: self._epsilon(self.spent)})
-        weight = examples if self._plan.weighting == "examples" else 1
-        return MetricRecord({WEIGHT: weight, TRAIN_LOSS: train_loss})
 
-    def _epsilon(self, releases: Counter[Release]) -> float:
-        return epsilon(releases, self._plan.privacy.delta).epsilon
+@contextmanager
+def _ledger_faults() -> Iterator[None]:
+    """What the books say, as fixed codes; their texts name files and stay here."""
+    try:
+        yield
+    except BudgetExhausted:
+        raise RefusedError(Fault.BUDGET_EXHAUSTED) from None
+    except LedgerError as error:
+        raise RefusedError(Fault.LEDGER_CLOSED) from error
+
+
+def _encode(content: RecordDict) -> bytes:
+    encoded: bytes = recorddict_to_proto(content).SerializeToString(deterministic=True)
+    return encoded
+
+
+def _decode(reply: bytes) -> RecordDict:
+    return recorddict_from_proto(ProtoRecordDict.FromString(reply))

@@ -119,7 +119,7 @@ def train_private(
     device = next(model.parameters()).device
     set_parameters(model, start)
     model.train()
-    training, release = plan.training, plan.round_release()
+    training, release = plan.training, plan.train_release()
     assert release is not None
     optimizer = PrivateOptimizer(
         _optimizer(model, plan, round_number),

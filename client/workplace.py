@@ -13,12 +13,13 @@ from functools import cached_property, lru_cache
 from flwr.app import Context
 from torch import nn
 
-from client.datasets.partition import client_ids, client_records
+from client.datasets.partition import client_ids, client_parts, client_records
 from client.datasets.records import Records
 from client.trainer import choose_device
 from shared_models.cards import card_for
 from shared_models.parameters import Layout, layout_of
 from shared_models.plan import Plan
+from shared_models.plan_data import NaturalPartition
 from shared_models.plan_file import parse_plan
 from shared_models.private_trainable import check_private_trainable
 from shared_models.registry import build_for
@@ -44,14 +45,27 @@ class Workplace:
     def _clients(self) -> Mapping[str, Records]:
         return client_records(self.plan.data, seed=self.plan.seed, split_key=split_key(self.plan))
 
+    @cached_property
+    def _parts(self) -> Mapping[str, tuple[Records, Records]]:
+        return client_parts(self.plan.data, seed=self.plan.seed, split_key=split_key(self.plan))
+
     def records(self, client: str) -> Records:
-        """A client's own records; the first call reads the data.
+        """What a client trains on; the first call reads the data.
 
         Raises:
             KeyError: no such client.
             UsageError: the data can't be loaded.
         """
-        return self._clients[client]
+        return self._parts[client][0] if self.plan.evaluates_at_clients else self._clients[client]
+
+    def held_out(self, client: str) -> Records:
+        """What a client keeps for evaluation, in a plan whose clients evaluate.
+
+        Raises:
+            KeyError: no such client.
+            UsageError: the data can't be loaded.
+        """
+        return self._parts[client][1]
 
     def client_ids(self) -> tuple[str, ...]:
         """The ids of the clients this process may stand for, in the order of partitions.
@@ -102,3 +116,19 @@ def client_id(place: Workplace, context: Context) -> str:
     if not 0 <= int(number) < len(ids):  # -1 would be the last client's
         raise ValueError(f"partition-id = {int(number)}: there are {len(ids)} partitions, counted from 0")
     return ids[int(number)]
+
+
+def scope_id(place: Workplace, context: Context) -> str:
+    """Whose books are charged, known without a look at the data: the client's id where it is told or counted.
+
+    Raises:
+        ValueError: the node's configuration names nobody.
+    """
+    number = context.node_config.get("partition-id")
+    if "client-id" not in context.node_config and isinstance(place.plan.data.partition, NaturalPartition):
+        if number is None:
+            raise ValueError("the node's configuration has neither client-id nor partition-id")
+        if place.plan.privacy.client_budgets:
+            raise ValueError("privacy.client_budgets names clients by ids that are in the data; give client-id")
+        return f"partition-{int(number)}"
+    return client_id(place, context)

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from privacy.accountant import epsilon
+from privacy.calibration import rounds_affordable
 from privacy.lifetime import Account, Limit, PlanAccount, Terms, multiset
 from privacy.mechanisms import DpSgd, Release
-
-MOST_ROUNDS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,7 @@ class Offer:
         noise_multiplier: of each training step.
         epsilons: after each of the asked numbers of rounds, with what was spent before; `math.inf` where no epsilon
             can be computed.
-        affordable: rounds that the budget covers; at most `MOST_ROUNDS`.
+        affordable: rounds that the budget covers; at most `calibration.MOST_STEPS`.
     """
 
     noise_multiplier: float
@@ -65,37 +64,14 @@ def offers(
                 for times in rounds
             ),
             affordable=rounds_affordable(
-                replace(training, noise_multiplier=noise), budget=budget, delta=delta, also=also, spent=spent
+                {replace(training, noise_multiplier=noise): 1, **(also or {})},
+                epsilon=budget,
+                delta=delta,
+                spent=spent or {},
             ),
         )
         for noise in noise_multipliers
     ]
-
-
-def rounds_affordable(
-    training: DpSgd,
-    *,
-    budget: float,
-    delta: float,
-    also: Mapping[Release, int] | None = None,
-    spent: Mapping[Release, int] | None = None,
-) -> int:
-    """How many whole rounds a budget covers after `spent`: 0 if none, at most `MOST_ROUNDS`. Arguments as above."""
-
-    def covered(rounds: int) -> bool:
-        return _cost(training, rounds, also or {}, spent or {}, delta) <= budget
-
-    if not covered(1):
-        return 0
-    low, high = 1, 2
-    while high < MOST_ROUNDS and covered(high):
-        low, high = high, min(2 * high, MOST_ROUNDS)
-    if high == MOST_ROUNDS and covered(high):
-        return MOST_ROUNDS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if covered(middle) else (low, middle)
-    return low
 
 
 def rounds_admitted(limit: Limit, account: Account, terms: Terms) -> int:

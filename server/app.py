@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Context
@@ -12,7 +12,9 @@ from flwr.serverapp import Grid, ServerApp
 from server.checkpoint import Checkpoint
 from server.evaluation import TestData, evaluator
 from server.federation import Federation, Observer, Outcome, Silent
+from server.report import write_report
 from server.run_folder import RunFolder, write_parameters
+from server.statements import ask_for_statements
 from server.summary import summarise
 from shared_models.parameters import get_parameters, layout_of
 from shared_models.plan import Plan
@@ -30,7 +32,6 @@ class ServerJob:
         observer: is told of each round.
         resume: where to go on from.
         attachments: files of others to keep with each checkpoint.
-        charge: as in `Federation`.
         withdrawn: conditions of a claim that the grid does not meet, in plain words.
         begun: monotonic time at which the run began, for the start-up time.
         outcome: how the run ended; set by the app.
@@ -42,7 +43,6 @@ class ServerJob:
     observer: Observer = field(default_factory=Silent)
     resume: Checkpoint | None = None
     attachments: Callable[[], Mapping[str, bytes]] = dict
-    charge: Callable[[Sequence[str]], None] | None = None
     withdrawn: tuple[str, ...] = ()
     begun: float = field(default_factory=time.monotonic)
     outcome: Outcome | None = None
@@ -81,7 +81,6 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
         observer=job.observer,
         resume=job.resume,
         attachments=job.attachments,
-        charge=job.charge,
     )
     job.folder.drop_summary()  # of an earlier end, if the run goes on: it would pass for this one's after a crash
     startup = time.monotonic() - job.begun
@@ -94,8 +93,18 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
             stopped=outcome.stopped,
             reason=outcome.reason,
             also_withdrawn=job.withdrawn,
-            clients=outcome.clients,
+            clients=sorted({*outcome.nodes, *outcome.state.clients}),  # who has gone has spent all the same
             startup_seconds=startup,
+            statements=_statements(job, grid, outcome) if plan.is_private else {},
         )
     )
+    write_report(job.folder)
     return outcome
+
+
+def _statements(job: ServerJob, grid: Grid, outcome: Outcome) -> dict[str, str]:
+    """Ask every client what it spent, keep what is signed, and say of each whether it holds."""
+    stated, faults = ask_for_statements(grid, job.plan, outcome.nodes, outcome.state.clients)
+    job.folder.write_statements({item.client: item.text for item in stated})
+    found = {item.client: "verified" if item.problem is None else f"not verified: {item.problem}" for item in stated}
+    return found | {fault.client: f"none: {fault.fault.reason}" for fault in faults}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared_models.plan import AllCohort, FixedCohort, Plan
+from shared_models.plan import Plan
+from shared_models.plan_federation import AllCohort, FixedCohort
 from shared_models.seeds import derive_seed
 
 

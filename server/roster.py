@@ -6,6 +6,7 @@ every start. Veil's grids know the ids; on Flower's engine each client is asked 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -19,6 +20,7 @@ from shared_models.protocol import CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
 
 _WAIT_SECONDS = 300.0
 _POLL_SECONDS = 0.2
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # ids name files
 _SETTLED_POLLS = 10  # as long as nobody joins or leaves between so many, all are there
 
 
@@ -36,9 +38,15 @@ def roster(grid: Grid, plan: Plan) -> dict[str, int]:
     """Node number of each client, in the order of client ids.
 
     Raises:
-        RunError: too few clients joined, or two of them have the same id.
+        RunError: too few clients joined, two of them have the same id, or an id can't name a file.
     """
     found = dict(grid.client_nodes) if isinstance(grid, GridWithClients) else _ask(grid, plan)
+    for client in found:
+        if not _ID.fullmatch(client):
+            raise RunError(
+                f"client id {client[:100]!r}: can't name a file; give at most 100 letters, digits, '.', '_' and '-', "
+                "the first a letter or digit"
+            )
     if len(found) < plan.federation.min_clients:
         raise RunError(f"{len(found)} clients joined, the plan needs {plan.federation.min_clients}")
     return dict(sorted(found.items()))
@@ -64,7 +72,7 @@ def _client_id(reply: Message) -> str | None:
         return None
     answer = reply.content.get(CONFIG)
     client = answer.get(CLIENT_ID) if isinstance(answer, ConfigRecord) else None
-    return client if isinstance(client, str) and client else None
+    return client if isinstance(client, str) and _ID.fullmatch(client) else None
 
 
 def _wait_for_nodes(grid: Grid, plan: Plan) -> list[int]:

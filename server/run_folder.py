@@ -7,7 +7,9 @@ summary.json      final metrics, timings, privacy summary
 checkpoints/      round-000012/ ..., enough to resume
 model/            model.safetensors (final), best.safetensors
 clients.log       where in the code clients failed, if a simulation's did
-begun.json        the round that is being played
+ledger.sqlite     what each virtual client has spent; beside it the secret that their signatures follow from
+statements/       what each client says, and signs, that it spent
+report.html       the privacy-budget report; report.json holds its facts
 ```
 """
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,18 @@ class RunFolder:
     @property
     def client_log(self) -> Path:
         return self.path / "clients.log"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.sqlite"
+
+    @property
+    def statements(self) -> Path:
+        return self.path / "statements"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def checkpoints(self) -> Path:
@@ -120,32 +134,6 @@ class RunFolder:
                 raise UsageError(f"{self.path}: another process is playing this run; wait for it or stop it") from None
             yield
 
-    def begin_round(self, number: int, cohort: Sequence[str]) -> None:
-        """Note on disk, before a message is sent, who is about to be asked."""
-        write_atomically(self._begun, json.dumps({"round": number, "cohort": list(cohort)}).encode())
-
-    def end_round(self) -> None:
-        """The round's charges are in a checkpoint."""
-        self._begun.unlink(missing_ok=True)
-
-    def cut_off(self) -> tuple[int, list[str]] | None:
-        """Number and cohort of a round that was begun and whose charges are in no checkpoint, if there is one.
-
-        Raises:
-            UsageError: the note is damaged.
-        """
-        try:
-            found = json.loads(self._begun.read_text(encoding="utf-8"))
-            return int(found["round"]), [str(client) for client in found["cohort"]]
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{self._begun}: is damaged; the run can't be resumed without losing a charge") from error
-
-    @property
-    def _begun(self) -> Path:
-        return self.path / "begun.json"
-
     def read_plan(self) -> Plan:
         """The resolved plan of the run.
 
@@ -195,6 +183,22 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
         write_atomically(self.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+
+    def write_statements(self, statements: Mapping[str, str]) -> None:
+        """Write each client's signed statement, by client id."""
+        try:
+            self.statements.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.statements, error) from error
+        for client, text in statements.items():
+            write_atomically(self.statements / f"{client}.json", text.encode())
+
+    def read_statements(self) -> dict[str, str]:
+        """The signed statements, by client id; none if there are none."""
+        try:
+            return {path.stem: path.read_text(encoding="utf-8") for path in sorted(self.statements.glob("*.json"))}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{self.statements}: can't be read") from error
 
     def drop_summary(self) -> None:
         """Remove summary.json, if there is one: the run has not ended yet."""

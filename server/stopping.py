@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from server.evaluation import LARGER_IS_BETTER
-from shared_models.plan import EvaluationPlan
+from shared_models.plan_federation import EvaluationPlan
 
 Reason = Literal["target", "plateau"]
 

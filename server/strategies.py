@@ -23,7 +23,8 @@ from flwr.serverapp.strategy import Strategy
 from security.errors import RunError, UsageError
 from server.rounds.plain import Contribution
 from shared_models.parameters import Parameters
-from shared_models.plan import MEAN_STRATEGIES, Plan
+from shared_models.plan import Plan
+from shared_models.plan_federation import MEAN_STRATEGIES
 from shared_models.protocol import ARRAYS, METRICS, WEIGHT
 
 State = dict[str, npt.NDArray[Any]]

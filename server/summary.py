@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from privacy.accountant import ACCOUNTANT, RELATION, Spent, epsilon
-from privacy.mechanisms import DpSgd
+from privacy.lifetime import Account, Limit, Releases, multiset
+from privacy.mechanisms import DpSgd, NoisyCounts, Release
 from server.run_state import ClientTally, RunState
 from shared_models.plan import Plan
 from shared_models.plan_data import NaturalPartition
@@ -31,15 +33,19 @@ def summarise(
     clients: list[str],
     startup_seconds: float,
     also_withdrawn: Sequence[str] = (),
+    statements: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What `summary.json` holds; its schema is docs/schemas/summary.schema.json.
 
-    `also_withdrawn` are conditions of a claim that the grid does not meet.
+    `also_withdrawn` are conditions of a claim that the grid does not meet; `statements` say of each client whether
+    its signed statement holds.
     """
     first = state.first_round_seconds
     privacy = privacy_summary(plan, state, stopped=stopped, clients=clients)
     if plan.is_private:
         privacy["withdrawn"] += also_withdrawn
+    for row in privacy["clients"]:
+        row["statement"] = (statements or {}).get(row["id"])
     return {
         "name": plan.name,
         "plan_digest": plan.digest(),
@@ -70,7 +76,7 @@ def summarise(
 
 def privacy_summary(plan: Plan, state: RunState, *, stopped: str | None, clients: list[str]) -> dict[str, Any]:
     """Who is protected from whom, how strongly, and which conditions do not hold."""
-    release = plan.round_release()
+    release = plan.train_release()
     privacy = plan.privacy
     rows = [_row(plan, state, client, stopped=stopped) for client in clients]
     if release is None:
@@ -101,7 +107,7 @@ NO_PRIVACY = "no privacy: plain federated learning protects nobody"
 
 def privacy_unit(plan: Plan) -> str:
     """What the epsilon protects, in words (rule 6): a person only where all of a person's records are priced."""
-    bound, release = plan.data.max_rows_per_person, plan.round_release()
+    bound, release = plan.data.max_rows_per_person, plan.train_release()
     if bound is None or release is None or release.records_per_unit < bound:
         return "record, not person"
     return f"person, at most {bound} record{'s' if bound > 1 else ''} each"
@@ -109,7 +115,7 @@ def privacy_unit(plan: Plan) -> str:
 
 def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> dict[str, Any]:
     """One client's part of the summary, with the epsilon of a record and of a person side by side (rule 6)."""
-    release, bound = plan.round_release(), plan.data.max_rows_per_person
+    release, bound = plan.train_release(), plan.data.max_rows_per_person
     tally = state.clients.get(client, ClientTally())
     row: dict[str, Any] = {
         "id": client,
@@ -120,16 +126,20 @@ def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> di
         "budget": None,
         "rounds": tally.rounds,
         "charged_rounds": 0,
-        "refused": tally.refused,
+        "charged_evaluations": 0,
+        "refused": len(tally.refused),
         "withdrawn_rounds": tally.withdrawn,
+        "unprotected_rounds": tally.unprotected,
+        "head": None if tally.head is None else asdict(tally.head),
+        "statement": None,
     }
     if release is None:
         return row
-    limit = min(value for value in (plan.privacy.budget, plan.privacy.epsilon, math.inf) if value is not None)
-    claimed = _claimed_rounds(plan, release, tally.charged, _rounds_to_come(plan, state, stopped), limit)
+    limit = plan.client_budget(client)
+    claimed = _claimed(plan, tally, _to_come(plan, state, tally, stopped), limit)
 
     def spent(records: int) -> Spent:
-        return epsilon({replace(release, records_per_unit=records): claimed}, plan.privacy.delta)
+        return epsilon(_for_units_of(claimed, records), plan.privacy.delta)
 
     own = spent(release.records_per_unit)
     return row | {
@@ -139,28 +149,55 @@ def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> di
         "record_epsilon": _finite(spent(1).epsilon),
         "person_epsilon": None if bound is None else _finite(spent(bound).epsilon),
         "budget": _finite(limit),
-        "charged_rounds": claimed,
+        "charged_rounds": claimed[release],
+        "charged_evaluations": sum(claimed.values()) - claimed[release],
     }
 
 
-def _rounds_to_come(plan: Plan, state: RunState, stopped: str | None) -> int:
-    """Rounds that a claim covers beside those charged: the ones that a stop which may depend on the data left out."""
-    if stopped not in _DATA_DEPENDENT_STOPS:
-        return 0
-    begun = state.round + (stopped == "failed")  # a failed round is charged, but not done
-    return max(0, plan.federation.rounds - begun)
+def releases_of(plan: Plan, tally: ClientTally) -> Releases:
+    """What a client was charged in this run, by the server's own books."""
+    train, counts = plan.train_release(), plan.evaluate_release()
+    charged: Counter[Release] = Counter()
+    if train is not None:
+        charged[train] = len(tally.charged)
+    if counts is not None:
+        charged[counts] = len(tally.evaluated)
+    return multiset(charged)
 
 
-def _claimed_rounds(plan: Plan, release: DpSgd, charged: int, to_come: int, limit: float) -> int:
-    """What was charged, and of the rounds to come as many as the client would not have refused."""
-    low, high = charged, charged + to_come
-    while low < high:
-        middle = (low + high + 1) // 2
-        if epsilon({release: middle}, plan.privacy.delta).epsilon <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _for_units_of(releases: Mapping[DpSgd | NoisyCounts, int], records: int) -> dict[Release, int]:
+    """The same releases, for units of so many records."""
+    return {replace(release, records_per_unit=records): times for release, times in releases.items()}
+
+
+def _to_come(plan: Plan, state: RunState, tally: ClientTally, stopped: str | None) -> Counter[Release]:
+    """What a claim covers beside the charges: releases that a stop which may depend on the data left out (rule 4)."""
+    found: Counter[Release] = Counter()
+    train, counts = plan.train_release(), plan.evaluate_release()
+    if stopped not in _DATA_DEPENDENT_STOPS or train is None:
+        return found
+    for number in range(state.round + 1, plan.federation.rounds + 1):
+        begun = number == state.round + 1 and stopped == "failed"
+        if begun and number not in tally.charged:
+            continue  # it was not asked, or refused
+        found[train] += number not in tally.charged
+        if counts is not None:
+            found[counts] += plan.is_evaluated(number) and number not in tally.evaluated
+    return found
+
+
+def _claimed(plan: Plan, tally: ClientTally, to_come: Counter[Release], limit: float) -> Counter[Any]:
+    """What was charged, and of what was to come as much as the client's own ledger would have admitted."""
+    charged: Counter[Release] = Counter(dict(releases_of(plan, tally)))
+    if not to_come:
+        return charged
+    terms = plan.terms()
+    admission = Limit(epsilon=limit, delta=plan.privacy.delta).admit(Account(), terms, terms.rounds[0])
+    if admission is None:
+        return charged
+    if admission.envelope is not None:
+        to_come &= Counter(dict(admission.envelope)) - charged
+    return charged + to_come
 
 
 def _finite(epsilon: float) -> float | None:
@@ -175,15 +212,19 @@ def _largest(epsilons: list[float | None]) -> float | None:
 
 def withdrawn(plan: Plan, state: RunState, *, unpriced: Sequence[str] = ()) -> list[str]:
     """Conditions that a claim needs and this run does not meet, in plain words; `unpriced` clients have no epsilon."""
-    reasons = ["simulated, not a claim: all clients ran in one place, their noise is floating-point (rule 9)"]
+    reasons = ["simulated, not a claim: all clients ran in one place"]
     if plan.privacy.noise == "reproducible":
         reasons.append("the noise follows from the plan's seed, which others may know")
-    if state.replayed:
-        rounds = ", ".join(map(str, state.replayed))
-        reasons.append(f"cut off after it had begun, and played again: round {rounds}; both times are charged")
     failed = sorted(client for client, tally in state.clients.items() if tally.withdrawn)
     if failed:
         reasons.append(f"failed, which may tell something of their data (rule 5): clients {', '.join(failed)}")
+    open_books = sorted(client for client, tally in state.clients.items() if tally.unprotected)
+    if open_books:
+        fields = ", ".join(plan.privacy.unprotected)
+        reasons.append(f"sent unprotected beside private updates ({fields}): clients {', '.join(open_books)}")
+    contradicted = sorted(client for client, tally in state.clients.items() if tally.contradicted)
+    if contradicted:
+        reasons.append(f"told of ledgers that lack what they had told of before: clients {', '.join(contradicted)}")
     if unpriced:
         reasons.append(f"spent too much for an epsilon to be computed: clients {', '.join(unpriced)}")
     return reasons
@@ -205,6 +246,7 @@ def disclosed(plan: Plan) -> list[str]:
         )
     if plan.evaluation.where == "server":
         found.append("the server's own evaluation data is not protected (rule 11)")
+    if plan.evaluation.where != "none":
         found += _chosen_on_test_records(plan)
     if plan.privacy.selection == "uncharged":
         found.append("hyper-parameters may have been chosen by looking at the data, uncharged (rule 11)")

@@ -28,11 +28,48 @@ class Fault(IntEnum):
     """No reply: the process or machine behind the client died, twice."""
     TIMED_OUT = 1008
     """No reply before the round's deadline."""
+    LEDGER_CLOSED = 1009
+    """The client's ledger is missing, damaged, full or behind what the server knows: nothing is trained without it."""
+    REPLY_GONE = 1010
+    """The request was answered before, too long ago to be answered again."""
+    POLICY_FEDERATION = 1011
+    """The site's policy doesn't know this federation."""
+    POLICY_PLAN = 1012
+    """The site's policy doesn't list this plan."""
+    POLICY_MODEL = 1013
+    """The site's policy doesn't list this network."""
+    POLICY_UNIT = 1014
+    """The site has no budget for this unit and trust."""
+    POLICY_ENTRUST = 1015
+    """The site entrusts this federation with nothing unprotected."""
+    POLICY_NOISE = 1016
+    """The plan has less noise than the site asks for, or noise that follows from a seed."""
+    POLICY_CLIPPING = 1017
+    """The plan's clipping norm is larger than the site allows."""
+    POLICY_FIELD = 1018
+    """The plan asks for values that the site doesn't let out."""
+    POLICY_RATE = 1019
+    """The site has taken part in as many rounds today as it allows."""
 
     @property
     def reason(self) -> str:
         """The code as outputs print it, e.g. `client-failed`."""
         return self.name.lower().replace("_", "-")
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether a client says it before it touches data: it depends on plan, policy and ledger alone (rule 5)."""
+        return self in _REFUSALS
+
+
+_REFUSALS = (
+    Fault.PLAN_MISMATCH,
+    Fault.MODEL_MISMATCH,
+    Fault.BUDGET_EXHAUSTED,
+    Fault.LEDGER_CLOSED,
+    Fault.REPLY_GONE,
+    *(fault for fault in Fault if fault.name.startswith("POLICY_")),
+)
 
 
 def fault_of(code: int) -> Fault:

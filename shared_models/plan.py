@@ -1,8 +1,8 @@
 """The plan: one description of a federated run, the same in simulation and in deployment.
 
-This module is the only definition of what a plan may say, together with `plan_data`, which holds the tables of
-[data]. Reading it from TOML, overriding keys and writing it out is `plan_file`; computing the noise from the target
-epsilon (or the other way round) is `resolve`.
+This module is the only definition of what a plan may say, together with `plan_data` and `plan_federation`, which hold
+the tables of [data], [federation] and [evaluation]. Reading it from TOML, overriding keys and writing it out is
+`plan_file`; computing the noise from the target epsilon (or the other way round) is `resolve`.
 
 Every table is frozen and strict (`plan_section`): an unknown key, a wrong type or an impossible combination is an
 error that names the key path, what was given and what is allowed.
@@ -12,23 +12,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
+from collections import Counter
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from privacy.mechanisms import DpSgd
-from security.errors import did_you_mean
-from shared_models.plan_data import DataPlan, NaturalPartition
+from privacy.lifetime import Balance, Terms, multiset
+from privacy.mechanisms import DpSgd, NoisyCounts, Release
+from shared_models.plan_data import DataPlan, NaturalPartition, numbered
+from shared_models.plan_federation import (
+    MEAN_STRATEGIES,
+    ROBUST_STRATEGIES,
+    EvaluationPlan,
+    FederationPlan,
+    FixedCohort,
+)
 from shared_models.plan_section import Count, CountOrZero, Decay, NonNegative, Positive, Rate, Section
-
-MEAN_STRATEGIES: Final = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
-ROBUST_STRATEGIES: Final = ("krum", "multikrum", "bulyan", "fedmedian", "fedtrimmedavg")
 
 # What the key says that tells the tables of a kind apart.
 _SCHEDULE: Final = "constant, cosine or step."
-_COHORT: Final = "all, fixed or poisson."
 
 
 # --- model and training -------------------------------------------------------------------------------------------
@@ -135,6 +137,15 @@ class PrivacyPlan(Section):
         None,
         description="Epsilon at which a client refuses to go on; never beyond the plan's epsilon, the default.",
     )
+    client_budgets: dict[str, Positive] = Field(
+        default_factory=dict, description="Simulation: budgets of single clients, by id, in place of `budget`."
+    )
+    unprotected: tuple[Literal["examples", "train-loss"], ...] = Field(
+        (),
+        strict=False,
+        description="Fields that clients are asked to send as they are, where their policy lets them; they withdraw "
+        "the claim.",
+    )
     noise: Literal["secret", "reproducible"] = Field(
         "secret",
         description="Source of noise and sampling: the operating system's entropy, or (simulation only, no claim) "
@@ -165,88 +176,6 @@ class PrivacyPlan(Section):
                 "calibrated_from stands in a resolved plan, which gives both epsilon and noise_multiplier; remove it"
             )
         return self
-
-
-# --- federation ---------------------------------------------------------------------------------------------------
-
-
-class AllCohort(Section):
-    """Every client takes part in every round."""
-
-    sampling: Literal["all"] = Field("all", description=_COHORT)
-
-
-class FixedCohort(Section):
-    """A fixed number of clients, drawn without replacement."""
-
-    sampling: Literal["fixed"] = Field("fixed", description=_COHORT)
-    size: Count = Field(10, description="Clients a round.")
-
-
-class PoissonCohort(Section):
-    """Each client takes part with the same chance, independently; a cohort may be empty."""
-
-    sampling: Literal["poisson"] = Field("poisson", description=_COHORT)
-    rate: Rate = Field(0.1, description="Chance of each client to take part in a round.")
-
-
-Cohort = Annotated[AllCohort | FixedCohort | PoissonCohort, Field(discriminator="sampling")]
-
-
-def _known_strategy(name: str) -> str:
-    known = (*MEAN_STRATEGIES, *ROBUST_STRATEGIES)
-    if name in known or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
-        return name
-    raise ValueError(f"{did_you_mean(name, known)}allowed: {', '.join(known)}, or package.module:Class")
-
-
-def _option(value: object) -> object:
-    if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    raise ValueError("allowed: a finite number, a text, true or false")
-
-
-# Looked at before pydantic tries the four types one after the other and complains of each.
-Option = Annotated[int | float | str | bool, BeforeValidator(_option)]
-
-
-class FederationPlan(Section):
-    """How the server leads the rounds."""
-
-    rounds: Count = Field(20, description="Rounds of the run.")
-    cohort: Cohort = Field(default_factory=AllCohort, description="Who takes part in a round.")
-    strategy: Annotated[str, AfterValidator(_known_strategy)] = Field(
-        "fedavg", description="Flower strategy that turns the update into the next model."
-    )
-    strategy_options: dict[str, Option] = Field(
-        default_factory=dict,
-        description="Options of the strategy's constructor, e.g. eta, server_momentum, beta.",
-    )
-    min_clients: Count = Field(1, description="Fewest good updates a round needs; below it the run fails.")
-    weighting: Literal["uniform", "examples"] | None = Field(
-        None, description="Weight of an update; default: examples without privacy, uniform with it."
-    )
-    wire: Literal["float32", "float16"] = Field("float32", description="Number format of parameters on the wire.")
-    round_timeout: Positive | None = Field(None, description="Seconds after which a round goes on with what it has.")
-
-
-class EvaluationPlan(Section):
-    """How the shared model is judged."""
-
-    where: Literal["server", "none"] = Field(
-        "server",
-        description="On the server's own test data (unprotected, disjoint from training), or not at all.",
-    )
-    every: Count = Field(1, description="Rounds between two evaluations; the last round is always evaluated.")
-    metric: Literal["accuracy", "balanced_accuracy", "f1", "auc", "loss"] = Field(
-        "accuracy", description="Metric that early stopping and best-model keeping look at."
-    )
-    target: float | None = Field(None, description="Stop once the metric reaches this value.")
-    patience: Count | None = Field(None, description="Stop after so many evaluations without a better metric.")
-    batch_size: Count = Field(512, description="Examples evaluated at once.")
-    baselines: bool = Field(
-        False, description="Simulation: also train each client alone and all data pooled, and compare."
-    )
 
 
 class Plan(Section):
@@ -287,7 +216,14 @@ class Plan(Section):
             raise ValueError("federation.strategy = 'fedprox' needs training.proximal_mu > 0")
         stops = self.evaluation.target is not None or self.evaluation.patience is not None
         if self.evaluation.where == "none" and stops:
-            raise ValueError("evaluation.target and evaluation.patience need evaluation.where = 'server'")
+            raise ValueError("evaluation.target and evaluation.patience need evaluation.where = 'server' or 'clients'")
+        if self.evaluation.where == "clients" and self.evaluation.metric != "accuracy":
+            raise ValueError(
+                f"evaluation.metric = '{self.evaluation.metric}' can't be computed from clients' counts; with "
+                "evaluation.where = 'clients' allowed: accuracy"
+            )
+        if self.evaluation.where != "server" and self.evaluation.baselines:
+            raise ValueError("evaluation.baselines needs evaluation.where = 'server', whose test data they share")
         partition = self.data.partition
         if self.is_private and isinstance(partition, NaturalPartition) and partition.column == self.data.person_column:
             raise ValueError(
@@ -296,6 +232,12 @@ class Plan(Section):
             )
         clients = getattr(partition, "clients", None)
         if clients is not None:
+            ids = numbered(clients) if privacy.client_budgets else ()
+            nobody = privacy.client_budgets.keys() - set(ids)
+            if nobody:  # a budget of nobody's would hold nobody back
+                raise ValueError(
+                    f"privacy.client_budgets: no client has the id {min(nobody)!r}; allowed: {ids[0]!r} to {ids[-1]!r}"
+                )
             if isinstance(federation.cohort, FixedCohort) and federation.cohort.size > clients:
                 raise ValueError(
                     f"federation.cohort.size = {federation.cohort.size} is more than data.partition.clients = {clients}"
@@ -321,8 +263,37 @@ class Plan(Section):
         """Most records of one privacy unit (rule 6): 1, or the bound on a person's where the plan names people."""
         return self.data.max_rows_per_person or 1
 
-    def round_release(self) -> DpSgd | None:
-        """What one round releases of a client's data, or None without privacy.
+    @property
+    def balance(self) -> Balance:
+        """The account that a private run charges: what an epsilon is about, and who must be trusted for it."""
+        of_people = self.data.max_rows_per_person is not None
+        unit = "client" if self.privacy.unit == "client" else "person" if of_people else "record"
+        return Balance(unit=unit, trust=self.privacy.trust)
+
+    @property
+    def evaluates_at_clients(self) -> bool:
+        """Whether clients judge the model on what they hold out."""
+        return self.evaluation.where == "clients"
+
+    def client_budget(self, client: str) -> float:
+        """Epsilon at which a virtual client refuses to go on.
+
+        Raises:
+            ValueError: the plan is not resolved, or has no privacy.
+        """
+        privacy = self.privacy
+        if privacy.epsilon is None:
+            raise ValueError("the plan is not resolved, or without privacy: its epsilon is unknown")
+        return min(privacy.client_budgets.get(client, privacy.budget or privacy.epsilon), privacy.epsilon)
+
+    def is_evaluated(self, round_number: int) -> bool:
+        """Whether the model is judged after a round."""
+        if self.evaluation.where == "none":
+            return False
+        return round_number % self.evaluation.every == 0 or round_number == self.federation.rounds
+
+    def train_release(self) -> DpSgd | None:
+        """What one round of training releases of a client's data, or None without privacy.
 
         Raises:
             ValueError: the plan is not resolved yet, so the noise multiplier is unknown.
@@ -337,6 +308,31 @@ class Plan(Section):
             steps=self.training.local_steps,
             records_per_unit=self.records_per_unit,
         )
+
+    def evaluate_release(self) -> NoisyCounts | None:
+        """What one evaluation at a client releases of what it holds out, or None where nothing private is."""
+        if not (self.is_private and self.evaluates_at_clients):
+            return None
+        return NoisyCounts(noise=self.evaluation.count_noise, counts=2, records_per_unit=self.records_per_unit)
+
+    def planned_counts(self) -> Counter[Release]:
+        """Evaluations of a client that takes part in every round: they cost beside the training."""
+        release = self.evaluate_release()
+        times = sum(self.is_evaluated(number) for number in range(1, self.federation.rounds + 1))
+        return Counter() if release is None else Counter({release: times})
+
+    def terms(self) -> Terms:
+        """What a client may be asked to release over the whole run (rule 4), round by round.
+
+        Raises:
+            ValueError: the plan is not resolved, or without privacy.
+        """
+        train, counts = self.train_release(), self.evaluate_release()
+        if train is None:
+            raise ValueError("a plan without privacy has no terms")
+        alone, both = multiset([train]), multiset([train] if counts is None else [train, counts])
+        rounds = tuple(both if self.is_evaluated(n) else alone for n in range(1, self.federation.rounds + 1))
+        return Terms(plan=self.digest(), rounds=rounds, delta=self.privacy.delta)
 
     def digest(self) -> str:
         """SHA-256 of the plan's canonical JSON, in hexadecimal: what both sides compare before a round.

@@ -132,6 +132,12 @@ class DataPlan(Section):
         return self
 
 
+def numbered(clients: int) -> tuple[str, ...]:
+    """The ids of so many virtual clients: "0", "1", ... padded with zeros to one length."""
+    width = len(str(clients - 1))
+    return tuple(f"{number:0{width}}" for number in range(clients))
+
+
 def located(path: str, folder: Path) -> str:
     """A plan's `data.path` made absolute: a relative one is taken from that folder, one from a home (`~`) stays."""
     if path.startswith("~") or Path(path).is_absolute():

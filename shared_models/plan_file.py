@@ -5,20 +5,18 @@ Errors are one line for each thing that is wrong: key path, what was given, what
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel
 
-from security.errors import UsageError, did_you_mean
+from security.errors import UsageError
 from shared_models.plan import Plan
 from shared_models.plan_data import located
-from shared_models.plan_section import alternatives, tables
+from shared_models.toml_errors import TOO_DEEP, checked, parse, quoted, read_text, short
 
 
 def read_plan(path: Path, overrides: Iterable[str] = (), *, where: str | None = None) -> Plan:
@@ -29,13 +27,8 @@ def read_plan(path: Path, overrides: Iterable[str] = (), *, where: str | None = 
     Raises:
         UsageError: the file can't be read, isn't TOML, or isn't a plan.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageError(f"{path}: can't read the plan ({reason})") from error
-    where = where or str(path)
-    return plan_from(_beside(_toml(text, where), path.parent), where=where, overrides=overrides)
+    text, where = read_text(path), where or str(path)
+    return plan_from(_beside(parse(text, where), path.parent), where=where, overrides=overrides)
 
 
 def parse_plan(text: str, *, where: str, overrides: Iterable[str] = ()) -> Plan:
@@ -44,7 +37,7 @@ def parse_plan(text: str, *, where: str, overrides: Iterable[str] = ()) -> Plan:
     Raises:
         UsageError: the text isn't TOML, or isn't a plan.
     """
-    return plan_from(_toml(text, where), where=where, overrides=overrides)
+    return plan_from(parse(text, where), where=where, overrides=overrides)
 
 
 def plan_from(raw: Mapping[str, Any], *, where: str, overrides: Iterable[str] = ()) -> Plan:
@@ -54,12 +47,10 @@ def plan_from(raw: Mapping[str, Any], *, where: str, overrides: Iterable[str] = 
         UsageError: one line for each key that is wrong.
     """
     try:
-        return Plan.model_validate(_override(raw, tuple(overrides)))
+        merged = _override(raw, tuple(overrides))
     except RecursionError as error:
-        raise UsageError(f"{where}: tables within tables without end; a plan has five levels") from error
-    except ValidationError as error:
-        lines = list(dict.fromkeys(_explain(detail) for detail in error.errors()))
-        raise UsageError("\n".join(f"{where}: {line}" for line in lines)) from error
+        raise UsageError(f"{where}: {TOO_DEEP}") from error
+    return checked(Plan, merged, where=where)
 
 
 def write_plan(plan: Plan) -> str:
@@ -67,13 +58,6 @@ def write_plan(plan: Plan) -> str:
     lines = ["# A Veil plan with every default written out. Keys that are not set are shown as comments."]
     _write_section(plan, path=(), lines=lines)
     return "\n".join(lines) + "\n"
-
-
-def _toml(text: str, where: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also numbers too long and nesting too deep for Python
-        raise UsageError(f"{where}: not valid TOML: {error}") from error
 
 
 def _beside(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -135,7 +119,7 @@ def _forget_computed(raw: dict[str, Any]) -> None:
 
 
 def _shown(override: str) -> str:
-    return override if override.isprintable() and len(override) <= 60 else _short(override)
+    return override if override.isprintable() and len(override) <= 60 else short(override)
 
 
 def _copy_tables(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,75 +133,6 @@ def _value(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     return document["value"] if len(document) == 1 else text  # more keys: the text had lines of its own
-
-
-# --- explaining what is wrong --------------------------------------------------------------------------------------
-
-
-def _explain(detail: ErrorDetails) -> str:
-    path, held = _follow(detail["loc"])
-    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        keys = [key for table in tables(_follow(detail["loc"][:-1])[1]) for key in table.model_fields]
-        return f"{path}: unknown key; {did_you_mean(detail['loc'][-1], keys)}allowed: {', '.join(keys)}"
-    if kind == "missing":
-        return f"{path}: missing, give it a value"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        key, tags = alternatives(held)
-        allowed = f"allowed: {', '.join(map(repr, tags))}"
-        if kind == "union_tag_not_found":
-            return f"{path}.{key}: missing; {allowed}"
-        tag = given.get(key, context.get("tag")) if isinstance(given, dict) else context.get("tag")
-        return f"{path}.{key} = {_short(tag)}: {did_you_mean(tag, tags)}{allowed}"
-    if kind == "literal_error":
-        allowed = str(context.get("expected", "")).replace(" or ", ", ")
-        hint = did_you_mean(given, re.findall("'([^']*)'", allowed))
-        return f"{path} = {_short(given)}: {hint}allowed: {allowed}"
-    if kind == "value_error":
-        reason = str(context.get("error", detail["msg"]))
-        if isinstance(given, (dict, BaseModel)):
-            return f"{path}: {reason}" if path else reason
-        return f"{path} = {_short(given)}: {reason}"
-    return f"{path} = {_short(given)}: {_expected(detail)}"
-
-
-def _expected(detail: ErrorDetails) -> str:
-    """What is allowed, in words of TOML where pydantic's are those of Python."""
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return "should be a table"
-    if kind == "tuple_type":
-        return "should be a list"
-    if kind == "too_short":
-        return f"should have at least {context.get('min_length')} entries"
-    if kind == "too_long":
-        return f"should have at most {context.get('max_length')} entries"
-    return detail["msg"].removeprefix("Input ").removeprefix("String ")
-
-
-def _short(given: object) -> str:
-    text = repr(given)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _follow(location: tuple[int | str, ...]) -> tuple[str, Any]:
-    """An error's key path as a user writes it, without the tags pydantic puts between, and the type found there."""
-    path: list[str] = []
-    held: Any = Plan
-    for part in location:
-        found = tables(held)
-        if len(found) > 1:
-            held = alternatives(held)[1][str(part)]
-            continue
-        path.append(_quoted(str(part)))
-        if found:
-            field = found[0].model_fields.get(str(part))
-            held = Any if field is None else field.annotation
-        elif get_origin(held) is dict:
-            held = get_args(held)[1]
-        else:
-            held = get_args(held)[0] if get_origin(held) is tuple else Any
-    return ".".join(path), held
 
 
 # --- writing out ---------------------------------------------------------------------------------------------------
@@ -247,22 +162,17 @@ def _write_section(section: BaseModel, *, path: tuple[str, ...], lines: list[str
                 _write_section(item, path=(*header, name), lines=lines)
         else:
             lines += ["", _header(header), f"# {description}"]
-            lines += [f"{_quoted(name)} = {_inline(item)}" for name, item in value.items()]
+            lines += [f"{quoted(name)} = {_inline(item)}" for name, item in value.items()]
 
 
 def _header(path: tuple[str, ...]) -> str:
-    return f"[{'.'.join(_quoted(part) for part in path)}]"
+    return f"[{'.'.join(quoted(part) for part in path)}]"
 
 
 def _inline(value: Any) -> str:
     """A value as TOML on one line, whatever it holds."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_quoted(str(key))} = {_inline(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{quoted(str(key))} = {_inline(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_inline(item) for item in value) + "]"
     return tomli_w.dumps({"x": value}).removeprefix("x = ").removesuffix("\n")
-
-
-def _quoted(part: str) -> str:
-    """A key as TOML writes it: bare where it may be."""
-    return tomli_w.dumps({part: 0}).removesuffix(" = 0\n")

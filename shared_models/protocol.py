@@ -5,23 +5,40 @@ Server and client agree on these and on nothing else; a reply that holds any oth
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
+
+Phase = Literal["train", "evaluate"]
 
 # Names of the records in a message's content. Flower's strategies expect the first two.
 ARRAYS: Final = "arrays"
 CONFIG: Final = "config"
 METRICS: Final = "metrics"
+LEDGER: Final = "ledger"
 
 # Fields of a train request's config.
 ROUND: Final = "server-round"  # Flower's strategies write it
 PLAN_DIGEST: Final = "plan-digest"
 LAYOUT_DIGEST: Final = "layout-digest"
+RUN: Final = "veil-run"  # the server's own id of the run; Flower's differs from start to start
 
 # Fields of a train reply's metrics.
 WEIGHT: Final = "num-examples"  # Flower's name for the aggregation weight; a public 1 under privacy
 EPSILON: Final = "epsilon"  # spent so far in this run; computed from public constants alone
-TRAIN_LOSS: Final = "train-loss"  # only without privacy
+TRAIN_LOSS: Final = "train-loss"  # without privacy; under it only where plan and policy give up the claim
+EXAMPLES: Final = "examples"  # likewise
+
+# Fields of an evaluate reply's metrics: numbers of right and of all held-out examples, under privacy with noise.
+CORRECT: Final = "correct"
+TOTAL: Final = "total"
+
+# Fields of any reply's ledger record: the newest entry of the client's books, for the server to keep (an anchor).
+HEAD_POSITION: Final = "position"
+HEAD_HASH: Final = "hash"
 
 # Query by which a server learns the stable id behind a grid's node number.
 IDENTIFY: Final = "query.identify"
 CLIENT_ID: Final = "client-id"
+
+# Query by which a server reminds a client of the newest entry it knows, and asks what was spent.
+STATEMENT: Final = "query.statement"
+STATEMENT_TEXT: Final = "statement"

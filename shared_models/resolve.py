@@ -8,6 +8,7 @@ gives is refused, and changes nothing in one that keeps its promise.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,17 @@ def _resolve_privacy(plan: Plan) -> PrivacyPlan:
     if not plan.is_private:
         # Numbers that promise nothing are not written into a plan without privacy.
         cleared = dict.fromkeys(("epsilon", "noise_multiplier", "calibrated_from", "budget"))
-        return privacy.model_copy(update=cleared)
+        return privacy.model_copy(update={**cleared, "client_budgets": {}, "unprotected": ()})
     if privacy.noise_multiplier is None:
         assert privacy.epsilon is not None
         noise_multiplier = _calibrated(plan, privacy.epsilon)
         return privacy.model_copy(update={"noise_multiplier": noise_multiplier, "calibrated_from": "epsilon"})
     epsilon = planned_epsilon(plan)
     if not math.isfinite(epsilon):
+        counts = f", evaluation.count_noise = {plan.evaluation.count_noise}" if plan.planned_counts() else ""
         raise UsageError(
-            f"privacy.noise_multiplier = {privacy.noise_multiplier}: too little noise for any epsilon to be claimed; "
-            "raise it, or plan fewer steps or rounds"
+            f"privacy.noise_multiplier = {privacy.noise_multiplier}{counts}: too little noise for any epsilon to be "
+            "claimed; raise it, or plan fewer steps or rounds"
         )
     if privacy.epsilon is None:
         return privacy.model_copy(update={"epsilon": _rounded_up(epsilon), "calibrated_from": "noise_multiplier"})
@@ -105,12 +107,14 @@ def _calibrated(plan: Plan, epsilon: float) -> float:
         sample_rate=plan.training.sample_rate,
         steps=plan.training.local_steps * plan.federation.rounds,
         records_per_unit=plan.records_per_unit,
+        also=plan.planned_counts(),
     )
 
 
 def planned_epsilon(plan: Plan) -> float:
     """Epsilon of a client that takes part in every planned round (rule 4: the planned rounds are what is claimed)."""
-    release = plan.round_release()
+    release = plan.train_release()
     if release is None:
         raise ValueError("a plan without privacy has no epsilon")
-    return epsilon_of({release: plan.federation.rounds}, plan.privacy.delta).epsilon
+    planned = Counter({release: plan.federation.rounds}) + plan.planned_counts()
+    return epsilon_of(planned, plan.privacy.delta).epsilon

@@ -52,14 +52,14 @@ def error_reply(metadata: Metadata, fault: Fault) -> Message:
     return Message(Error(code=int(fault), reason=""), reply_to=make_message(metadata=metadata, content=RecordDict()))
 
 
-def client_context(*, run_id: int, node_id: int, client: str, plan_text: str, state: RecordDict) -> Context:
+def client_context(*, run_id: int, node_id: int, client: str, config: Mapping[str, str], state: RecordDict) -> Context:
     """What a ClientApp is told about where it runs."""
     return Context(
         run_id=run_id,
         node_id=node_id,
         node_config={"client-id": client},
         state=state,
-        run_config={"plan": plan_text},
+        run_config=dict(config),
     )
 
 

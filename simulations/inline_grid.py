@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 
+from client.books import Books, register
 from simulations.local_grid import LocalGrid
 from simulations.worker import DEFAULT_APP, Worker
 
@@ -17,24 +18,28 @@ class InlineGrid(LocalGrid):
 
     Args:
         clients: stable ids, in order.
-        plan_text: the resolved plan as TOML.
-        app: where the ClientApp is.
-        run_id, charge: as in `LocalGrid`.
-        log: as in `Worker`.
+        run_id: as in `LocalGrid`.
+        app, config, log: as in `Worker`.
+
+    Raises:
+        LedgerError, RunError: the ledger that `config` names can't be opened.
     """
 
     def __init__(
         self,
         clients: Sequence[str],
         *,
-        plan_text: str,
+        config: Mapping[str, str],
         app: str = DEFAULT_APP,
         run_id: int = 1,
-        charge: Callable[[RecordDict], None] | None = None,
         log: Path | None = None,
     ) -> None:
-        super().__init__(clients, run_id=run_id, charge=charge)
-        self._worker = Worker(app, run_id, plan_text, log)
+        super().__init__(clients, run_id=run_id)
+        self._books = None
+        if "ledger" in config:  # opened anew for each run: this process may have played another one in its place
+            self._books = Books.of_simulation(Path(config["ledger"]))
+            register(config["ledger"], self._books)
+        self._worker = Worker(app, run_id, config, log)
 
     def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -47,4 +52,5 @@ class InlineGrid(LocalGrid):
             yield reply
 
     def close(self) -> None:
-        """Nothing to give back."""
+        if self._books is not None:
+            self._books.ledger.close()

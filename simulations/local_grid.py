@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -18,18 +18,14 @@ class LocalGrid(Grid):
     Args:
         clients: stable ids, in order; node numbers are given here and mean nothing outside.
         run_id: of the run.
-        charge: has a state charge itself one round, for a client whose own charge was lost with its process.
     """
 
-    def __init__(
-        self, clients: Sequence[str], *, run_id: int = 1, charge: Callable[[RecordDict], None] | None = None
-    ) -> None:
+    def __init__(self, clients: Sequence[str], *, run_id: int = 1) -> None:
         act_as_server(run_id)
         self.run_id = run_id
         self._nodes = {client: number for number, client in enumerate(clients, start=1)}
         self._clients = {number: client for client, number in self._nodes.items()}
         self._states = {client: RecordDict() for client in clients}
-        self._charge = charge
         self._run = Run.create_empty(run_id)
         self._waiting: dict[str, Message] = {}
 
@@ -54,12 +50,6 @@ class LocalGrid(Grid):
     @abstractmethod
     def close(self) -> None:
         """Give back what the grid holds."""
-
-    def charge(self, clients: Sequence[str]) -> None:
-        """Charge clients a round that they may have released, and whose own charge was lost."""
-        for client in clients:
-            if self._charge is not None and client in self._states:
-                self._charge(self._states[client])
 
     def save_states(self) -> bytes:
         """The clients' states, for a checkpoint."""

@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,15 +81,18 @@ def _actor_class() -> type:
     class ClientActor:
         """Runs in a process of its own: a worker that answers batches."""
 
-        def __init__(self, home: str, app: str, run_id: int, plan_text: str, log: Path | None) -> None:
+        def __init__(self, home: str, app: str, run_id: int, config: Any, log: Path | None, ledger: Any) -> None:
             import logging
             import sys
 
             sys.path.insert(0, home)
             logging.getLogger("flwr").setLevel(logging.ERROR)
+            from simulations.remote_ledger import use_remote
             from simulations.worker import Worker
 
-            self._worker = Worker(app, run_id, plan_text, log)
+            if ledger is not None:
+                use_remote(config["ledger"], ledger)
+            self._worker = Worker(app, run_id, config, log)
 
         def ready(self) -> bool:
             """Answers once the worker stands."""
@@ -117,9 +120,8 @@ class RayGrid(LocalGrid):
 
     Args:
         clients: stable ids, in order.
-        plan_text: the resolved plan as TOML.
         options: how to use Ray.
-        app, run_id, charge, log: as in `InlineGrid`; workers on machines without the log's folder use their stderr.
+        run_id, app, config, log: as in `InlineGrid`; workers on machines without the log's folder use their stderr.
 
     Raises:
         RunError: Ray can't be started, or the cluster can't be reached.
@@ -129,20 +131,21 @@ class RayGrid(LocalGrid):
         self,
         clients: Sequence[str],
         *,
-        plan_text: str,
+        config: Mapping[str, str],
         options: RayOptions | None = None,
         app: str = DEFAULT_APP,
         run_id: int = 1,
-        charge: Callable[[RecordDict], None] | None = None,
         log: Path | None = None,
     ) -> None:
-        super().__init__(clients, run_id=run_id, charge=charge)
+        super().__init__(clients, run_id=run_id)
         options = options or RayOptions()
         self._owns_ray = _start_ray(options)
         remote: Any = ray.remote(_actor_class()).options(
             num_cpus=1, num_gpus=options.gpus_per_worker, max_concurrency=1
         )
-        self._make_actor: Callable[[], Any] = lambda: remote.remote(_HOME, app, run_id, plan_text, log)
+        # Machines of a cluster may share no disk: there the books stay here, and workers ask for them.
+        self._ledger = _ledger_actor(config["ledger"]) if "ledger" in config and _spans_machines(options) else None
+        self._make_actor: Callable[[], Any] = lambda: remote.remote(_HOME, app, run_id, dict(config), log, self._ledger)
         self._slots = [_Slot(self._make_actor()) for _ in range(min(_workers(options), len(clients)))]
         self._wait_until_ready()
 
@@ -237,8 +240,6 @@ class RayGrid(LocalGrid):
         for slot in self._slots:
             if slot.replies is not None:
                 ray.kill(slot.actor)
-                # Their charges die with the actor; whether one of them had begun can't be known.
-                self.charge([task.client for task in slot.queue or ()])
                 slot.actor, slot.replies, slot.queue = self._make_actor(), None, None
 
     def close(self) -> None:
@@ -246,8 +247,41 @@ class RayGrid(LocalGrid):
             with suppress(RayError):
                 ray.kill(slot.actor)
         self._slots = []
+        if self._ledger is not None:
+            with suppress(RayError):
+                ray.kill(self._ledger)
+            self._ledger = None
         if self._owns_ray:
             ray.shutdown()
+
+
+def _ledger_actor(path: str) -> Any:
+    """An actor on this machine that has the run's books."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class Service:
+        def __init__(self, home: str, path: str) -> None:
+            import sys
+
+            sys.path.insert(0, home)
+            from simulations.remote_ledger import LedgerService
+
+            self._service = LedgerService(path)
+
+        def secret(self) -> bytes:
+            return self._service.secret()
+
+        def call(self, name: str, *args: Any, **named: Any) -> Any:
+            return self._service.call(name, *args, **named)
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote: Any = ray.remote(Service).options(num_cpus=0, scheduling_strategy=here)
+    return remote.remote(_HOME, path)
+
+
+def _spans_machines(options: RayOptions) -> bool:
+    """Whether workers may be on other machines: now, or later where a cluster grows."""
+    return options.address is not None or sum(node["Alive"] for node in ray.nodes()) > 1  # type: ignore[no-untyped-call]
 
 
 def _start_ray(options: RayOptions) -> bool:

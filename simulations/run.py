@@ -12,9 +12,9 @@ from typing import Literal
 
 from flwr.app import Context, RecordDict
 
-from client.datasets.partition import client_records
+from client.books import Books, create_simulated
+from client.datasets.partition import client_parts, client_records
 from client.datasets.registry import load
-from client.guard import Guard
 from client.trainer import choose_device
 from client.workplace import split_key
 from security.errors import RunError, UsageError
@@ -74,6 +74,7 @@ def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFold
     folder = RunFolder(out or new_folder(plan.name))
     folder.create(plan)
     with folder.locked():
+        create_simulated(folder.ledger)
         return folder, _run(plan, folder, test, clients, None, settings, begun)
 
 
@@ -99,6 +100,13 @@ def resume_run(path: Path, settings: Settings) -> tuple[RunFolder, Outcome | Non
         if checkpoint is not None and _finished(folder, plan, checkpoint):
             return folder, None
         test, clients = load_data(plan)
+        if not folder.ledger.is_file():
+            if checkpoint is not None or folder.read_metrics():
+                raise UsageError(
+                    f"{folder.ledger}: is missing, and with it what clients have spent; put it back, or start a new run"
+                )
+            create_simulated(folder.ledger)  # the run was cut off before anybody was asked
+        Books.of_simulation(folder.ledger).ledger.close()  # one that can't be used is found out before anybody is asked
         return folder, _run(plan, folder, test, clients, checkpoint, settings, begun)
 
 
@@ -119,10 +127,11 @@ def load_data(plan: Plan) -> tuple[TestData, tuple[str, ...]]:
         UsageError: the data can't be read, or can't be spread over the plan's clients.
     """
     key = split_key(plan)
-    loaded = load(plan.data, split_key=key)
+    loaded = load(plan.data, split_key=key, whole=plan.evaluates_at_clients)
     if len(loaded.test) == 0 and plan.evaluation.where == "server":
         raise UsageError("evaluation.where = 'server': no test records; raise data.test_fraction, or set it to 'none'")
-    clients = tuple(client_records(plan.data, seed=plan.seed, split_key=key))
+    spread = client_parts if plan.evaluates_at_clients else client_records
+    clients = tuple(spread(plan.data, seed=plan.seed, split_key=key))
     if len(clients) < plan.federation.min_clients:
         raise UsageError(
             f"federation.min_clients = {plan.federation.min_clients} is more than the {len(clients)} clients there are"
@@ -161,7 +170,6 @@ def _run(
             observer=settings.observer,
             resume=checkpoint,
             attachments=attachments,
-            charge=grid.charge,
             begun=begun,
         )
         server_app(job)(grid, _context(grid))
@@ -175,19 +183,16 @@ def _run(
 
 
 def _grid(settings: Settings, clients: tuple[str, ...], plan: Plan, folder: RunFolder) -> LocalGrid:
-    plan_text, log = write_plan(plan), folder.client_log.resolve()  # a worker may have another working folder
-
-    def charge(state: RecordDict) -> None:
-        Guard(plan, state).charge()
-
+    # A worker may have another working folder.
+    config, log = {"plan": write_plan(plan), "ledger": str(folder.ledger.resolve())}, folder.client_log.resolve()
     if settings.engine == "inline":
-        return InlineGrid(clients, plan_text=plan_text, app=settings.app, charge=charge, log=log)
+        return InlineGrid(clients, config=config, app=settings.app, log=log)
     from simulations.ray_grid import RayGrid, RayOptions
 
     options = RayOptions(
         workers=settings.workers, gpus_per_worker=settings.gpus_per_worker, address=settings.ray_address
     )
-    return RayGrid(clients, plan_text=plan_text, options=options, app=settings.app, charge=charge, log=log)
+    return RayGrid(clients, config=config, options=options, app=settings.app, log=log)
 
 
 def _context(grid: LocalGrid) -> Context:

@@ -7,7 +7,7 @@ import importlib
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,18 +29,18 @@ class Worker:
     Args:
         app: where the ClientApp is, as `package.module:name`.
         run_id: of the run.
-        plan_text: the resolved plan as TOML.
+        config: what the app is told of the run: the resolved `plan` as TOML, and where the `ledger` is.
         log: file for what clients say of their failures; None for the process' own log.
     """
 
-    def __init__(self, app: str, run_id: int, plan_text: str, log: Path | None = None) -> None:
+    def __init__(self, app: str, run_id: int, config: Mapping[str, str], log: Path | None = None) -> None:
         module, _, name = app.partition(":")
         found = getattr(importlib.import_module(module), name)
         if not isinstance(found, ClientApp):
             raise TypeError(f"{app} is not a Flower ClientApp")
         self._app = found
         self._run_id = run_id
-        self._plan_text = plan_text
+        self._config = dict(config)
         self._log = log
 
     def handle(
@@ -49,13 +49,13 @@ class Worker:
         """Answer one message as one client.
 
         Returns:
-            The reply, and the client's new state: also after a failure, since a charge made before it stays.
+            The reply, and the client's new state.
         """
         context = client_context(
             run_id=self._run_id,
             node_id=metadata.dst_node_id,
             client=client,
-            plan_text=self._plan_text,
+            config=self._config,
             state=copy.deepcopy(state),
         )
         with _logging_to(self._log, f"round {metadata.group_id or '-'}  client {client}"):

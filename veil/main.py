@@ -14,7 +14,7 @@ import click
 import typer
 
 from security.errors import RunError, UsageError, VeilError
-from veil.commands import doctor, plan, scenarios, simulate
+from veil.commands import budget, doctor, ledger, plan, report, scenarios, simulate
 
 app = typer.Typer(
     name="veil",
@@ -27,6 +27,9 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("scenarios")(scenarios.scenarios)
 app.add_typer(plan.app, name="plan")
+app.command("report")(report.report)
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(budget.app, name="budget")
 app.command("doctor")(doctor.doctor)
 
 

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from client.datasets.records import Records
 from client.datasets.registry import load
 from client.datasets.sources import did_you_mean, listed
+from client.datasets.split import split
 from security.errors import UsageError
 from shared_models.plan_data import (
     DataPlan,
@@ -37,6 +38,7 @@ from shared_models.plan_data import (
     Partition,
     PathologicalPartition,
     SizeSkewedPartition,
+    numbered,
 )
 
 Rows = npt.NDArray[np.int64]
@@ -59,6 +61,17 @@ def client_records(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[st
     return _client_records(data.model_dump_json(), seed, split_key, _stamp(data))
 
 
+def client_parts(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[str, tuple[Records, Records]]:
+    """What every virtual client trains on and what it holds out, by client id, where clients judge the model.
+
+    Each client splits its own records by their keyed hashes (rule 10). Cached like `client_records`.
+
+    Raises:
+        UsageError: as `client_records`.
+    """
+    return _client_parts(data.model_dump_json(), seed, split_key, _stamp(data))
+
+
 def client_ids(data: DataPlan, *, seed: int, split_key: bytes) -> tuple[str, ...]:
     """The ids of the virtual clients, sorted; data is only read where they come from it (natural clients).
 
@@ -67,7 +80,7 @@ def client_ids(data: DataPlan, *, seed: int, split_key: bytes) -> tuple[str, ...
     """
     if isinstance(data.partition, NaturalPartition):
         return tuple(client_records(data, seed=seed, split_key=split_key))
-    return _numbered(data.partition.clients)
+    return numbered(data.partition.clients)
 
 
 def partition(records: Records, plan: Partition, *, seed: int) -> dict[str, Records]:
@@ -91,7 +104,7 @@ def partition(records: Records, plan: Partition, *, seed: int) -> dict[str, Reco
     if isinstance(plan, NaturalPartition):
         by, ids = _groups(records, plan.column)
     else:
-        by, ids = records.y.numpy(), _numbered(plan.clients)
+        by, ids = records.y.numpy(), numbered(plan.clients)
         _check_counts(plan, records)
     order = np.random.default_rng(seed).permutation(len(records))
     rows = _draw(plan, by[order], seed)
@@ -113,6 +126,15 @@ def slug(text: str) -> str:
 
 
 @lru_cache(maxsize=1)
+def _client_parts(data: str, seed: int, split_key: bytes, _stamp: object) -> Mapping[str, tuple[Records, Records]]:
+    plan = DataPlan.model_validate_json(data)
+    clients = partition(load(plan, split_key=split_key, whole=True).train, plan.partition, seed=seed)
+    return MappingProxyType(
+        {name: split(own, key=split_key, test_fraction=plan.test_fraction) for name, own in clients.items()}
+    )
+
+
+@lru_cache(maxsize=1)
 def _client_records(data: str, seed: int, split_key: bytes, _stamp: object) -> Mapping[str, Records]:
     plan = DataPlan.model_validate_json(data)
     return MappingProxyType(partition(load(plan, split_key=split_key).train, plan.partition, seed=seed))
@@ -126,11 +148,6 @@ def _stamp(data: DataPlan) -> tuple[int, int] | None:
         found = Path(data.path).expanduser().stat()
         return found.st_mtime_ns, found.st_size
     return None
-
-
-def _numbered(clients: int) -> tuple[str, ...]:
-    width = len(str(clients - 1))
-    return tuple(f"{number:0{width}}" for number in range(clients))
 
 
 def _groups(records: Records, column: str) -> tuple[npt.NDArray[Any], tuple[str, ...]]:

@@ -47,13 +47,15 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_LOADERS))
 
 
-def load(data: DataPlan, *, split_key: bytes) -> Loaded:
+def load(data: DataPlan, *, split_key: bytes, whole: bool = False) -> Loaded:
     """The data a plan names.
 
     Args:
         data: the plan's [data]. With `person_column`, at most `max_rows_per_person` records of each person
             are kept (rule 6) and a person's records are on one side of the split.
         split_key: the owner's secret for the hashes of rules 6 and 10; the same key gives the same records.
+        whole: whether a set without a test part of its own stays in one piece, all of it `train`: each client then
+            holds out a part of what it gets.
 
     Raises:
         UsageError: the set is not known, not described or not there, or its content is not as described.
@@ -77,7 +79,8 @@ def load(data: DataPlan, *, split_key: bytes) -> Loaded:
             )
         train = bound_rows_per_person(train, key=split_key, most=data.max_rows_per_person)
     if test is None:
-        train, test = split(train, key=split_key, test_fraction=data.test_fraction)
+        none = train.take([])
+        train, test = (train, none) if whole else split(train, key=split_key, test_fraction=data.test_fraction)
     return Loaded(train=train, test=test, card=card)
 
 

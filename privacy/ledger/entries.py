@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from json.encoder import encode_basestring_ascii
 from typing import Any, Literal, Self, TypeGuard, get_args
@@ -202,16 +202,17 @@ def read_entry(row: Sequence[object]) -> tuple[Entry, bool]:
 
 def check_scope(scope: object) -> None:
     """Raises ValueError unless this can name a scope: two names that look alike would be two budgets."""
-    if (
-        not isinstance(scope, str)
-        or not 0 < len(scope) <= _LONGEST_SCOPE
-        or not scope.isprintable()
-        or scope != unicodedata.normalize("NFKC", scope).strip()
-    ):
+    if not isinstance(scope, str) or not _is_scope(scope):
         raise ValueError(
             f"a scope's name must be 1 to {_LONGEST_SCOPE} printable characters in Unicode form NFKC, without spaces "
             "around them"
         )
+
+
+@lru_cache(maxsize=4096)
+def _is_scope(scope: str) -> bool:
+    fits = 0 < len(scope) <= _LONGEST_SCOPE and scope.isprintable()
+    return fits and scope == unicodedata.normalize("NFKC", scope).strip()
 
 
 def is_time(text: str) -> bool:

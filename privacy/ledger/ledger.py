@@ -307,6 +307,11 @@ class Ledger:
         with self._store.reading():
             return self._store.read_anew(scope)
 
+    def task_ids(self, scope: str) -> dict[int, str]:
+        """The id of each reserved task, by the position of its reserve entry."""
+        with self._store.reading():
+            return {state.reserved: task for task, state in self._store.opened(scope)[0].tasks.items()}
+
     def holds(self, anchor: Anchor) -> bool:
         """Whether the chain has that hash at that position, or a recovery took it up."""
         with self._store.reading():

@@ -63,7 +63,7 @@ def _scope(ledger: Ledger, scope: str) -> LedgerView:
         return LedgerView(client=scope, charges=(), verified=False, problems=(str(error),))
     return LedgerView(
         client=scope,
-        charges=_charges(entries),
+        charges=_charges(entries, ledger.task_ids(scope)),
         balances=tuple(_balance(snapshot, balance) for balance in snapshot.accounts),
         fields=_fields(entries),
         position=snapshot.head.position,
@@ -74,27 +74,23 @@ def _scope(ledger: Ledger, scope: str) -> LedgerView:
     )
 
 
-def _charges(entries: Iterable[Entry]) -> tuple[ChargeView, ...]:
+def _charges(entries: Iterable[Entry], tasks: Mapping[int, str]) -> tuple[ChargeView, ...]:
     """One view a task, in the order of the chain; recovered charges have no task, and stand where they were entered."""
     found: dict[str, dict[str, Any]] = {}
     for entry in entries:
         body = entry.body
         if entry.kind == "reserve":
-            found[_key(body["task"])] = _view(entry, "reserved") | _charged(body["charge"])
+            found[tasks[entry.position]] = _view(entry, "reserved") | _charged(body["charge"])
         elif entry.kind == "commit":
             found[body["task"]]["status"] = "committed"
         elif entry.kind == "refuse":
-            own = found.setdefault(_key(body["task"]), _view(entry, "refused"))
+            own = found.setdefault(Task.from_json(body["task"]).id, _view(entry, "refused"))
             own["reason"] = body["reason"]
         elif entry.kind == "recover":
             for number, charge in enumerate(body["charges"]):
                 own = {"round": 0, "plan": charge["plan"], "phase": "recovered", "time": entry.time}
                 found[f"{entry.position}.{number}"] = own | {"status": "reserved"} | _charged(charge)
     return tuple(ChargeView(**view) for view in found.values())
-
-
-def _key(task: Mapping[str, Any]) -> str:
-    return Task.from_json(task).id
 
 
 def _view(entry: Entry, status: str) -> dict[str, Any]:
@@ -124,7 +120,7 @@ def _fields(entries: Iterable[Entry]) -> tuple[FieldView, ...]:
                 if kind == "entrusted":
                     receivers[name] = federation
     return tuple(
-        FieldView(name=name, kind=kind, count=count, receiver=receivers.get(name))
+        FieldView(name=name, kind=kind, count=count, receiver=receivers.get(name) if kind == "entrusted" else None)
         for (name, kind), count in left.items()
     )
 

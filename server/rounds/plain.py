@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from server.reduce import ExactMean, ReduceError
-from server.replies import ClientFault, Update
+from server.replies import ClientFault, Head, Update
 from shared_models.faults import Fault
 from shared_models.parameters import Parameters
 
@@ -41,15 +41,23 @@ class Tally:
     updates: list[str] = field(default_factory=list)
     faults: list[ClientFault] = field(default_factory=list)
     epsilons: dict[str, float] = field(default_factory=dict)
+    heads: dict[str, Head] = field(default_factory=dict)
+    unprotected: list[str] = field(default_factory=list)
     received: int = 0
+    examples: int | None = None
     _losses: list[tuple[int, float]] = field(default_factory=list)
 
     def note(self, update: Update) -> None:
         """Take note of a good update."""
         self.updates.append(update.client)
         self.received += update.received
+        self.heads[update.client] = update.head
+        if update.unprotected:
+            self.unprotected.append(update.client)
         if update.epsilon is not None:
             self.epsilons[update.client] = update.epsilon
+        if update.examples is not None:
+            self.examples = (self.examples or 0) + update.examples
         if update.train_loss is not None:
             self._losses.append((update.weight, update.train_loss))
 

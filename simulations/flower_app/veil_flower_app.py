@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,15 +11,14 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from client import app as veil_client
-from client.datasets.registry import load
-from client.workplace import split_key
-from security.errors import RunError
+from client.books import create_simulated
+from security.errors import RunError, UsageError
 from server.app import ServerJob, lead
-from server.evaluation import TestData
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
 from shared_models.resolve import resolve
+from simulations.run import load_data
 from simulations.scenarios import find_plan
 
 client = ClientApp()
@@ -34,36 +33,70 @@ def train(message: Message, context: Context) -> Message:
     return veil_client.train(message, _with_plan(context))
 
 
+@client.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Judge a model on what this client holds out."""
+    return veil_client.evaluate(message, _with_plan(context))
+
+
 @client.query("identify")
 def identify(message: Message, context: Context) -> Message:
     """Tell the stable id behind this node."""
     return veil_client.identify(message, _with_plan(context))
 
 
+@client.query("statement")
+def statement(message: Message, context: Context) -> Message:
+    """Say, signed, what was spent."""
+    return veil_client.statement(message, _with_plan(context))
+
+
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """Lead the run and write its folder."""
-    plan = _plan(str(context.run_config["plan"]), str(context.run_config["set"]))
-    out = str(context.run_config["out"]) or f"runs/{plan.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    folder = RunFolder(Path(out))
+    plan, folder = _plan_of(context), _folder(context)
+    test, _ = load_data(plan)
     folder.create(plan)
-    test = load(plan.data, split_key=split_key(plan)).test
-    job = ServerJob(plan=plan, folder=folder, test=TestData(test.x, test.y), withdrawn=(_CODE_FROM_THE_SERVER,))
-    outcome = lead(job, grid)
+    with folder.locked():
+        create_simulated(
+            folder.ledger
+        )  # before anybody is asked: the clients, processes of this machine, find it there
+        job = ServerJob(plan=plan, folder=folder, test=test, withdrawn=(_CODE_FROM_THE_SERVER,))
+        outcome = lead(job, grid)
     if outcome.stopped == "failed":
         raise RunError(f"{folder.path}: {outcome.reason}")
 
 
 def _with_plan(context: Context) -> Context:
-    """The same context, with the resolved plan in place of its name; the state stays the one Flower keeps."""
-    plan = _plan(str(context.run_config["plan"]), str(context.run_config["set"]))
+    """The same context, with the resolved plan in place of its name, and where the run's ledger is."""
     return Context(
         run_id=context.run_id,
         node_id=context.node_id,
         node_config=context.node_config,
         state=context.state,
-        run_config={"plan": write_plan(plan)},
+        run_config={"plan": write_plan(_plan_of(context)), "ledger": str(_folder(context).ledger)},
     )
+
+
+def _folder(context: Context) -> RunFolder:
+    """The run's folder, the same for server and clients, whose processes may have working folders of their own.
+
+    Raises:
+        UsageError: it is not absolute.
+    """
+    out = Path(str(context.run_config["out"])).expanduser()
+    if out == Path():
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        return RunFolder(state / "veil" / "flower" / str(context.run_id))
+    if not out.is_absolute():
+        raise UsageError(
+            f"out = {str(out)!r}: give an absolute path; Flower's processes have working folders of their own"
+        )
+    return RunFolder(out)
+
+
+def _plan_of(context: Context) -> Plan:
+    return _plan(str(context.run_config["plan"]), str(context.run_config["set"]))
 
 
 @lru_cache(maxsize=2)

@@ -13,7 +13,7 @@ from torch import nn
 
 from client import workplace as module
 from client.datasets.records import Records
-from client.workplace import Workplace, client_id, split_key, workplace
+from client.workplace import Workplace, client_id, scope_id, split_key, workplace
 from security.errors import UsageError
 from shared_models.parameters import get_parameters
 from shared_models.plan import Plan
@@ -41,7 +41,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             for i, name in enumerate(("0", "1", "2"))
         }
 
+    def parts(data: Any, *, seed: int, split_key: bytes) -> dict[str, tuple[Records, Records]]:
+        found = read(data, seed=seed, split_key=split_key)
+        return {name: (own, own.take([])) for name, own in found.items()}
+
     monkeypatch.setattr(module, "client_records", read)
+    monkeypatch.setattr(module, "client_parts", parts)
     return calls
 
 
@@ -76,7 +81,8 @@ def test_network_and_layout_are_the_plans(reads: list[Any]) -> None:
     assert dict(place.layout.entries) == names
     assert place.layout.wire == "float32"
     assert place.layout.digest == other.layout.digest
-    assert not np.array_equal(*(next(iter(get_parameters(each.model).values())) for each in (place, other)))
+    first, second = (next(iter(get_parameters(each.model).values())) for each in (place, other))
+    assert not np.array_equal(first, second)
     half = workplace(write_plan(plan_of(federation={"wire": "float16"})))
     assert half.layout.digest != place.layout.digest
 
@@ -103,6 +109,14 @@ def test_data_is_read_when_records_are_asked_for_and_once(reads: list[Any]) -> N
     assert reads == [(place.plan.data, place.plan.seed, split_key(place.plan))]
     with pytest.raises(KeyError):
         place.records("3")
+
+
+def test_what_a_client_holds_out_is_read_once_with_the_rest_and_only_where_clients_judge(reads: list[Any]) -> None:
+    place = workplace(write_plan(plan_of(evaluation={"where": "clients"})))
+    assert (len(place.records("1")), len(place.held_out("1")), len(place.held_out("2"))) == (1, 0, 0)
+    assert len(reads) == 1
+    with pytest.raises(KeyError):
+        place.held_out("3")
 
 
 def test_data_that_can_not_be_loaded_is_no_matter_until_it_is_asked_for() -> None:
@@ -196,3 +210,48 @@ def test_partitions_are_counted_in_the_order_of_padded_ids(reads: list[Any]) -> 
     )
     place = workplace(text)
     assert [client_id(place, context(**{"partition-id": i})) for i in (0, 9, 10)] == ["00", "09", "10"]
+
+
+# --- whose books ---------------------------------------------------------------------------------------------------
+
+
+def by_site(**changes: Any) -> Plan:
+    partition = {"kind": "natural", "column": "site"}
+    data = {"name": "csv", "path": "x.csv", "card": CARD, "partition": partition}
+    return plan_of(**{"data": data, **changes})
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ({"client-id": "berlin"}, "berlin"),
+        ({"client-id": "berlin", "partition-id": 1}, "berlin"),
+        ({"partition-id": 1, "num-partitions": 3}, "partition-1"),
+    ],
+)
+def test_whose_books_are_charged_is_known_without_a_look_at_the_data(
+    reads: list[Any], node: dict[str, Any], expected: str
+) -> None:
+    place = workplace(write_plan(by_site()))
+    assert scope_id(place, context(**node)) == expected
+    assert reads == []
+
+
+def test_where_ids_are_counted_books_have_the_clients_id(place: Workplace) -> None:
+    for node in ({"client-id": "berlin"}, {"partition-id": 2}):
+        assert scope_id(place, context(**node)) == client_id(place, context(**node))
+
+
+@pytest.mark.parametrize("node", [{}, {"num-partitions": 3}])
+def test_a_node_without_an_id_has_no_books(reads: list[Any], node: dict[str, Any]) -> None:
+    for plan in (by_site(), plan_of()):
+        with pytest.raises(ValueError, match="neither client-id nor partition-id"):
+            scope_id(workplace(write_plan(plan)), context(**node))
+
+
+def test_principle_2_a_budget_by_name_is_never_lost_where_names_are_in_the_data(reads: list[Any]) -> None:
+    # Counted by partition, the client behind a budget can't be told before data is read; and it must be charged before.
+    place = workplace(write_plan(by_site(privacy={"noise_multiplier": 2.0, "client_budgets": {"berlin": 1.0}})))
+    with pytest.raises(ValueError, match="names clients by ids that are in the data"):
+        scope_id(place, context(**{"partition-id": 1}))
+    assert scope_id(place, context(**{"client-id": "berlin"})) == "berlin"

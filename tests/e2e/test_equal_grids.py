@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from server.run_folder import RunFolder
 from simulations.run import Settings, start_run
 from simulations.scenarios import find_plan
 from tests.e2e.conftest import environment
+from tests.simulations.ledger_reading import committed, reserved
 
 pytest.importorskip("ray")
 APP = Path(__file__).resolve().parents[2] / "simulations" / "flower_app"
@@ -82,19 +84,33 @@ def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("Flower's server did not come up")
 
 
-@pytest.mark.ray
-@pytest.mark.flower
-def test_flowers_own_engine_agrees(tmp_path: Path, superlink: dict[str, str]) -> None:
-    expected = model(start_run(find_plan("digits", PLAIN), tmp_path / "inline", Settings(engine="inline"))[0].path)
-    out = tmp_path / "flower"
+def flower_run(out: Path, overrides: tuple[str, ...], superlink: dict[str, str]) -> Path:
+    """The same plan under `flwr run`; its folder."""
     command = ["flwr", "run", str(APP), "sim", "--stream"]
     command += ["--federation-config", "num-supernodes=10 client-resources-num-cpus=1"]
-    command += ["--run-config", f'set="{" ".join(PLAIN)}" out="{out}"']
+    command += ["--run-config", f'set="{" ".join(overrides)}" out="{out}"']
     result = subprocess.run(
-        command, env=superlink, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+        command, env=superlink, cwd=out.parent, capture_output=True, text=True, timeout=240, check=False
     )
     assert (out / "summary.json").exists(), result.stdout + result.stderr
-    found = model(out)
-    assert found.keys() == expected.keys()
-    largest = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
-    assert largest <= 1e-6
+    return out
+
+
+@pytest.mark.ray
+@pytest.mark.flower
+@pytest.mark.parametrize("overrides", [PLAIN, (*PRIVATE, "evaluation.where=clients")], ids=["plain", "private"])
+def test_flowers_own_engine_agrees(tmp_path: Path, superlink: dict[str, str], overrides: tuple[str, ...]) -> None:
+    """To six digits in the model, and to the last entry in the books."""
+    inline, _ = start_run(find_plan("digits", overrides), tmp_path / "inline", Settings(engine="inline"))
+    found = RunFolder(flower_run(tmp_path / "flower", overrides, superlink))
+    expected, other = model(inline.path), model(found.path)
+    assert other.keys() == expected.keys()
+    assert max(float(np.abs(other[name] - expected[name]).max()) for name in expected) <= 1e-6
+    assert reserved(found.ledger) == reserved(inline.ledger) != {}
+    assert committed(found.ledger) == committed(inline.ledger)
+    if overrides != PLAIN:
+        summary = found.read_summary()
+        assert summary["final"] == inline.read_summary()["final"]
+        assert {row["statement"] for row in summary["privacy"]["clients"]} == {"verified"}
+        assert any("the server brings the code" in reason for reason in summary["privacy"]["withdrawn"])
+        assert sorted(found.read_statements()) == [str(number) for number in range(10)]

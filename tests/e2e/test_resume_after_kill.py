@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.e2e.conftest import Veil, environment, veil_command
+from tests.simulations.ledger_reading import charges, epsilon, reserved, settle
 
 SMALL = (
     *("digits", "--engine", "inline", "--set", "model.name=mlp", "--set", "federation.rounds=6"),
@@ -52,11 +53,14 @@ def test_a_killed_run_resumes_to_the_same_model(
 
 
 HANGS = """
-import json
+import hashlib
+import os
 import signal
+import sys
 from pathlib import Path
 
 from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_to_proto
 
 from client import app as good
 from shared_models.protocol import CONFIG, ROUND
@@ -66,39 +70,100 @@ app = ClientApp()
 
 @app.train()
 def train(message, context):
-    if message.content.config_records[CONFIG][ROUND] == 2 and context.node_config["client-id"] == "5":
-        print("in the middle of round 2", flush=True)
-        signal.pause()
-    return good.train(message, context)
+    number, client = message.content.config_records[CONFIG][ROUND], context.node_config["client-id"]
+    if number == 2 and client == "5" and "hang" in sys.argv:
+        inner = good.train_private
+
+        def training(*arguments, **named):
+            print("in the middle of round 2", flush=True)
+            signal.pause()
+
+        good.train_private = training
+    reply = good.train(message, context)
+    raw = recorddict_to_proto(reply.content).SerializeToString(deterministic=True)
+    with open("replies.log", "a") as file:
+        print(number, client, hashlib.sha256(raw).hexdigest(), file=file, flush=True)
+    return reply
+
+
+app.query("statement")(good.statement)
 
 
 if __name__ == "__main__":
-    from simulations.run import Settings, start_run
+    from simulations.run import Settings, resume_run, start_run
     from simulations.scenarios import find_plan
 
-    plan = find_plan("digits", ["model.name=mlp", "training.steps=1", "federation.rounds=3"])
-    start_run(plan, Path("broken"), Settings(engine="inline", app="hangs:app"))
+    settings = Settings(engine="inline", app="hangs:app")
+    if "hang" in sys.argv:
+        plan = find_plan("digits", ["model.name=mlp", "training.steps=1", "federation.rounds=4"])
+        start_run(plan, Path("broken"), settings)
+    else:
+        resume_run(Path("broken"), settings)
 """
 
 
-def test_a_private_run_killed_in_a_round_is_charged_it_twice_and_says_why_it_ends_early(
-    veil: Veil, tmp_path: Path
-) -> None:
-    """Principle 5: some of its clients had answered, with noise that nobody can draw again."""
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A private run with secret noise, killed while client 5 trained for round 2; its folder."""
     (tmp_path / "hangs.py").write_text(HANGS)
-    command = [sys.executable, "hangs.py"]
+    command = [sys.executable, "hangs.py", "hang"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "in the middle of round 2\n"
         process.send_signal(signal.SIGKILL)
+    return tmp_path / "broken"
+
+
+def once_each(ledger: Path, rounds: int) -> bool:
+    return reserved(ledger) == {(str(i), "train", number): 1 for i in range(10) for number in range(1, rounds + 1)}
+
+
+def test_a_private_run_killed_in_a_round_goes_on_to_its_end_and_is_charged_once_a_round(
+    veil: Veil, killed: Path
+) -> None:
+    """Principle 5: who had answered sends the stored reply, who was at work goes on under its reservation."""
+    charged = reserved(killed / "ledger.sqlite")
+    assert charged == {(str(i), "train", number): 1 for i in range(10) for number in (1, 2) if number == 1 or i <= 5}
     resumed = veil("simulate", "--resume", "broken", "--engine", "inline")
-    assert resumed.returncode == 3
-    assert resumed.stderr == (
-        "note: round 2 was cut off and is played again; both times are charged, so the budget may end a round early\n"
-    )
-    out = " ".join(resumed.stdout.split())
-    assert "stopped after round 2: a privacy budget is exhausted" in out
-    assert "1 round was cut off or failed and played again, charged each time" in out
-    assert "cut off after it had begun, and played again: round 2; both times are charged" in out
-    rows = json.loads((tmp_path / "broken" / "summary.json").read_text())["privacy"]["clients"]
-    assert {(row["charged_rounds"], row["rounds"], row["refused"]) for row in rows} == {(3, 2, 1)}
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stderr == ""
+    assert "done: all 4 rounds" in resumed.stdout
+    assert once_each(killed / "ledger.sqlite", 4)
+    privacy = json.loads((killed / "summary.json").read_text())["privacy"]
+    assert {(row["charged_rounds"], row["rounds"], row["refused"]) for row in privacy["clients"]} == {(4, 4, 0)}
+    assert {row["statement"] for row in privacy["clients"]} == {"verified"}
+    assert privacy["epsilon_max"] <= privacy["epsilon_planned"] == 8.0
+    for number in range(10):
+        spent = epsilon(charges(killed / "ledger.sqlite", str(number)), privacy["delta"])
+        assert spent == pytest.approx(privacy["clients"][number]["epsilon"], abs=1e-6)
+
+
+def test_clients_that_had_committed_send_the_identical_reply(killed: Path) -> None:
+    before = (killed.parent / "replies.log").read_text().split("\n")[:-1]
+    assert [line.split()[:2] for line in before[10:]] == [["2", str(number)] for number in range(5)]
+    (killed.parent / "replies.log").unlink()
+    subprocess.run([sys.executable, "hangs.py"], cwd=killed.parent, env=environment(), check=True, timeout=240)
+    again = (killed.parent / "replies.log").read_text().split("\n")[:-1]
+    assert again[:5] == before[10:]
+    assert len(again) == 30
+    assert len({line.split()[2] for line in again}) == 30
+    assert once_each(killed / "ledger.sqlite", 4)
+
+
+def test_a_killed_run_whose_ledger_is_gone_does_not_go_on(veil: Veil, killed: Path) -> None:
+    for name in ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"):
+        (killed / name).unlink(missing_ok=True)
+    resumed = veil("simulate", "--resume", "broken", "--engine", "inline")
+    assert resumed.returncode == 2
+    assert resumed.stderr.startswith("error: broken/ledger.sqlite: is missing, and with it what clients have spent")
+    assert resumed.stderr.count("\n") == 1
+
+
+def test_a_killed_run_whose_ledger_is_damaged_does_not_go_on(veil: Veil, killed: Path) -> None:
+    settle(killed / "ledger.sqlite")
+    with (killed / "ledger.sqlite").open("r+b") as file:
+        file.write(b"X")
+    resumed = veil("simulate", "--resume", "broken", "--engine", "inline")
+    assert resumed.returncode == 1
+    assert "ledger.sqlite: is no ledger, or its beginning is damaged" in resumed.stderr
+    assert resumed.stderr.count("\n") == 1

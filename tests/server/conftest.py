@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,29 @@ from flwr.supercore.run import Run
 from server.checkpoint import Checkpoint
 from server.evaluation import Evaluate
 from server.federation import Federation, Outcome, RoundRecord
+from server.replies import Head
 from server.run_folder import RunFolder
+from shared_models.faults import Fault
 from shared_models.parameters import Layout, Parameters, from_arrays, to_arrays
 from shared_models.plan import Plan
 from shared_models.plan_file import plan_from
-from shared_models.protocol import ARRAYS, CLIENT_ID, CONFIG, EPSILON, IDENTIFY, METRICS, TRAIN_LOSS, WEIGHT
+from shared_models.protocol import (
+    ARRAYS,
+    CLIENT_ID,
+    CONFIG,
+    CORRECT,
+    EPSILON,
+    HEAD_HASH,
+    HEAD_POSITION,
+    IDENTIFY,
+    LEDGER,
+    METRICS,
+    STATEMENT,
+    STATEMENT_TEXT,
+    TOTAL,
+    TRAIN_LOSS,
+    WEIGHT,
+)
 from simulations.flower_messages import act_as_server, give_id
 from simulations.local_grid import LocalGrid
 
@@ -69,10 +88,32 @@ def change(value: float, layout: Layout = LAYOUT) -> Parameters:
     return {name: np.full(shape, value, dtype=np.float32) for name, shape in layout.entries}
 
 
+def head(round_number: int, *, evaluated: bool = False) -> Head:
+    """The newest entry of an honest client's ledger when it answers in a round: each task adds one."""
+    position = 2 * round_number + evaluated
+    return Head(position, sha256(str(position).encode()).hexdigest())
+
+
+def head_record(found: Head) -> ConfigRecord:
+    """As a reply tells of it."""
+    return ConfigRecord({HEAD_POSITION: found.position, HEAD_HASH: found.hash})
+
+
 def reply(message: Message, delta: Parameters, *, layout: Layout = LAYOUT, **metrics: Any) -> Message:
-    """A reply with an update and metrics; underscores stand for hyphens."""
+    """A reply with an update, metrics and the ledger's head; underscores stand for hyphens."""
     fields = {name.replace("_", "-"): value for name, value in metrics.items()}
-    return Message(RecordDict({ARRAYS: to_arrays(delta, layout), METRICS: MetricRecord(fields)}), reply_to=message)
+    content = RecordDict({ARRAYS: to_arrays(delta, layout), METRICS: MetricRecord(fields)})
+    content[LEDGER] = head_record(head(int(message.metadata.group_id)))
+    return Message(content, reply_to=message)
+
+
+def counts(message: Message, correct: int, total: int, *, epsilon: float | None = None) -> Message:
+    """A good evaluate reply; with an epsilon where it is private."""
+    fields: dict[str, int | float] = {CORRECT: correct, TOTAL: total}
+    if epsilon is not None:
+        fields[EPSILON] = epsilon
+    own = head_record(head(int(message.metadata.group_id.split()[0]), evaluated=True))
+    return Message(RecordDict({METRICS: MetricRecord({**fields}), LEDGER: own}), reply_to=message)
 
 
 def plain(message: Message, delta: Parameters, *, weight: int = 1, loss: float = 0.5) -> Message:
@@ -133,6 +174,8 @@ class FakeGrid(Grid):
         answer: what a client replies, by client: nothing, one message or several.
         order: puts replies in the order of their arrival.
         first_node: number of the first client's node; the others follow.
+
+    What a client says when it is asked for a statement, the test puts into `statements`: a text or a fault.
     """
 
     def __init__(
@@ -148,7 +191,13 @@ class FakeGrid(Grid):
         self.order = order
         self.sent: list[Message] = []
         self.timeouts: list[float | None] = []
+        self.statements: dict[str, str | Fault] = {}
         self._run = Run.create_empty(1)
+
+    @property
+    def tasks(self) -> list[Message]:
+        """What was sent that touches data."""
+        return [message for message in self.sent if message.metadata.message_type in ("train", "evaluate")]
 
     def replies(self, messages: Iterable[Message], timeout: float | None) -> list[Message]:
         clients = {node: client for client, node in self.nodes.items()}
@@ -161,6 +210,10 @@ class FakeGrid(Grid):
             own = copy.deepcopy(message)
             if message.metadata.message_type == IDENTIFY:
                 found.append(Message(RecordDict({CONFIG: ConfigRecord({CLIENT_ID: client})}), reply_to=own))
+            elif message.metadata.message_type == STATEMENT:
+                said = self.statements.get(client, "no statement")
+                spoken = RecordDict({CONFIG: ConfigRecord({STATEMENT_TEXT: str(said)})})
+                found.append(error(own, said) if isinstance(said, Fault) else Message(spoken, reply_to=own))
             else:
                 answer = self.answer if callable(self.answer) else self.answer.get(client, learns)
                 found += answer(client, own)

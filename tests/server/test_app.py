@@ -16,11 +16,32 @@ from server.app import ServerJob, lead, server_app
 from server.checkpoint import load_checkpoint
 from server.evaluation import TestData, metrics_of, scores_of
 from server.run_folder import RunFolder, read_parameters
+from shared_models.faults import Fault
 from shared_models.parameters import get_parameters, layout_of, set_parameters
 from shared_models.plan import Plan
-from shared_models.protocol import ARRAYS, CONFIG, LAYOUT_DIGEST, METRICS, TRAIN_LOSS, WEIGHT
+from shared_models.protocol import (
+    ARRAYS,
+    CONFIG,
+    EPSILON,
+    LAYOUT_DIGEST,
+    LEDGER,
+    METRICS,
+    STATEMENT,
+    TRAIN_LOSS,
+    WEIGHT,
+)
 from shared_models.registry import build
-from tests.server.conftest import Diary, StopAfter, StoppedOnPurposeError, StreamingFakeGrid, make_plan, same_bits
+from tests.server.conftest import (
+    PRIVATE,
+    Diary,
+    StopAfter,
+    StoppedOnPurposeError,
+    StreamingFakeGrid,
+    head,
+    head_record,
+    make_plan,
+    same_bits,
+)
 
 CLIENTS = ["0", "1", "2"]
 NETWORK = {
@@ -40,7 +61,14 @@ def shrinks(client: str, message: Message) -> list[Message]:
     rate = np.float32(0.1 * (1 + int(client)))
     delta = {name: Array(-rate * array.numpy()) for name, array in message.content.array_records[ARRAYS].items()}
     fields = MetricRecord({WEIGHT: 1, TRAIN_LOSS: 0.5})
-    return [Message(RecordDict({ARRAYS: ArrayRecord(delta), METRICS: fields}), reply_to=message)]
+    told = head_record(head(int(message.metadata.group_id)))
+    return [Message(RecordDict({ARRAYS: ArrayRecord(delta), METRICS: fields, LEDGER: told}), reply_to=message)]
+
+
+def shrinks_privately(client: str, message: Message) -> list[Message]:
+    (found,) = shrinks(client, message)
+    found.content[METRICS] = MetricRecord({WEIGHT: 1, EPSILON: 0.5})
+    return [found]
 
 
 def job(plan: Plan, path: Path, **settings: Any) -> ServerJob:
@@ -113,7 +141,7 @@ def test_a_failed_run_leaves_a_model_and_a_summary_that_says_why(tmp_path: Path)
 def test_an_interrupted_run_leaves_no_summary_and_goes_on_to_the_same_model(tmp_path: Path) -> None:
     plan = make_plan(NETWORK)
     whole = lead(job(plan, tmp_path / "whole", test=DATA), StreamingFakeGrid(CLIENTS, shrinks))
-    attachments = lambda: {"clients.json": b"accounts"}  # noqa: E731
+    attachments = lambda: {"clients.json": b"states"}  # noqa: E731
     broken = job(plan, tmp_path / "broken", test=DATA, observer=StopAfter(2), attachments=attachments)
     with pytest.raises(StoppedOnPurposeError):
         lead(broken, StreamingFakeGrid(CLIENTS, shrinks))
@@ -121,7 +149,7 @@ def test_an_interrupted_run_leaves_no_summary_and_goes_on_to_the_same_model(tmp_
         broken.folder.read_summary()
     checkpoint = load_checkpoint(broken.folder.checkpoints, plan.digest())
     assert checkpoint is not None
-    assert checkpoint.attachments == {"clients.json": b"accounts"}
+    assert checkpoint.attachments == {"clients.json": b"states"}
     again = lead(job(plan, tmp_path / "broken", test=DATA, resume=checkpoint), StreamingFakeGrid(CLIENTS, shrinks))
     assert same_bits(again.parameters, whole.parameters)
     assert broken.folder.read_summary()["final"] == RunFolder(tmp_path / "whole").read_summary()["final"]
@@ -151,3 +179,51 @@ def test_flowers_own_messages_about_each_step_are_not_shown(tmp_path: Path) -> N
     logging.getLogger("flwr").setLevel(logging.INFO)
     lead(job(make_plan(NETWORK), tmp_path / "run"), StreamingFakeGrid(CLIENTS, shrinks))
     assert logging.getLogger("flwr").getEffectiveLevel() == logging.ERROR
+
+
+# --- statements ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These clients have no ledgers to report of."""
+    monkeypatch.setattr("server.app.write_report", lambda folder: None)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_at_the_end_each_client_is_asked_for_a_statement_and_the_summary_says_what_came(tmp_path: Path) -> None:
+    plan = make_plan(NETWORK, PRIVATE)
+    grid = StreamingFakeGrid(CLIENTS, shrinks_privately)
+    grid.statements = {"0": "I spent nothing", "1": Fault.LEDGER_CLOSED, "2": Fault.CLIENT_FAILED}
+    given = job(plan, tmp_path / "run")
+    lead(given, grid)
+    assert [message.metadata.message_type for message in grid.sent[-3:]] == [STATEMENT] * 3
+    rows = given.folder.read_summary()["privacy"]["clients"]
+    assert rows[0]["statement"].startswith("not verified: the statement can't be read")
+    assert [row["statement"] for row in rows[1:]] == ["none: ledger-closed", "none: client-failed"]
+    assert given.folder.read_statements() == {"0": "I spent nothing"}  # kept as it was said, whatever it is worth
+
+
+@pytest.mark.usefixtures("no_report")
+def test_without_privacy_nobody_is_asked_for_one(tmp_path: Path) -> None:
+    grid = StreamingFakeGrid(CLIENTS, shrinks)
+    given = job(make_plan(NETWORK), tmp_path / "run")
+    lead(given, grid)
+    assert {message.metadata.message_type for message in grid.sent} == {"train"}
+    assert not given.folder.statements.exists()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_client_that_has_left_still_has_its_row(tmp_path: Path) -> None:
+    """What it spent was spent."""
+    plan = make_plan(NETWORK, PRIVATE)
+    broken = job(plan, tmp_path / "run", observer=StopAfter(2))
+    with pytest.raises(StoppedOnPurposeError):
+        lead(broken, StreamingFakeGrid(CLIENTS, shrinks_privately))
+    checkpoint = load_checkpoint(broken.folder.checkpoints, plan.digest())
+    again = job(plan, tmp_path / "run", resume=checkpoint)
+    lead(again, StreamingFakeGrid(["0", "1"], shrinks_privately))
+    rows = {row["id"]: row for row in again.folder.read_summary()["privacy"]["clients"]}
+    assert {client: row["charged_rounds"] for client, row in rows.items()} == {"0": 3, "1": 3, "2": 2}
+    assert rows["2"]["epsilon"] > 0
+    assert rows["2"]["statement"] is None

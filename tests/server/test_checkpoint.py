@@ -18,15 +18,16 @@ from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.replies import ClientFault
 from server.run_state import RunState
 from shared_models.faults import Fault
-from tests.server.conftest import START, same_bits
+from tests.server.conftest import START, head, same_bits
 
 PLAN = "a" * 64
 
 
 def checkpoint(number: int, *, plan: str = PLAN, charged: int | None = None) -> Checkpoint:
-    state = RunState(round=number, bytes_up=10 * number, evaluation={"accuracy": number / 10})
+    state = RunState(run="r" * 32, round=number, bytes_up=10 * number, evaluation={"accuracy": number / 10})
     for played in range(1, (number if charged is None else charged) + 1):
         state.note_client(played, "north", None)
+        assert state.client("north").tell(played, epsilon=0.1 * played, head=head(played))
         state.note_client(played, "south", ClientFault("south", Fault.CLIENT_FAILED))
     return Checkpoint(
         plan_digest=plan,

@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from server.evaluation import LARGER_IS_BETTER, Metrics, TestData, evaluator, metrics_of, scores_of
 from shared_models.parameters import get_parameters
-from shared_models.plan import EvaluationPlan
+from shared_models.plan_federation import EvaluationPlan
 from shared_models.registry import build
 from tests.server.conftest import make_plan
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -24,7 +24,7 @@ from server.run_state import ClientTally
 from shared_models.faults import Fault
 from shared_models.parameters import Parameters, from_arrays
 from shared_models.plan import Plan
-from shared_models.protocol import ARRAYS, CONFIG, EPSILON, LAYOUT_DIGEST, PLAN_DIGEST, ROUND, TRAIN_LOSS, WEIGHT
+from shared_models.protocol import ARRAYS, CONFIG, EPSILON, LAYOUT_DIGEST, PLAN_DIGEST, ROUND, RUN, TRAIN_LOSS, WEIGHT
 from tests.server.conftest import (
     LAYOUT,
     PRIVATE,
@@ -39,6 +39,7 @@ from tests.server.conftest import (
     StreamingFakeGrid,
     change,
     error,
+    head,
     learns,
     learns_privately,
     make_plan,
@@ -101,6 +102,11 @@ def charges(played: Played) -> dict[str, ClientTally]:
     return played.outcome.state.clients
 
 
+def books(*charged: int, heard: int = 0, **fields: Any) -> ClientTally:
+    """A client's tally: rounds it was charged, and the last one of which it told an entry of its ledger."""
+    return ClientTally(charged=list(charged), head=head(heard) if heard else None, **fields)
+
+
 # --- a run that goes well -----------------------------------------------------------------------------------------
 
 
@@ -109,7 +115,7 @@ def test_a_run_plays_its_rounds_and_tells_the_observer_in_order(play: Player, gr
     played = play(make_plan(rounds(3), SEVEN), grid(CLIENTS, learns), evaluate=distance)
     assert played.outcome.stopped is None
     assert played.outcome.reason is None
-    assert played.outcome.clients == CLIENTS
+    assert list(played.outcome.nodes) == CLIENTS
     assert played.outcome.state.round == 3
     assert [kind for kind, _ in played.diary.entries] == ["started", "round", "round", "round"]
     assert played.diary.entries[0] == ("started", (7, 0))
@@ -149,8 +155,9 @@ def test_clients_get_the_model_the_round_and_both_digests(play: Player) -> None:
     plan = make_plan(rounds(2), SEVEN)
     grid = FakeGrid(CLIENTS, learns, first_node=20)
     played = play(plan, grid)
-    train = [message for message in grid.sent if message.metadata.message_type == "train"]
+    train = grid.tasks
     assert [message.metadata.dst_node_id for message in train] == [*range(20, 27), *range(20, 27)]
+    assert {message.content.config_records[CONFIG][RUN] for message in train} == {played.outcome.state.run}
     assert [message.metadata.group_id for message in train] == ["1"] * 7 + ["2"] * 7
     for number, messages in ((1, train[:7]), (2, train[7:])):
         for message in messages:
@@ -275,7 +282,7 @@ def test_sixteen_bits_on_the_wire_halve_the_bytes_and_cost_little(play: Player) 
     full = play(make_plan(rounds(3), SEVEN), FakeGrid(CLIENTS, learns))
     grid = FakeGrid(CLIENTS, learns)
     half = play(make_plan(rounds(3, wire="float16"), SEVEN), grid)
-    sent = [message for message in grid.sent if message.metadata.message_type == "train"]
+    sent = grid.tasks
     assert {array.dtype for array in sent[0].content.array_records[ARRAYS].values()} == {"float16"}
     for name, value in full.outcome.parameters.items():
         assert half.outcome.parameters[name].dtype == np.float32
@@ -386,7 +393,7 @@ def test_an_update_of_the_round_before_is_late_and_its_client_timed_out(play: Pl
     assert [(fault["round"], fault["reason"]) for fault in played.outcome.state.faults] == [
         (number, "timed-out") for number in (1, 2, 3)
     ]
-    assert charges(played)["site-4"] == ClientTally(rounds=0, charged=3)
+    assert charges(played)["site-4"] == books(1, 2, 3)
 
 
 # --- too few ------------------------------------------------------------------------------------------------------
@@ -410,14 +417,16 @@ def test_below_the_minimum_the_run_fails_and_model_and_charges_are_kept(play: Pl
     checkpoint = load_checkpoint(played.folder.checkpoints, plan.digest())
     assert checkpoint is not None
     assert checkpoint.state == outcome.state
-    assert {tally.charged for tally in checkpoint.state.clients.values()} == {2}
+    assert [tally.charged for tally in checkpoint.state.clients.values()] == [[1, 2]] * 7
+    assert {tally.rounds for tally in checkpoint.state.clients.values()} == {1}
     assert checkpoint.state.clients["site-6"].withdrawn == [2]
     assert [line["round"] for line in played.folder.read_metrics()] == [1]
     assert [record.round for record in played.diary.rounds] == [1]
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam", "krum"])
-def test_a_failed_run_can_go_on_and_pays_for_the_round_again(play: Player, strategy: str) -> None:
+def test_a_failed_run_can_go_on_and_asks_for_the_round_in_the_same_words(play: Player, strategy: str) -> None:
+    """By them its clients know the task again: it is charged once, and who had answered sends the stored reply."""
     federation = {"strategy": strategy, "strategy_options": STRATEGIES[strategy], "min_clients": 7}
     plan = make_plan(rounds(3, **federation), SEVEN)
     whole = play(plan, FakeGrid(CLIENTS, learns))
@@ -431,20 +440,48 @@ def test_a_failed_run_can_go_on_and_pays_for_the_round_again(play: Player, strat
     again = resumed(play, plan, failed.folder, FakeGrid(CLIENTS, learns), evaluate=None)
     assert again.outcome.stopped is None
     assert same_bits(again.outcome.parameters, whole.outcome.parameters)
-    assert charges(again)["site-0"] == ClientTally(rounds=4, charged=4)
-    assert charges(again)["site-1"] == ClientTally(rounds=3, charged=4, withdrawn=[2])
+    assert charges(again)["site-0"] == books(1, 2, 3, rounds=3, heard=3)
+    assert charges(again)["site-1"] == books(1, 2, 3, rounds=3, heard=3, withdrawn=[2])
+    assert words(failed.grid.tasks[7:14]) == words(again.grid.tasks[:7])
+    assert words(failed.grid.tasks[:7]) != words(failed.grid.tasks[7:14])
+
+
+def words(messages: list[Message]) -> list[tuple[str, Any]]:
+    """All that requests say, in the order of clients."""
+    return [
+        (name, [(key, value.data if isinstance(value, Array) else value) for key, value in record.items()])
+        for message in messages
+        for name, record in message.content.items()
+    ]
 
 
 def test_the_first_round_may_fail_and_leaves_a_checkpoint(play: Player) -> None:
     plan = make_plan(rounds(3), SEVEN)
-    played = play(plan, FakeGrid(CLIENTS, silence), attachments=lambda: {"clients.json": b"accounts"})
+    played = play(plan, FakeGrid(CLIENTS, silence), attachments=lambda: {"clients.json": b"states"})
     assert played.outcome.stopped == "failed"
     assert played.outcome.reason == "round 1: 0 good updates of 7 clients, the plan needs 1 (timed-out)"
     assert same_bits(played.outcome.parameters, START)
     checkpoint = load_checkpoint(played.folder.checkpoints, plan.digest())
     assert checkpoint is not None
-    assert {tally.charged for tally in checkpoint.state.clients.values()} == {1}
-    assert checkpoint.attachments == {"clients.json": b"accounts"}
+    assert [tally.charged for tally in checkpoint.state.clients.values()] == [[1]] * 7
+    assert checkpoint.attachments == {"clients.json": b"states"}
+
+
+def test_the_runs_id_is_on_disk_before_anybody_hears_it(play: Player) -> None:
+    """A run cut off in its first round must know it again: else its clients would be charged a second time."""
+    plan = make_plan(rounds(2), SEVEN, PRIVATE)
+    found: list[Any] = []
+
+    def looks(client: str, message: Message) -> list[Message]:
+        checkpoint = load_checkpoint(federation.folder.checkpoints, plan.digest())
+        assert checkpoint is not None
+        found.append((message.content.config_records[CONFIG][RUN], checkpoint.state.run))
+        return learns_privately(client, message)
+
+    federation = play.federation(plan, FakeGrid(CLIENTS, looks))
+    federation.run()
+    assert len(found) == 14
+    assert len({run for pair in found for run in pair}) == 1
 
 
 @pytest.mark.parametrize(("refusing", "stopped"), [(7, "budget"), (6, "budget"), (5, None)])
@@ -458,7 +495,7 @@ def test_when_budgets_leave_too_few_the_run_stops_for_budget(play: Player, refus
     played = play(plan, FakeGrid(CLIENTS, poor))
     assert played.outcome.stopped == stopped
     own = charges(played)["site-0"]
-    assert (own.rounds, own.charged, own.refused) == (1, 1, 1)
+    assert (own.rounds, own.charged, own.refused) == (1, [1], [2])
     if stopped:
         assert played.outcome.reason == (
             f"round 2: {refusing} of 7 clients have no privacy budget left; {7 - refusing} good updates are too few, "
@@ -468,16 +505,17 @@ def test_when_budgets_leave_too_few_the_run_stops_for_budget(play: Player, refus
 
 
 @pytest.mark.parametrize("cut_off", [True, False], ids=["cut off", "failed"])
-def test_a_private_round_played_again_is_charged_again_and_the_early_end_says_why(play: Player, cut_off: bool) -> None:
-    """The plan's epsilon pays for exactly its rounds, here three: the first, and the second twice."""
+def test_principle_5_a_private_round_played_again_is_charged_once(play: Player, cut_off: bool) -> None:
+    """Clients as they are: a request that they know is answered again and costs nothing; others are paid for."""
     plan = make_plan(rounds(3), SEVEN, PRIVATE)
-    purse = dict.fromkeys(CLIENTS, 3)
+    paid: dict[str, set[str]] = {client: set() for client in CLIENTS}
     ill = [True]
 
     def pays(client: str, message: Message) -> list[Message]:
-        if not purse[client]:
+        task = repr(words([message]))
+        if task not in paid[client] and len(paid[client]) == 3:
             return [error(message, Fault.BUDGET_EXHAUSTED)]
-        purse[client] -= 1
+        paid[client].add(task)
         if ill[0] and message.metadata.group_id == "2":
             if cut_off and client == CLIENTS[-1]:
                 raise StoppedOnPurposeError
@@ -489,16 +527,22 @@ def test_a_private_round_played_again_is_charged_again_and_the_early_end_says_wh
         assert federation.run().stopped == "failed"
     ill[0] = False
     again = resumed(play, plan, federation.folder, FakeGrid(CLIENTS, pays), evaluate=None)
-    assert again.diary.notes == (
-        ["round 2 was cut off and is played again; both times are charged, so the budget may end a round early"]
-        if cut_off
-        else []
-    )
-    assert again.outcome.stopped == "budget"
-    assert again.outcome.reason == (
-        "round 3: 7 of 7 clients have no privacy budget left; 0 good updates are too few, the plan needs 1; "
-        "1 round was cut off or failed and played again, charged each time"
-    )
+    assert again.diary.notes == []
+    assert again.outcome.stopped is None
+    assert {len(tasks) for tasks in paid.values()} == {3}
+    assert {client: tally.charged for client, tally in charges(again).items()} == {key: [1, 2, 3] for key in CLIENTS}
+    assert {tally.rounds for tally in charges(again).values()} == {3}
+
+
+def test_rule_4_budgets_end_a_run_only_where_nothing_else_could_have_saved_it(play: Player) -> None:
+    """A client that failed may have failed for its data: if it could have tipped the scales, the stop depends on
+    data, and then what is claimed is every planned round."""
+    answers: dict[str, Answer] = dict.fromkeys(CLIENTS, learns_privately)
+    answers |= dict.fromkeys(CLIENTS[:5], fails(Fault.BUDGET_EXHAUSTED))
+    answers["site-5"] = fails(Fault.CLIENT_FAILED)
+    for least, stopped in ((2, "failed"), (3, "budget")):
+        played = play(make_plan(rounds(2, min_clients=least), SEVEN, PRIVATE), FakeGrid(CLIENTS, answers))
+        assert played.outcome.stopped == stopped
 
 
 def test_failures_are_not_excused_by_a_few_empty_budgets(play: Player) -> None:
@@ -533,7 +577,7 @@ def test_empty_poisson_cohorts_are_rounds_in_which_nothing_happens(play: Player)
             assert record.evaluation == by_round[record.round - 1].evaluation
     asked = {int(message.metadata.group_id) for message in grid.sent}
     assert asked == {record.round for record in played.diary.rounds if record.cohort}
-    assert sum(tally.charged for tally in charges(played).values()) == len(grid.sent)
+    assert sum(len(tally.charged) for tally in charges(played).values()) == len(grid.sent)
 
 
 def test_a_run_of_empty_cohorts_alone_keeps_its_model(play: Player) -> None:
@@ -548,9 +592,8 @@ def test_only_the_cohort_is_asked_and_charged(play: Player) -> None:
     plan = make_plan(rounds(6, cohort={"sampling": "fixed", "size": 2}), SEVEN)
     grid = FakeGrid(CLIENTS, learns)
     played = play(plan, grid)
-    train = [message for message in grid.sent if message.metadata.message_type == "train"]
-    assert len(train) == 12
-    assert sum(tally.charged for tally in charges(played).values()) == 12
+    assert len(grid.tasks) == 12
+    assert sum(len(tally.charged) for tally in charges(played).values()) == 12
     assert {record.cohort for record in played.diary.rounds} == {2}
 
 
@@ -617,7 +660,7 @@ def test_bulyan_with_too_few_replies_fails_the_round_and_keeps_model_and_charges
         "round 2: federation.strategy = 'bulyan': makes no model of 6 updates; it needs more"
     )
     assert played.outcome.state.round == 1
-    assert {tally.charged for tally in charges(played).values()} == {2}
+    assert {tuple(tally.charged) for tally in charges(played).values()} == {(1, 2)}
     whole = play(plan, FakeGrid(CLIENTS, learns), evaluate=distance)
     again = resumed(play, plan, played.folder, FakeGrid(CLIENTS, learns))
     assert again.outcome.stopped is None
@@ -629,7 +672,7 @@ def test_a_strategy_that_raises_an_error_fails_the_round_and_forgets_it(play: Pl
     played = play(plan, FakeGrid(CLIENTS, learns))
     assert played.outcome.stopped == "failed"
     assert played.outcome.reason == f"round 2: federation.strategy = '{__name__}:Spoils': ValueError: can't"
-    assert charges(played) == {client: ClientTally(rounds=2, charged=2) for client in CLIENTS[::2]}
+    assert charges(played) == {client: books(1, 2, rounds=1, heard=2) for client in CLIENTS[::2]}
     checkpoint = load_checkpoint(played.folder.checkpoints, plan.digest())
     assert checkpoint is not None
     assert checkpoint.strategy is not None
@@ -640,7 +683,7 @@ def test_a_strategy_may_ask_fewer_than_the_cohort_and_the_others_are_not_charged
     plan = make_plan(rounds(2, strategy=f"{__name__}:OnlyHalf"), SEVEN)
     played = play(plan, FakeGrid(CLIENTS, learns))
     assert played.outcome.stopped is None
-    assert charges(played) == {client: ClientTally(rounds=2, charged=2) for client in CLIENTS[::2]}
+    assert charges(played) == {client: books(1, 2, rounds=2, heard=2) for client in CLIENTS[::2]}
     assert [record.updates for record in played.diary.rounds] == [4, 4]
 
 
@@ -808,13 +851,13 @@ def test_rule_1_a_private_client_that_tells_its_loss_is_left_out(play: Player) -
     answers = dict.fromkeys(CLIENTS, learns_privately) | {"site-2": tells}
     played = play(make_plan(rounds(1), SEVEN, PRIVATE), FakeGrid(CLIENTS, answers))
     assert played.outcome.state.faults == [{"round": 1, "client": "site-2", "reason": "malformed-reply"}]
-    assert charges(played)["site-2"] == ClientTally(charged=1, withdrawn=[1])  # rule 5
+    assert charges(played)["site-2"] == books(1, withdrawn=[1])  # rule 5
 
 
 def test_the_epsilon_of_a_round_is_from_the_servers_books_and_says_its_unit(play: Player) -> None:
     """Rule 6 and principle 3: clients that say too little, or fail, make the figure no smaller."""
     plan = make_plan(rounds(3), SEVEN, PRIVATE)
-    release = plan.round_release()
+    release = plan.train_release()
     assert release is not None
     spent = [epsilon({release: number}, plan.privacy.delta).epsilon for number in (1, 2, 3)]
     modest: Answer = lambda client, message: [private(message, change(0.1), epsilon=0.0)]  # noqa: E731

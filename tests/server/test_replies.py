@@ -14,16 +14,43 @@ from flwr.app.message.message import make_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.replies import ClientFault, Update, read_reply
+from server.replies import ClientFault, CountsReply, Head, Update, read_counts, read_reply
 from shared_models.faults import Fault
 from shared_models.parameters import Layout, to_arrays, wire_bytes
 from shared_models.plan import Plan
-from shared_models.protocol import ARRAYS, CONFIG, EPSILON, METRICS, TRAIN_LOSS, WEIGHT
-from tests.server.conftest import LAYOUT, PRIVATE, START, error, make_plan, plain, private, request
+from shared_models.protocol import (
+    ARRAYS,
+    CONFIG,
+    CORRECT,
+    EPSILON,
+    EXAMPLES,
+    HEAD_HASH,
+    HEAD_POSITION,
+    LEDGER,
+    METRICS,
+    TOTAL,
+    TRAIN_LOSS,
+    WEIGHT,
+)
+from tests.server.conftest import (
+    LAYOUT,
+    PRIVATE,
+    START,
+    counts,
+    error,
+    head,
+    head_record,
+    make_plan,
+    plain,
+    private,
+    request,
+)
 
 PLAIN_PLAN = make_plan()
 UNIFORM_PLAN = make_plan({"federation": {"weighting": "uniform"}})
 PRIVATE_PLAN = make_plan(PRIVATE)
+OPEN_PLAN = make_plan(PRIVATE, {"privacy": {"unprotected": ["train-loss", "examples"]}})
+HEAD = head_record(head(1))
 
 
 def read(content: RecordDict, plan: Plan = PLAIN_PLAN, layout: Layout = LAYOUT) -> Update | ClientFault:
@@ -33,7 +60,7 @@ def read(content: RecordDict, plan: Plan = PLAIN_PLAN, layout: Layout = LAYOUT) 
 def content(arrays: ArrayRecord | None = None, **metrics: Any) -> RecordDict:
     fields = {name.replace("_", "-"): value for name, value in metrics.items()}
     sent = to_arrays(START, LAYOUT) if arrays is None else arrays
-    return RecordDict({ARRAYS: sent, METRICS: MetricRecord(fields)})
+    return RecordDict({ARRAYS: sent, METRICS: MetricRecord(fields), LEDGER: HEAD})
 
 
 def fault(of: Update | ClientFault) -> Fault:
@@ -49,6 +76,7 @@ def test_a_good_reply_without_privacy() -> None:
     found = read_reply(plain(request(), START, weight=60_000, loss=0.25), "site", LAYOUT, PLAIN_PLAN)
     assert isinstance(found, Update)
     assert (found.client, found.weight, found.train_loss, found.epsilon) == ("site", 60_000, 0.25, None)
+    assert (found.head, found.unprotected, found.examples) == (head(1), False, None)
     assert {name: value.tolist() for name, value in found.delta.items()} == {
         name: value.tolist() for name, value in START.items()
     }
@@ -79,21 +107,36 @@ def test_a_loss_that_is_no_number_is_no_fault_but_is_not_told_either(loss: float
 
 GOOD = {WEIGHT: 1, TRAIN_LOSS: 0.5}
 GOOD_PRIVATE = {WEIGHT: 1, EPSILON: 0.5}
+GOOD_RECORDS = {ARRAYS: to_arrays(START, LAYOUT), METRICS: MetricRecord(GOOD), LEDGER: HEAD}
+GOOD_HEAD = {HEAD_POSITION: 7, HEAD_HASH: "0123456789abcdef" * 4}
 
 
 @pytest.mark.parametrize(
     "records",
     [
         {},
-        {ARRAYS: to_arrays(START, LAYOUT)},
-        {METRICS: MetricRecord(GOOD)},
-        {ARRAYS: to_arrays(START, LAYOUT), METRICS: MetricRecord(GOOD), CONFIG: ConfigRecord({"note": "54 years"})},
-        {ARRAYS: to_arrays(START, LAYOUT), METRICS: MetricRecord(GOOD), "more": to_arrays(START, LAYOUT)},
-        {ARRAYS: MetricRecord(GOOD), METRICS: to_arrays(START, LAYOUT)},
-        {ARRAYS: to_arrays(START, LAYOUT), METRICS: ConfigRecord(GOOD)},
-        {"weights": to_arrays(START, LAYOUT), METRICS: MetricRecord(GOOD)},
+        {LEDGER: HEAD},
+        {ARRAYS: to_arrays(START, LAYOUT), LEDGER: HEAD},
+        {METRICS: MetricRecord(GOOD), LEDGER: HEAD},
+        {ARRAYS: to_arrays(START, LAYOUT), METRICS: MetricRecord(GOOD)},
+        {**GOOD_RECORDS, CONFIG: ConfigRecord({"note": "54 years"})},
+        {**GOOD_RECORDS, "more": to_arrays(START, LAYOUT)},
+        {ARRAYS: MetricRecord(GOOD), METRICS: to_arrays(START, LAYOUT), LEDGER: HEAD},
+        {ARRAYS: to_arrays(START, LAYOUT), METRICS: ConfigRecord(GOOD), LEDGER: HEAD},
+        {"weights": to_arrays(START, LAYOUT), METRICS: MetricRecord(GOOD), LEDGER: HEAD},
     ],
-    ids=["nothing", "no metrics", "no arrays", "a config", "more arrays", "swapped", "config as metrics", "other name"],
+    ids=[
+        "nothing",
+        "a head alone",
+        "no metrics",
+        "no arrays",
+        "no head",
+        "a config",
+        "more arrays",
+        "swapped",
+        "config as metrics",
+        "other name",
+    ],
 )
 def test_any_record_too_many_or_too_few_is_refused(records: dict[str, Any]) -> None:
     assert fault(read(RecordDict(records))) is Fault.MALFORMED_REPLY
@@ -163,6 +206,136 @@ def test_a_message_without_content_is_refused() -> None:
     empty = make_message(metadata=good.metadata, content=RecordDict())
     empty.__dict__["_content"] = None
     assert fault(read_reply(empty, "site", LAYOUT, PLAIN_PLAN)) is Fault.MALFORMED_REPLY
+    assert fault(read_counts(empty, "site", PLAIN_PLAN)) is Fault.MALFORMED_REPLY
+
+
+# --- the ledger's head --------------------------------------------------------------------------------------------
+
+BAD_HEADS: dict[str, Any] = {
+    "nothing": ConfigRecord(),
+    "metrics": MetricRecord({HEAD_POSITION: 7}),
+    "no hash": ConfigRecord({HEAD_POSITION: 7}),
+    "no position": ConfigRecord({HEAD_HASH: "0" * 64}),
+    "a field too many": ConfigRecord({**GOOD_HEAD, "age": 54}),
+    "negative": ConfigRecord({**GOOD_HEAD, HEAD_POSITION: -1}),
+    "too far": ConfigRecord({**GOOD_HEAD, HEAD_POSITION: 2**53}),
+    "truth": ConfigRecord({**GOOD_HEAD, HEAD_POSITION: True}),
+    "fraction": ConfigRecord({**GOOD_HEAD, HEAD_POSITION: 7.0}),
+    "list": ConfigRecord({**GOOD_HEAD, HEAD_POSITION: [7]}),
+    "text": ConfigRecord({**GOOD_HEAD, HEAD_POSITION: "7"}),
+    "short": ConfigRecord({**GOOD_HEAD, HEAD_HASH: "0" * 63}),
+    "long": ConfigRecord({**GOOD_HEAD, HEAD_HASH: "0" * 65}),
+    "capitals": ConfigRecord({**GOOD_HEAD, HEAD_HASH: "A" * 64}),
+    "a line end": ConfigRecord({**GOOD_HEAD, HEAD_HASH: "0" * 64 + "\n"}),
+    "other digits": ConfigRecord({**GOOD_HEAD, HEAD_HASH: "\u0660" * 64}),
+    "bytes": ConfigRecord({**GOOD_HEAD, HEAD_HASH: b"0" * 64}),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_HEADS)
+def test_a_head_that_is_none_makes_the_reply_malformed(kind: str) -> None:
+    """The server will remind the client of it: it must be a place that a chain can have."""
+    for record in (content(**GOOD), RecordDict(counts(request(), 1, 2).content)):
+        record[LEDGER] = BAD_HEADS[kind]
+        message = Message(record, reply_to=request())
+        read_it = read_counts(message, "site", PLAIN_PLAN) if ARRAYS not in record else read(record)
+        assert fault(read_it) is Fault.MALFORMED_REPLY  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("position", [0, 7, 2**53 - 1])
+def test_a_good_head_is_kept_as_it_is(position: int) -> None:
+    record = content(**GOOD)
+    record[LEDGER] = ConfigRecord({**GOOD_HEAD, HEAD_POSITION: position})
+    found = read(record)
+    assert isinstance(found, Update)
+    assert found.head == Head(position, str(GOOD_HEAD[HEAD_HASH]))
+
+
+# --- unprotected fields -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "loss", "examples"),
+    [
+        ({}, None, None),
+        ({TRAIN_LOSS: 0.25}, 0.25, None),
+        ({EXAMPLES: 0}, None, 0),
+        ({TRAIN_LOSS: math.nan, EXAMPLES: 12}, None, 12),
+    ],
+)
+def test_what_the_plan_asks_for_unprotected_is_taken_and_noted(
+    more: dict[str, Any], loss: float | None, examples: int | None
+) -> None:
+    """A site that doesn't let it out leaves it out: its update is good, and its claim holds."""
+    found = read(content(**{**GOOD_PRIVATE, **more}), OPEN_PLAN)
+    assert isinstance(found, Update)
+    assert (found.train_loss, found.examples, found.unprotected) == (loss, examples, bool(more))
+
+
+@pytest.mark.parametrize(
+    "more", [{TRAIN_LOSS: 1}, {TRAIN_LOSS: [0.5]}, {EXAMPLES: -1}, {EXAMPLES: 1.5}, {EXAMPLES: [3]}, {EXAMPLES: 2**60}]
+)
+def test_an_unprotected_field_that_is_none_makes_the_reply_malformed(more: dict[str, Any]) -> None:
+    assert fault(read(content(**{**GOOD_PRIVATE, **more}), OPEN_PLAN)) is Fault.MALFORMED_REPLY
+
+
+def test_rule_1_what_the_plan_does_not_ask_for_is_refused() -> None:
+    half = make_plan(PRIVATE, {"privacy": {"unprotected": ["examples"]}})
+    assert isinstance(read(content(**{**GOOD_PRIVATE, EXAMPLES: 3}), half), Update)
+    assert fault(read(content(**{**GOOD_PRIVATE, TRAIN_LOSS: 0.5}), half)) is Fault.MALFORMED_REPLY
+    assert fault(read(content(**{**GOOD_PRIVATE, EXAMPLES: 3}), PRIVATE_PLAN)) is Fault.MALFORMED_REPLY
+
+
+# --- counts -------------------------------------------------------------------------------------------------------
+
+
+def read_metrics(plan: Plan, **metrics: Any) -> CountsReply | ClientFault:
+    record = RecordDict({METRICS: MetricRecord(metrics), LEDGER: HEAD})
+    return read_counts(Message(record, reply_to=request()), "site", plan)
+
+
+def test_good_counts() -> None:
+    found = read_counts(counts(request(), 3, 7), "site", PLAIN_PLAN)
+    assert found == CountsReply("site", 3, 7, None, head(1, evaluated=True))
+    noisy = read_counts(counts(request(), -3, -7, epsilon=0.5), "site", PRIVATE_PLAN)
+    assert noisy == CountsReply("site", -3, -7, 0.5, head(1, evaluated=True))
+
+
+@pytest.mark.parametrize(
+    ("plan", "metrics"),
+    [
+        (PLAIN_PLAN, {}),
+        (PLAIN_PLAN, {CORRECT: 3}),
+        (PLAIN_PLAN, {CORRECT: 3, TOTAL: 7, EPSILON: 0.5}),
+        (PLAIN_PLAN, {CORRECT: 3, TOTAL: 7, TRAIN_LOSS: 0.5}),
+        (PLAIN_PLAN, {CORRECT: 8, TOTAL: 7}),
+        (PLAIN_PLAN, {CORRECT: -1, TOTAL: 7}),
+        (PLAIN_PLAN, {CORRECT: 3.0, TOTAL: 7}),
+        (PLAIN_PLAN, {CORRECT: [3], TOTAL: 7}),
+        (PLAIN_PLAN, {CORRECT: 3, TOTAL: 2**40 + 1}),
+        (PRIVATE_PLAN, {CORRECT: 3, TOTAL: 7}),
+        (PRIVATE_PLAN, {CORRECT: 3, TOTAL: 7, EPSILON: math.nan}),
+        (PRIVATE_PLAN, {CORRECT: 3, TOTAL: 7, EPSILON: math.inf}),
+        (PRIVATE_PLAN, {CORRECT: 3, TOTAL: 7, EPSILON: -0.5}),
+        (PRIVATE_PLAN, {CORRECT: 3, TOTAL: 7, EPSILON: 1}),
+        (PRIVATE_PLAN, {CORRECT: 3, TOTAL: 7, EPSILON: 0.5, "loss": 0.5}),
+        (PRIVATE_PLAN, {CORRECT: -(2**40) - 1, TOTAL: 7, EPSILON: 0.5}),
+        (PRIVATE_PLAN, {CORRECT: 3.5, TOTAL: 7, EPSILON: 0.5}),
+    ],
+)
+def test_counts_that_are_not_exactly_the_agreed_ones_are_refused(plan: Plan, metrics: dict[str, Any]) -> None:
+    assert read_metrics(plan, **metrics) == ClientFault("site", Fault.MALFORMED_REPLY)
+
+
+def test_counts_with_another_record_are_refused() -> None:
+    more = counts(request(), 3, 7).content
+    more[ARRAYS] = to_arrays(START, LAYOUT)
+    assert fault(read_counts(Message(more, reply_to=request()), "site", PLAIN_PLAN)) is Fault.MALFORMED_REPLY  # type: ignore[arg-type]
+
+
+def test_an_evaluation_that_failed_is_that_fault() -> None:
+    refused = read_counts(error(request(), Fault.POLICY_FIELD), "site", PRIVATE_PLAN)
+    assert refused == ClientFault("site", Fault.POLICY_FIELD, refused=True)
 
 
 # --- arrays -------------------------------------------------------------------------------------------------------
@@ -260,13 +433,13 @@ def test_an_update_that_is_not_finite_is_refused(plan: Plan, bad: float) -> None
 
 
 @pytest.mark.parametrize(
-    "code", [Fault.CLIENT_FAILED, Fault.PLAN_MISMATCH, Fault.MODEL_MISMATCH, Fault.BUDGET_EXHAUSTED, Fault.UNREACHABLE]
+    "code", [code for code in Fault if code not in (Fault.MALFORMED_REPLY, Fault.NON_FINITE, Fault.TIMED_OUT)]
 )
 def test_a_known_code_is_that_fault(code: Fault) -> None:
     assert fault(read_reply(error(request(), code), "site", LAYOUT, PLAIN_PLAN)) is code
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, -1, 1000, 1009, 2**60])
+@pytest.mark.parametrize("code", [0, 1, 2, -1, 1000, 1099, 2**60])
 def test_a_foreign_code_is_a_failure(code: int) -> None:
     assert fault(read_reply(error(request(), code), "site", LAYOUT, PLAIN_PLAN)) is Fault.CLIENT_FAILED
 
@@ -281,7 +454,7 @@ def test_what_only_the_server_finds_out_no_client_can_say_of_itself(code: Fault)
 def test_rule_5_only_what_a_client_refuses_before_it_touches_data_is_a_refusal(code: Fault) -> None:
     found = read_reply(error(request(), code), "site", LAYOUT, PRIVATE_PLAN)
     assert isinstance(found, ClientFault)
-    assert found.refused == (code in (Fault.BUDGET_EXHAUSTED, Fault.PLAN_MISMATCH, Fault.MODEL_MISMATCH))
+    assert found.refused == code.is_refusal
     mismatch = read(content(ArrayRecord(), **GOOD_PRIVATE), PRIVATE_PLAN)
     assert isinstance(mismatch, ClientFault)
     assert mismatch.fault is Fault.MODEL_MISMATCH
@@ -295,8 +468,8 @@ def test_rule_5_the_text_of_an_error_goes_nowhere() -> None:
 
 # --- anything at all ----------------------------------------------------------------------------------------------
 
-names = st.sampled_from([ARRAYS, METRICS, CONFIG, "x", ""])
-fields = st.sampled_from([WEIGHT, TRAIN_LOSS, EPSILON, "x", ""])
+names = st.sampled_from([ARRAYS, METRICS, LEDGER, CONFIG, "x", ""])
+fields = st.sampled_from([WEIGHT, TRAIN_LOSS, EPSILON, EXAMPLES, CORRECT, TOTAL, HEAD_POSITION, HEAD_HASH, "x", ""])
 numbers = st.one_of(
     st.integers(-(2**63), 2**64 - 1),
     st.floats(),
@@ -329,11 +502,14 @@ array_records = st.dictionaries(st.sampled_from(["layer.weight", "layer.bias", "
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.dictionaries(names, metric_records | config_records | array_records, max_size=3),
-    st.sampled_from([PLAIN_PLAN, UNIFORM_PLAN, PRIVATE_PLAN]),
+    st.dictionaries(names, metric_records | config_records | array_records, max_size=4),
+    st.sampled_from([PLAIN_PLAN, UNIFORM_PLAN, PRIVATE_PLAN, OPEN_PLAN]),
+    st.booleans(),
 )
-def test_no_reply_raises_an_error(records: dict[str, Any], plan: Plan) -> None:
-    assert isinstance(read(RecordDict(records), plan), (Update, ClientFault))
+def test_no_reply_raises_an_error(records: dict[str, Any], plan: Plan, headed: bool) -> None:
+    record = RecordDict({**records, **({LEDGER: HEAD} if headed else {})})
+    assert isinstance(read(record, plan), (Update, ClientFault))
+    assert isinstance(read_counts(Message(record, reply_to=request()), "site", plan), (CountsReply, ClientFault))
 
 
 @settings(max_examples=400, deadline=None)
@@ -342,7 +518,7 @@ def test_no_reply_raises_an_error(records: dict[str, Any], plan: Plan) -> None:
 )
 def test_what_passes_is_an_update_that_can_be_averaged(weight: Array, bias: Array, metrics: MetricRecord) -> None:
     record = ArrayRecord({"layer.weight": weight, "layer.bias": bias})
-    found = read(RecordDict({ARRAYS: record, METRICS: metrics}))
+    found = read(RecordDict({ARRAYS: record, METRICS: metrics, LEDGER: HEAD}))
     if isinstance(found, Update):
         assert _shapes(found.delta) == _shapes(START)
         assert all(np.isfinite(value).all() and value.dtype == np.float32 for value in found.delta.values())

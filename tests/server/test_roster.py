@@ -127,6 +127,23 @@ def test_a_node_that_gives_no_name_is_left_out(answer: Callable[[Message], list[
         roster(Talkative({1: answer, 2: named("b")}), plan(2, least=2))
 
 
+TRAVERSING = ["../a", "a/b", "/etc/passwd", "..", ".hidden", "a\\b", "a\x00b", "a\nb", "ä", "-a", "a" * 101, " a", "a "]
+
+
+@pytest.mark.parametrize("name", TRAVERSING)
+def test_an_id_that_can_not_name_a_file_is_no_id(name: str) -> None:
+    """Statements are kept under it: it must not lead out of their folder."""
+    assert roster(Talkative({1: named(name), 2: named("b")}), plan(2)) == {"b": 2}
+    with pytest.raises(RunError, match=r"^client id .*: can't name a file; give at most 100 letters[^\n]*$"):
+        roster(StreamingFakeGrid([name, "b"], learns), plan(2))
+
+
+@pytest.mark.parametrize("name", ["a", "7", "St.Mary_2-b", "a..b", "a" * 100])
+def test_an_id_that_can_name_a_file_is_taken(name: str) -> None:
+    assert roster(Talkative({1: named(name)}), plan(1)) == {name: 1}
+    assert roster(StreamingFakeGrid([name], learns), plan(1)) == {name: 1}
+
+
 def test_nodes_that_join_later_are_waited_for(clock: list[float]) -> None:
     class Slow(Talkative):
         def get_node_ids(self) -> Iterable[int]:

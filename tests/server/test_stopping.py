@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.stopping import Progress
-from shared_models.plan import EvaluationPlan
+from shared_models.plan_federation import EvaluationPlan
 
 
 def plan(**keys: Any) -> EvaluationPlan:

@@ -23,9 +23,19 @@ from server.replies import Update
 from server.rounds.plain import EveryReplyRound, MeanRound, Tally
 from server.strategies import _CLASSES, ServerStrategy, StrategyError, make_strategy
 from shared_models.parameters import Parameters, from_arrays, to_arrays
-from shared_models.plan import MEAN_STRATEGIES, ROBUST_STRATEGIES
+from shared_models.plan_federation import MEAN_STRATEGIES, ROBUST_STRATEGIES
 from shared_models.protocol import ARRAYS, METRICS, WEIGHT
-from tests.server.conftest import LAYOUT, ROBUST_OPTIONS, START, FakeGrid, learns, make_plan, record_of, same_bits
+from tests.server.conftest import (
+    LAYOUT,
+    ROBUST_OPTIONS,
+    START,
+    FakeGrid,
+    head,
+    learns,
+    make_plan,
+    record_of,
+    same_bits,
+)
 
 CLIENTS = [f"site-{i}" for i in range(9)]
 GRID = FakeGrid(CLIENTS, learns)
@@ -74,7 +84,7 @@ def step(
     messages = strategy.configure(number, to_arrays(model, LAYOUT), ConfigRecord(), GRID)
     sent = {CLIENTS[message.metadata.dst_node_id - 1]: message for message in messages}
     updates = [
-        Update(client=client, delta=delta, weight=weight, epsilon=None, train_loss=None, received=0)
+        Update(client=client, delta=delta, weight=weight, epsilon=None, train_loss=None, received=0, head=head(number))
         for client, (delta, weight) in deltas(number, model).items()
     ]
     if arrival is not None:
@@ -167,7 +177,7 @@ def test_robust_strategies_refuse_a_planted_outlier(name: str, outlier: float) -
         for client in CLIENTS:
             scale = outlier if client == "site-4" else honest * generator.uniform(0.5, 1)
             delta = {key: np.full_like(value, scale) for key, value in START.items()}
-            updates.append(Update(client, delta, 1, None, None, 0))
+            updates.append(Update(client, delta, 1, None, None, 0, head(1)))
         kind = EveryReplyRound(CLIENTS) if strategy.every_reply else MeanRound()
         (contributions,) = kind.steps(START, updates, Tally())
         moved = strategy.aggregate(1, sent, contributions)
@@ -189,7 +199,9 @@ def test_each_reply_belongs_to_its_clients_message() -> None:
     assert isinstance(strategy.flower, Notes)
     messages = strategy.configure(1, to_arrays(START, LAYOUT), ConfigRecord(), GRID)
     sent = {CLIENTS[message.metadata.dst_node_id - 1]: message for message in messages}
-    updates = [Update(client, START, 1 + i, None, None, 0) for i, client in enumerate(CLIENTS) if client != "site-0"]
+    updates = [
+        Update(client, START, 1 + i, None, None, 0, head(1)) for i, client in enumerate(CLIENTS) if client != "site-0"
+    ]
     (contributions,) = EveryReplyRound(CLIENTS).steps(START, updates, Tally())
     strategy.aggregate(1, sent, contributions)
     assert strategy.flower.seen == [(node, node) for node in range(2, 10)]
@@ -534,7 +546,7 @@ def test_memory_of_parameters_without_axes_can_be_saved(name: str, tmp_path: Pat
     for number in (1, 2):
         layout = types.SimpleNamespace(entries=(("scale", ()),), wire="float32")
         messages = strategy.configure(number, to_arrays(model, layout), ConfigRecord(), GRID)  # type: ignore[arg-type]
-        update = Update("site-0", {"scale": np.array(0.5, dtype=np.float32)}, 1, None, None, 0)
+        update = Update("site-0", {"scale": np.array(0.5, dtype=np.float32)}, 1, None, None, 0, head(1))
         (contributions,) = MeanRound().steps(model, [update], Tally())
         model = strategy.aggregate(number, {"site-0": messages[0]}, contributions)
     memory = strategy.memory()

@@ -14,6 +14,7 @@ import pytest
 from dp_accounting import NeighboringRelation, dp_event
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
+from flwr.app import Message
 
 from server import summary as module
 from server.replies import ClientFault
@@ -27,7 +28,9 @@ from tests.server.conftest import (
     Answer,
     Player,
     StreamingFakeGrid,
+    counts,
     error,
+    head,
     learns,
     learns_privately,
     make_plan,
@@ -69,6 +72,7 @@ def state(rounds: int, *, north: int = 0, south: int = 0, fault: ClientFault | N
     for client, count in (("north", north), ("south", south)):
         for number in range(1, count + 1):
             found.note_client(number, client, None)
+            found.client(client).rounds += 1
     if fault is not None:
         found.note_client(rounds, fault.client, fault)
     return found
@@ -108,8 +112,12 @@ def test_a_client_that_was_never_asked_has_spent_nothing() -> None:
         "budget": 50.0,
         "rounds": 0,
         "charged_rounds": 0,
+        "charged_evaluations": 0,
         "refused": 0,
         "withdrawn_rounds": [],
+        "unprotected_rounds": [],
+        "head": None,
+        "statement": None,
     }
 
 
@@ -128,9 +136,16 @@ def test_rule_4_so_does_a_failure_for_nobody_can_know_what_it_hung_on() -> None:
         books.note_client(done + 1, "north", ClientFault("north", Fault.CLIENT_FAILED))
         assert rows(PLAN, books, "failed")["north"]["charged_rounds"] == 10
     resumed = state(3, north=3)
-    for _ in range(2):  # round 4 failed, was played again and failed again
+    for _ in range(2):  # round 4 failed, was played again and failed again: it is charged once
         resumed.note_client(4, "north", ClientFault("north", Fault.UNREACHABLE))
-    assert rows(PLAN, resumed, "failed")["north"]["charged_rounds"] == 11
+    assert rows(PLAN, resumed, "failed")["north"]["charged_rounds"] == 10
+
+
+def test_of_a_round_that_failed_only_those_are_charged_who_were_asked_and_did_not_refuse() -> None:
+    books = state(3, north=3, south=3)
+    books.note_client(4, "south", ClientFault("south", Fault.POLICY_RATE, refused=True))
+    found = rows(PLAN, books, "failed")
+    assert found["north"]["charged_rounds"] == found["south"]["charged_rounds"] == 3 + 6
 
 
 @pytest.mark.parametrize("stopped", [None, "budget"])
@@ -144,6 +159,7 @@ def test_of_rounds_to_come_only_those_count_that_the_budget_would_have_allowed()
         PRIVATE, {"federation": {"rounds": 10}, "privacy": {"epsilon": 50.0, "budget": pld(PLAN, 6) + 1e-6}}
     )
     plan = plan.model_copy(update={"training": PLAN.training})
+    assert pld(PLAN, 7) > plan.client_budget("north")
     for played, claimed in ((2, 6), (6, 6), (7, 7)):
         row = rows(plan, state(played, north=played), "target")["north"]
         assert row["charged_rounds"] == claimed
@@ -156,6 +172,84 @@ def test_of_rounds_to_come_only_those_count_that_the_budget_would_have_allowed()
 def test_a_budget_above_the_plans_epsilon_allows_no_more_than_the_plan() -> None:
     plan = make_plan(PRIVATE, {"privacy": {"epsilon": 3.0, "budget": 9.0}})
     assert rows(plan, RunState())["north"]["budget"] == 3.0
+
+
+def test_each_client_has_its_own_budget() -> None:
+    plan = make_plan(PRIVATE, {"privacy": {"epsilon": 3.0, "budget": 2.0, "client_budgets": {"1": 0.5}}})
+    found = privacy_summary(plan, RunState(), stopped=None, clients=["0", "1"])["clients"]
+    assert [row["budget"] for row in found] == [2.0, 0.5]
+
+
+# --- evaluations at clients ---------------------------------------------------------------------------------------
+
+JUDGED = make_plan(
+    {"data": {"partition": {"kind": "iid", "clients": 2}}},
+    PRIVATE,
+    {"training": {"sample_rate": 0.2, "steps": 5}, "federation": {"rounds": 10}, "privacy": {"epsilon": 50.0}},
+    {"evaluation": {"where": "clients", "every": 2, "count_noise": 5.0}},
+)
+
+
+def pld_with_counts(plan: Plan, rounds: int, evaluations: int) -> float:
+    """Training and noisy counts together, by dp_accounting itself; both counts move by one: sqrt 2 (rule 10)."""
+    step = dp_event.PoissonSampledDpEvent(
+        plan.training.sample_rate, dp_event.GaussianDpEvent(plan.privacy.noise_multiplier)
+    )
+    counts = dp_event.GaussianDpEvent(plan.evaluation.count_noise / 2**0.5)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=1e-3)
+    accountant.compose(dp_event.SelfComposedDpEvent(step, plan.training.local_steps * rounds))
+    if evaluations:
+        accountant.compose(dp_event.SelfComposedDpEvent(counts, evaluations))
+    return float(accountant.get_epsilon(plan.privacy.delta))
+
+
+def judged(rounds: int, *evaluations: int) -> RunState:
+    books = state(rounds, north=rounds)
+    for number in evaluations:
+        books.note_evaluation(number, "north", None)
+    return books
+
+
+def test_evaluations_are_in_the_epsilon_beside_the_rounds() -> None:
+    row = rows(JUDGED, judged(10, 2, 4, 6, 8, 10))["north"]
+    assert (row["charged_rounds"], row["charged_evaluations"]) == (10, 5)
+    assert row["epsilon"] == pytest.approx(pld_with_counts(JUDGED, 10, 5), abs=1e-6)
+    assert row["epsilon"] > pld(JUDGED, 10) + 0.05
+
+
+@pytest.mark.parametrize(("stopped", "evaluations"), [("target", 5), ("failed", 5), ("budget", 2), (None, 2)])
+def test_rule_4_a_stop_that_depends_on_data_claims_the_evaluations_left_out_too(
+    stopped: str | None, evaluations: int
+) -> None:
+    """After round 4; or in round 5, which failed."""
+    books = judged(4, 2, 4)
+    if stopped == "failed":
+        books.note_client(5, "north", None)
+    row = rows(JUDGED, books, stopped)["north"]
+    rounds = 10 if evaluations == 5 else 4
+    assert (row["charged_rounds"], row["charged_evaluations"]) == (rounds, evaluations)
+    assert row["epsilon"] == pytest.approx(pld_with_counts(JUDGED, rounds, evaluations), abs=1e-6)
+
+
+def test_the_evaluation_of_a_failed_round_is_still_to_come() -> None:
+    """Round 6 failed after its updates came; had it gone well, its model would have been judged."""
+    books = judged(5, 2, 4)
+    books.note_client(6, "north", None)
+    row = rows(JUDGED, books, "failed")["north"]
+    assert (row["charged_rounds"], row["charged_evaluations"]) == (10, 5)
+
+
+def test_what_is_to_come_is_what_the_clients_own_ledger_would_admit() -> None:
+    """Its envelope is the longest beginning of the plan that the budget covers, here six rounds and three
+    evaluations; within it rounds may come in any order, so a client drawn late is claimed no less."""
+    limit = pld_with_counts(JUDGED, 6, 3) + 1e-6
+    plan = make_plan(JUDGED.model_dump(exclude_none=True), {"privacy": {"budget": limit}})
+    books = RunState(round=4)
+    for number in (1, 3):
+        books.note_client(number, "north", None)
+    row = rows(plan, books, "target")["north"]
+    assert (row["charged_rounds"], row["charged_evaluations"]) == (6, 3)
+    assert row["epsilon"] <= row["budget"]
 
 
 def test_failures_are_charged_and_refusals_are_not() -> None:
@@ -202,9 +296,9 @@ def test_rule_6_the_unit_is_a_person_only_if_all_of_a_persons_records_are_priced
 ) -> None:
     """The epsilon of one record must never be printed as that of a person who has five."""
     plan = people(5)
-    release = plan.round_release()
+    release = plan.train_release()
     assert release is not None
-    monkeypatch.setattr(Plan, "round_release", lambda _: replace(release, records_per_unit=priced))
+    monkeypatch.setattr(Plan, "train_release", lambda _: replace(release, records_per_unit=priced))
     row = rows(plan, state(3, north=3))["north"]
     assert row["person_epsilon"] > 2 * row["record_epsilon"] > 0
     assert privacy_unit(plan) == unit
@@ -224,6 +318,25 @@ def test_rule_5_a_failure_withdraws_its_clients_claim_and_names_it() -> None:
         "failed, which may tell something of their data (rule 5): clients south"
     ]
     assert not any("rule 5" in line for line in withdrawn(PLAN, state(3, north=3)))
+
+
+def test_what_left_unprotected_withdraws_its_clients_claim_and_is_named() -> None:
+    plan = make_plan(PRIVATE, {"privacy": {"unprotected": ["train-loss"]}})
+    books = state(3, north=3, south=3)
+    assert not any("unprotected" in line for line in withdrawn(plan, books))  # no site let it out
+    books.client("south").note_unprotected(2)
+    assert "sent unprotected beside private updates (train-loss): clients south" in withdrawn(plan, books)
+    found = rows(plan, books)
+    assert (found["north"]["unprotected_rounds"], found["south"]["unprotected_rounds"]) == ([], [2])
+
+
+def test_a_ledger_that_contradicts_itself_withdraws_its_clients_claim() -> None:
+    books = state(3, north=3, south=3)
+    assert books.client("south").tell(2, epsilon=None, head=head(2))
+    assert not books.client("south").tell(3, epsilon=None, head=head(1))
+    line = "told of ledgers that lack what they had told of before: clients south"
+    assert line in withdrawn(PLAN, books)
+    assert rows(PLAN, books)["south"]["head"] == {"position": head(2).position, "hash": head(2).hash}
 
 
 def test_without_privacy_it_says_so_and_prints_no_figure() -> None:
@@ -254,7 +367,7 @@ def test_principle_3_every_figure_stands_beside_what_it_means() -> None:
 def test_rule_9_a_simulation_claims_nothing() -> None:
     found = privacy_summary(PLAN, state(10, north=10), stopped=None, clients=CLIENTS)
     assert found["claim"] is None
-    assert any(line.startswith("simulated, not a claim") and "rule 9" in line for line in found["withdrawn"])
+    assert any(line.startswith("simulated, not a claim") for line in found["withdrawn"])
     reproducible = make_plan(PRIVATE, {"privacy": {"noise": "reproducible"}})
     assert any("seed" in line for line in withdrawn(reproducible, RunState()))
     assert not any("seed" in line for line in withdrawn(PLAN, RunState()))
@@ -289,6 +402,7 @@ def test_the_names_of_natural_clients_are_values_in_the_data() -> None:
         ({"every": 10}, None),  # after round 10 alone: one model, and no round left to stop before
         ({"every": 99, "target": 0.9}, None),
         ({"where": "none"}, None),
+        ({"where": "clients"}, "the best model"),
     ],
 )
 def test_figures_of_test_records_that_chose_something_say_so(evaluation: dict[str, Any], chosen: str | None) -> None:
@@ -357,10 +471,23 @@ def test_a_schema_is_closed_and_describes_each_property(name: str) -> None:
     assert count > 15
 
 
+STATEMENTS = ["verified", "not verified: the ledger is shorter than the server has seen it"]
+
+
+def judges(trains: Answer, epsilon: float | None) -> Answer:
+    """A client that judges the model too."""
+
+    def answer(client: str, message: Message) -> list[Message]:
+        judging = message.metadata.message_type == "evaluate"
+        return [counts(message, 3, 7, epsilon=epsilon)] if judging else trains(client, message)
+
+    return answer
+
+
 def outputs(play: Player) -> Iterator[tuple[Plan, RunFolder, dict[str, Any]]]:
     """Real runs of each kind and each end: their folders and summaries."""
 
-    def judged(value: float) -> Any:
+    def judge(value: float) -> Any:
         return lambda parameters: {"accuracy": value, "loss": 1.0}
 
     answers: dict[str, dict[str, Answer]] = {
@@ -370,17 +497,18 @@ def outputs(play: Player) -> Iterator[tuple[Plan, RunFolder, dict[str, Any]]]:
         "poor": {client: lambda client, message: [error(message, Fault.BUDGET_EXHAUSTED)] for client in CLIENTS},
     }
     for private in (False, True):
-        honest = learns_privately if private else learns
         for evaluation, kinds in (
             ({"target": 0.5}, ("good",)),
             ({"patience": 1}, ("good", "faulty")),
             ({"every": 2}, ("faulty", "silent", "poor")),
             ({"where": "none"}, ("good",)),
+            ({"where": "clients"}, ("good", "faulty", "silent")),
         ):
             plan = make_plan(PRIVATE if private else {}, {"federation": {"rounds": 3}, "evaluation": evaluation})
+            honest = judges(learns_privately if private else learns, 0.75 if private else None)
             for kind in kinds:
                 grid = StreamingFakeGrid(CLIENTS, dict.fromkeys(CLIENTS, honest) | answers[kind])
-                evaluate = None if "where" in evaluation else judged(0.9 if "target" in evaluation else 0.2)
+                evaluate = None if "where" in evaluation else judge(0.9 if "target" in evaluation else 0.2)
                 played = play(plan, grid, evaluate=evaluate)
                 outcome = played.outcome
                 found = summarise(
@@ -388,8 +516,9 @@ def outputs(play: Player) -> Iterator[tuple[Plan, RunFolder, dict[str, Any]]]:
                     outcome.state,
                     stopped=outcome.stopped,
                     reason=outcome.reason,
-                    clients=outcome.clients,
+                    clients=list(outcome.nodes),
                     startup_seconds=0.1,
+                    statements=dict(zip(CLIENTS, STATEMENTS, strict=True)) if private else None,
                 )
                 played.folder.write_summary(found)
                 yield plan, played.folder, found
@@ -462,7 +591,12 @@ def test_a_field_too_many_or_too_few_anywhere_is_found(play: Player) -> None:
         (("privacy", "clients", 0, "epsilon"), -0.1),
         (("privacy", "clients", 0, "withdrawn_rounds"), [0]),
         (("faults", 0, "reason"), "patient 4711 has it"),
+        (("privacy", "clients", 0, "statement"), "trust me"),
+        (("privacy", "clients", 0, "statement"), "none: it has 54 patients"),
+        (("privacy", "clients", 0, "head"), {"position": -1, "hash": "0" * 64}),
+        (("privacy", "clients", 0, "unprotected_rounds"), [0]),
         (("final", "accuracy"), 1.1),
+        (("final", "accuracy_low"), -0.1),
     ],
 )
 def test_a_wrong_value_is_found(path: tuple[str | int, ...], value: object) -> None:

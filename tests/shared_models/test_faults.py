@@ -20,7 +20,23 @@ def test_rule_5_the_numbers_are_fixed() -> None:
         "NON_FINITE": 1006,
         "UNREACHABLE": 1007,
         "TIMED_OUT": 1008,
+        "LEDGER_CLOSED": 1009,
+        "REPLY_GONE": 1010,
+        "POLICY_FEDERATION": 1011,
+        "POLICY_PLAN": 1012,
+        "POLICY_MODEL": 1013,
+        "POLICY_UNIT": 1014,
+        "POLICY_ENTRUST": 1015,
+        "POLICY_NOISE": 1016,
+        "POLICY_CLIPPING": 1017,
+        "POLICY_FIELD": 1018,
+        "POLICY_RATE": 1019,
     }
+
+
+def test_rule_5_what_a_client_says_before_it_touches_data_is_a_refusal_and_nothing_else_is() -> None:
+    after = {"CLIENT_FAILED", "MALFORMED_REPLY", "NON_FINITE", "UNREACHABLE", "TIMED_OUT"}
+    assert {fault.name for fault in Fault if not fault.is_refusal} == after
 
 
 @pytest.mark.parametrize("fault", Fault)

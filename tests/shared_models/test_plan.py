@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import types
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
@@ -16,11 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from privacy.mechanisms import DpSgd
+from privacy.lifetime import Balance, Terms, multiset
+from privacy.mechanisms import DpSgd, NoisyCounts, Release
 from shared_models import plan as plan_module
 from shared_models import plan_data as plan_data_module
-from shared_models.plan import MEAN_STRATEGIES, ROBUST_STRATEGIES, Plan
+from shared_models import plan_federation as plan_federation_module
+from shared_models.plan import Plan
+from shared_models.plan_federation import MEAN_STRATEGIES, ROBUST_STRATEGIES
 from shared_models.plan_section import Section
+
+PLAN_MODULES = (plan_module, plan_data_module, plan_federation_module)
 
 Path = tuple[str | int, ...]
 
@@ -75,6 +81,8 @@ RICH: dict[str, dict[str, Any]] = {
             "delta": 1e-6,
             "clipping_norm": 0.7,
             "budget": 2.0,
+            "client_budgets": {"03": 1.5, "11": 0.5},
+            "unprotected": ["examples", "train-loss"],
             "noise": "reproducible",
             "selection": "public",
         },
@@ -90,6 +98,7 @@ RICH: dict[str, dict[str, Any]] = {
         },
         "evaluation": {
             "where": "server",
+            "count_noise": 5.0,
             "every": 2,
             "metric": "loss",
             "target": 0.5,
@@ -210,7 +219,7 @@ def test_every_key_is_documented(section: type[Section]) -> None:
 
 
 def test_the_plan_modules_define_no_table_that_a_plan_can_not_hold() -> None:
-    names = [*vars(plan_module).values(), *vars(plan_data_module).values()]
+    names = [one for module in PLAN_MODULES for one in vars(module).values()]
     defined = {kind for kind in names if isinstance(kind, type) and issubclass(kind, Section)}
     assert defined - {Section} == set(sections_under(Plan))
 
@@ -242,7 +251,12 @@ def test_a_wrong_type_is_refused_where_it_stands(name: str, path: Path, value: A
 def test_an_unknown_key_is_refused_in_every_table(name: str) -> None:
     tables = {path[:n] for path, _ in leaves(RICH[name]) for n in range(len(path))}
     tables = {path for path in tables if isinstance(_at(RICH[name], path), dict)}
-    free = {("model", "options"), ("federation", "strategy_options"), ("data", "card", "columns")}
+    free = {
+        ("model", "options"),
+        ("federation", "strategy_options"),
+        ("data", "card", "columns"),
+        ("privacy", "client_budgets"),
+    }
     for path in tables - free:
         found = refusal(put(RICH[name], (*path, "nonsense"), 1))
         assert [(location[-1], kind) for location, kind in found] == [("nonsense", "extra_forbidden")], path
@@ -304,11 +318,17 @@ def _at(document: Any, path: Path) -> Any:
         (("privacy", "clipping_norm"), 1e-10),  # the private step refuses it, but only in every client's training
         (("privacy", "clipping_norm"), 1e10),
         (("privacy", "budget"), 0.0),
+        (("privacy", "client_budgets", "03"), 0.0),
+        (("privacy", "client_budgets", "3"), 1.0),  # an id that no client has: the budget would hold nobody back
+        (("privacy", "client_budgets", "12"), 1.0),
+        (("privacy", "unprotected"), ["accuracy"]),
         (("federation", "rounds"), 0),
         (("federation", "cohort", "rate"), 0.0),
         (("federation", "cohort", "rate"), 1.5),
         (("federation", "min_clients"), 0),
         (("federation", "round_timeout"), 0.0),
+        (("evaluation", "count_noise"), 0.0),
+        (("evaluation", "count_noise"), 2.0**35),  # no source draws it, but only in every client's evaluation
         (("evaluation", "every"), 0),
         (("evaluation", "patience"), 0),
         (("evaluation", "batch_size"), 0),
@@ -358,6 +378,25 @@ def test_strategies_that_may_not_be_named(name: str) -> None:
         ({"evaluation": {"where": "none", "patience": 1}}, "need evaluation.where = 'server'"),
         ({"evaluation": {"where": "none", "target": 0.9}}, "need evaluation.where = 'server'"),
         ({"evaluation": {"where": "none", "target": 0.0, "metric": "loss"}}, "need evaluation.where = 'server'"),
+        (
+            {"evaluation": {"where": "clients", "metric": "auc"}},
+            "evaluation.metric = 'auc' can't be computed from clients' counts",
+        ),
+        (
+            {"evaluation": {"where": "clients", "baselines": True}},
+            "evaluation.baselines needs evaluation.where = 'server'",
+        ),
+        (
+            {"evaluation": {"where": "none", "baselines": True}},
+            "evaluation.baselines needs evaluation.where = 'server'",
+        ),
+        (
+            {
+                "data": {"partition": {"kind": "iid", "clients": 12}},
+                "privacy": {"epsilon": 8.0, "client_budgets": {"3": 1.0}},
+            },
+            "privacy.client_budgets: no client has the id '3'; allowed: '00' to '11'",
+        ),
         (
             {
                 "data": {"partition": {"kind": "iid", "clients": 3}},
@@ -409,7 +448,7 @@ def test_clients_may_have_any_names_but_those_of_persons_under_privacy(document:
 def test_numbers_that_only_make_sense_under_privacy_are_ignored_without_it() -> None:
     plan = Plan.model_validate({"privacy": {"trust": "none", "epsilon": 1.0, "noise_multiplier": 1.0}})
     assert not plan.is_private
-    assert plan.round_release() is None
+    assert plan.train_release() is None
 
 
 # --- what follows from a plan --------------------------------------------------------------------------------------
@@ -435,11 +474,11 @@ def test_rule_1_under_privacy_the_weight_is_a_public_constant() -> None:
 
 def test_a_round_releases_the_plans_public_constants() -> None:
     plan = Plan.model_validate(RICH["private"])
-    assert plan.round_release() == DpSgd(noise_multiplier=1.5, sample_rate=0.2, steps=5, records_per_unit=4)
+    assert plan.train_release() == DpSgd(noise_multiplier=1.5, sample_rate=0.2, steps=5, records_per_unit=4)
     record = put(put(RICH["private"], ("data", "person_column"), None), ("data", "max_rows_per_person"), None)
-    assert Plan.model_validate(record).round_release() == DpSgd(noise_multiplier=1.5, sample_rate=0.2, steps=5)
+    assert Plan.model_validate(record).train_release() == DpSgd(noise_multiplier=1.5, sample_rate=0.2, steps=5)
     with pytest.raises(ValueError, match="not resolved"):
-        Plan().round_release()
+        Plan().train_release()
 
 
 def test_a_plan_can_not_be_changed() -> None:
@@ -447,6 +486,78 @@ def test_a_plan_can_not_be_changed() -> None:
     for section, key, value in ((plan, "seed", 1), (plan.privacy, "epsilon", 9.0), (plan.training, "steps", 1)):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, key, value)
+
+
+def test_rule_6_a_plan_that_bounds_a_persons_records_charges_the_person_and_never_the_record() -> None:
+    person = Plan.model_validate(RICH["private"])
+    assert person.balance == Balance(unit="person", trust="local")
+    assert person.records_per_unit == 4
+    assert Plan().balance == Balance(unit="record", trust="local")
+    assert Plan().records_per_unit == 1
+    client = Plan.model_validate({"privacy": {"unit": "client", "trust": "central", "epsilon": 1.0}})
+    assert client.balance == Balance(unit="client", trust="central")
+
+
+def at_clients(rounds: int = 5, every: int = 2, **more: Any) -> Plan:
+    return Plan.model_validate(
+        {
+            "privacy": {"noise_multiplier": 2.0},
+            "federation": {"rounds": rounds},
+            "evaluation": {"where": "clients", "every": every, "count_noise": 7.0},
+            **more,
+        }
+    )
+
+
+def test_rule_10_an_evaluation_at_clients_releases_two_counts_of_every_unit() -> None:
+    assert at_clients().evaluate_release() == NoisyCounts(noise=7.0, counts=2)
+    people = at_clients(data=PEOPLE)
+    assert people.evaluate_release() == NoisyCounts(noise=7.0, counts=2, records_per_unit=4)
+    assert Plan().evaluate_release() is None
+    assert at_clients(privacy={"trust": "none"}).evaluate_release() is None
+
+
+def test_rule_4_the_terms_are_what_each_planned_round_releases() -> None:
+    plan = at_clients()
+    train, counts = plan.train_release(), plan.evaluate_release()
+    assert train is not None
+    assert counts is not None
+    both = multiset([train, counts])
+    # Evaluated after every second round, and after the last.
+    assert plan.terms() == Terms(
+        plan=plan.digest(), rounds=(multiset([train]), both, multiset([train]), both, both), delta=plan.privacy.delta
+    )
+    assert plan.planned_counts() == Counter({counts: 3})
+    assert [plan.is_evaluated(number) for number in range(1, 6)] == [False, True, False, True, True]
+    with pytest.raises(ValueError, match="without privacy has no terms"):
+        Plan.model_validate({"privacy": {"trust": "none"}}).terms()
+    with pytest.raises(ValueError, match="not resolved"):
+        Plan().terms()
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 9), st.sampled_from(["server", "clients", "none"]))
+def test_rule_4_the_terms_of_all_rounds_are_the_planned_releases(rounds: int, every: int, where: str) -> None:
+    plan = at_clients(rounds, every, evaluation={"where": where, "every": every})
+    total: Counter[Release] = Counter()
+    for releases in plan.terms().rounds:
+        total.update(dict(releases))
+    train = plan.train_release()
+    assert train is not None
+    assert total == Counter({train: rounds}) + plan.planned_counts()
+    assert len(plan.terms().rounds) == rounds
+
+
+def test_a_clients_budget_is_its_own_or_the_plans_and_never_above_the_plans_epsilon() -> None:
+    budgets = {"0": 1.0, "1": 9.0}
+    base = {"epsilon": 4.0, "noise_multiplier": 2.0, "calibrated_from": "epsilon", "client_budgets": budgets}
+    data = {"partition": {"kind": "iid", "clients": 3}}
+    plan = Plan.model_validate({"data": data, "privacy": base})
+    assert [plan.client_budget(client) for client in ("0", "1", "2")] == [1.0, 4.0, 4.0]
+    plan = Plan.model_validate({"data": data, "privacy": {**base, "budget": 3.0}})
+    assert [plan.client_budget(client) for client in ("0", "1", "2")] == [1.0, 4.0, 3.0]
+    with pytest.raises(ValueError, match="not resolved"):
+        Plan.model_validate({"privacy": {"noise_multiplier": 1.0}}).client_budget("0")
 
 
 # --- the digest: rule 4 pins a plan by it --------------------------------------------------------------------------

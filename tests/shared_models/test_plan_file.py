@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from security.errors import UsageError
-from shared_models.plan import MEAN_STRATEGIES, ROBUST_STRATEGIES, Plan
+from shared_models.plan import Plan
+from shared_models.plan_federation import MEAN_STRATEGIES, ROBUST_STRATEGIES
 from shared_models.plan_file import parse_plan, plan_from, read_plan, write_plan
 
 CARD = 'data.card.classes = ["a", "b"]\ndata.card.columns.x = {kind = "numeric", low = 0, high = 1}\n'
@@ -119,12 +120,12 @@ def test_rule_4_the_digest_does_not_say_where_a_file_lies(tmp_path: Path) -> Non
 
 
 def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nothing\.toml: can't read the plan \(No such file or directory\)"):
+    with pytest.raises(UsageError, match=r"nothing\.toml: can't be read \(No such file or directory\)"):
         read_plan(tmp_path / "nothing.toml")
-    with pytest.raises(UsageError, match=r"can't read the plan \(Is a directory\)"):
+    with pytest.raises(UsageError, match=r"can't be read \(Is a directory\)"):
         read_plan(tmp_path)
     (tmp_path / "latin.toml").write_bytes('name = "\xe9"'.encode("latin-1"))
-    with pytest.raises(UsageError, match=r"latin\.toml: can't read the plan \(not UTF-8 text\)"):
+    with pytest.raises(UsageError, match=r"latin\.toml: can't be read \(not UTF-8 text\)"):
         read_plan(tmp_path / "latin.toml")
 
 

@@ -112,6 +112,50 @@ def test_rule_6_where_a_person_has_several_records_the_person_is_priced(privacy:
     assert resolve(resolve(person)) == resolve(person)
 
 
+def evaluated(plan: Plan, every: int = 2, count_noise: float = 30.0, **data: Any) -> Plan:
+    """The same plan, judged by its clients."""
+    evaluation = {"where": "clients", "every": every, "count_noise": count_noise}
+    return Plan.model_validate({**plan.model_dump(), "evaluation": evaluation, **data})
+
+
+@pytest.mark.parametrize("privacy", [{"epsilon": 1.0}, {"noise_multiplier": 12.0}])
+@pytest.mark.parametrize(("people", "most"), [({}, 1), ({"person_column": "who", "max_rows_per_person": 3}, 3)])
+def test_rule_10_what_clients_say_of_the_model_is_paid_for_out_of_the_same_epsilon(
+    privacy: dict[str, Any], people: dict[str, Any], most: int
+) -> None:
+    plan = resolve(evaluated(plan_of(privacy), count_noise=30.0 * most, data={"name": "digits", **people}))
+    noise, claimed = plan.privacy.noise_multiplier, plan.privacy.epsilon
+    assert noise is not None
+    assert claimed is not None
+    # 12 full batches, and two evaluations of two counts each; one unit moves a pair of counts by most * sqrt(2).
+    mu_squared = 12 * (most / noise) ** 2 + 2 * (math.sqrt(2) * most / (30.0 * most)) ** 2
+    together = plan_of({"noise_multiplier": math.sqrt(12 / mu_squared), "delta": plan.privacy.delta})
+    exact = independent_epsilon(together)
+    assert exact <= planned_epsilon(plan) <= claimed
+    assert claimed <= exact * 1.005 + 1e-3
+    if "epsilon" in privacy:
+        alone = resolve(plan_of(privacy)).privacy.noise_multiplier
+        assert alone is not None
+        assert noise > most * alone
+    assert resolve(plan) == plan
+
+
+def test_rule_10_counts_that_cost_more_than_the_whole_budget_are_refused_and_named() -> None:
+    with pytest.raises(UsageError, match=r"what else is planned.* costs .*give the other releases more noise"):
+        resolve(evaluated(plan_of({"epsilon": 0.5}), count_noise=2.0))
+    with pytest.raises(UsageError, match=r"evaluation\.count_noise = 0\.001: too little noise"):
+        resolve(evaluated(plan_of({"noise_multiplier": 5.0}), count_noise=1e-3))
+
+
+def test_without_privacy_or_elsewhere_judging_costs_nothing() -> None:
+    plain = resolve(evaluated(plan_of({"trust": "none"})))
+    assert plain.planned_counts() == {}
+    private = resolve(plan_of({"epsilon": 1.0}))
+    assert resolve(evaluated(plan_of({"epsilon": 1.0}), count_noise=2.0**34)).privacy.noise_multiplier == (
+        private.privacy.noise_multiplier
+    )
+
+
 def test_an_epsilon_is_rounded_up_so_that_no_client_refuses_the_last_round_for_one_bit() -> None:
     plan = resolve(plan_of({"noise_multiplier": 1.7}))
     exact = planned_epsilon(plan)
@@ -230,8 +274,10 @@ def test_a_resolved_plan_finds_its_data_from_wherever_it_is_read_again(
 
 
 def test_a_plan_without_privacy_promises_no_number() -> None:
-    plan = resolve(plan_of({"trust": "none", "epsilon": 1.0, "noise_multiplier": 2.0, "budget": 3.0}))
+    given = {"epsilon": 1.0, "noise_multiplier": 2.0, "budget": 3.0, "client_budgets": {"0": 1.0}}
+    plan = resolve(plan_of({"trust": "none", "unprotected": ["examples"], **given}))
     privacy = plan.privacy
+    assert (privacy.client_budgets, privacy.unprotected) == ({}, ())
     assert (privacy.epsilon, privacy.noise_multiplier, privacy.calibrated_from, privacy.budget) == (None,) * 4
 
 

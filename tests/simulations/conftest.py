@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from client.books import create_simulated
 from shared_models.parameters import get_parameters, layout_of, to_arrays
 from shared_models.plan import Plan
-from shared_models.protocol import ARRAYS, CONFIG, LAYOUT_DIGEST, PLAN_DIGEST, ROUND
+from shared_models.plan_file import write_plan
+from shared_models.protocol import ARRAYS, CONFIG, LAYOUT_DIGEST, PLAN_DIGEST, ROUND, RUN
 from shared_models.registry import build
 from shared_models.resolve import resolve
 from simulations.local_grid import LocalGrid
@@ -52,10 +54,18 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     del os.environ["VEIL_TEST_MARKER"]
 
 
-def train_messages(plan: Plan, grid: LocalGrid, clients: list[str]) -> list[Message]:
-    """The first round's train messages, all with the same content."""
+def config_of(plan: Plan, folder: Path) -> dict[str, str]:
+    """What an app is told of a run: its plan, and a new ledger in a folder."""
+    ledger = folder / "ledger.sqlite"
+    create_simulated(ledger)
+    return {"plan": write_plan(plan), "ledger": str(ledger)}
+
+
+def train_messages(plan: Plan, grid: LocalGrid, clients: list[str], *, round_number: int = 1) -> list[Message]:
+    """A round's train messages, all with the same content."""
     model = build(plan.model.name, plan.model.options, input_shape=(1, 8, 8), classes=10, seed=plan.seed)
     layout = layout_of(model, plan.federation.wire)
-    config = ConfigRecord({PLAN_DIGEST: plan.digest(), LAYOUT_DIGEST: layout.digest, ROUND: 1})
+    config = ConfigRecord({PLAN_DIGEST: plan.digest(), LAYOUT_DIGEST: layout.digest, ROUND: round_number, RUN: "r"})
     content = RecordDict({ARRAYS: to_arrays(get_parameters(model), layout), CONFIG: config})
-    return [Message(content, grid.client_nodes[client], "train", group_id="1") for client in clients]
+    group = str(round_number)
+    return [Message(content, grid.client_nodes[client], "train", group_id=group) for client in clients]

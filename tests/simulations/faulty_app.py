@@ -40,4 +40,4 @@ def train(message: Message, context: Context) -> Message:
         arrays = ArrayRecord({name: Array(array.numpy() * np.float32(np.nan)) for name, array in arrays.items()})
     if client == "5":
         metrics = MetricRecord({**metrics, "mean-age": 54.0})
-    return Message(RecordDict({ARRAYS: arrays, METRICS: metrics}), reply_to=message)
+    return Message(RecordDict({**reply.content, ARRAYS: arrays, METRICS: metrics}), reply_to=message)

@@ -16,7 +16,7 @@ from shared_models.plan_file import write_plan
 from shared_models.protocol import CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
 from simulations.flower_messages import states_from_bytes, states_to_bytes
 from simulations.inline_grid import InlineGrid
-from tests.simulations.conftest import PlanMaker, train_messages
+from tests.simulations.conftest import PlanMaker, config_of, train_messages
 
 # An app that counts in the message it was given, to see whether it is given its own copy.
 spoiler = ClientApp()
@@ -37,7 +37,7 @@ def ask(grid: InlineGrid, digest: str) -> list[Message]:
 
 def test_each_client_answers_for_itself(small_plan: PlanMaker) -> None:
     plan = small_plan()
-    grid = InlineGrid(["north", "south"], plan_text=write_plan(plan))
+    grid = InlineGrid(["north", "south"], config={"plan": write_plan(plan)})
     replies = ask(grid, plan.digest())
     assert [r.content.config_records[CONFIG][CLIENT_ID] for r in replies] == ["north", "south"]
     assert [r.metadata.src_node_id for r in replies] == list(grid.client_nodes.values())
@@ -45,7 +45,7 @@ def test_each_client_answers_for_itself(small_plan: PlanMaker) -> None:
 
 def test_messages_that_share_a_content_do_not_share_what_a_client_does_to_it(small_plan: PlanMaker) -> None:
     plan = small_plan()
-    grid = InlineGrid(["a", "b"], plan_text=write_plan(plan), app="tests.simulations.test_inline_grid:spoiler")
+    grid = InlineGrid(["a", "b"], config={"plan": write_plan(plan)}, app="tests.simulations.test_inline_grid:spoiler")
     assert [r.content.config_records[CONFIG]["seen"] for r in ask(grid, plan.digest())] == [0, 0]
 
 
@@ -54,7 +54,8 @@ def test_what_veils_own_app_says_of_a_failure_names_round_and_client(
 ) -> None:
     """It stands in the run's own log alone: not in another run's of this process, nor on the screen."""
     plan, logs = small_plan(), [tmp_path / "one.log", tmp_path / "two.log"]
-    grids = [InlineGrid(["nobody"], plan_text=write_plan(plan), log=log) for log in logs]
+    config = config_of(plan, tmp_path)
+    grids = [InlineGrid(["nobody"], config=config, log=log) for log in logs]
     (reply,) = grids[0].stream(train_messages(plan, grids[0], ["nobody"]))
     assert reply.error.code == Fault.CLIENT_FAILED
     assert re.fullmatch(
@@ -70,7 +71,7 @@ def test_a_log_that_cant_be_written_stops_nothing(
     """On another machine of a cluster the run's folder may not be there."""
     plan = small_plan()
     log = tmp_path / "elsewhere" / "clients.log"
-    grid = InlineGrid(["1"], plan_text=write_plan(plan), app="tests.simulations.faulty_app:app", log=log)
+    grid = InlineGrid(["1"], config=config_of(plan, tmp_path), app="tests.simulations.faulty_app:app", log=log)
     (reply,) = grid.stream(train_messages(plan, grid, ["1"]))
     assert reply.error.code == Fault.CLIENT_FAILED
     assert capsys.readouterr().err.startswith("round 1  client 1: the app failed: RuntimeError at ")

@@ -15,8 +15,9 @@ from shared_models.plan_file import write_plan
 from shared_models.protocol import ARRAYS, CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
 from simulations.inline_grid import InlineGrid
 from simulations.ray_grid import RayGrid, RayOptions
-from tests.simulations.conftest import PlanMaker, train_messages
+from tests.simulations.conftest import PlanMaker, config_of, train_messages
 from tests.simulations.faulty_app import SECRET
+from tests.simulations.ledger_reading import committed, reserved
 
 pytestmark = pytest.mark.ray
 CLIENTS = [str(i) for i in range(10)]
@@ -28,22 +29,27 @@ def arrays_of(reply: Message) -> dict[str, bytes]:
     return {name: array.data for name, array in record.items()}
 
 
-def test_replies_are_those_of_the_inline_grid_bit_for_bit(ray_cluster: Path, small_plan: PlanMaker) -> None:
+def test_replies_are_those_of_the_inline_grid_bit_for_bit(
+    ray_cluster: Path, small_plan: PlanMaker, tmp_path: Path
+) -> None:
     plan = small_plan()
-    inline = InlineGrid(CLIENTS, plan_text=write_plan(plan))
+    (tmp_path / "inline").mkdir()
+    inline = InlineGrid(CLIENTS, config=config_of(plan, tmp_path / "inline"))
     expected = {r.metadata.src_node_id: r for r in inline.stream(train_messages(plan, inline, CLIENTS))}
-    grid = RayGrid(CLIENTS, plan_text=write_plan(plan), options=RayOptions(workers=2))
+    grid = RayGrid(CLIENTS, config=config_of(plan, tmp_path), options=RayOptions(workers=2))
     found = {r.metadata.src_node_id: r for r in grid.stream(train_messages(plan, grid, CLIENTS))}
     grid.close()
     assert found.keys() == expected.keys()
     assert all(arrays_of(found[node]) == arrays_of(expected[node]) for node in expected)
 
 
-def test_a_dead_actor_is_replaced_and_its_clients_are_tried_once_more(ray_cluster: Path, small_plan: PlanMaker) -> None:
+def test_a_dead_actor_is_replaced_and_its_clients_are_tried_once_more(
+    ray_cluster: Path, small_plan: PlanMaker, tmp_path: Path
+) -> None:
     """Client 6 kills its process each time, 7 the first time only; nobody else is lost with them."""
     plan = small_plan()
     ray_cluster.unlink(missing_ok=True)
-    grid = RayGrid(CLIENTS, plan_text=write_plan(plan), options=RayOptions(workers=2), app=FAULTY)
+    grid = RayGrid(CLIENTS, config=config_of(plan, tmp_path), options=RayOptions(workers=2), app=FAULTY)
     replies = {r.metadata.src_node_id: r for r in grid.stream(train_messages(plan, grid, CLIENTS))}
     grid.close()
     assert len(replies) == len(CLIENTS)
@@ -59,7 +65,8 @@ def test_an_error_reply_carries_no_text_and_the_log_says_where(
 ) -> None:
     """Rule 5: a failure is a fixed code; the exception's text, which held a record, stays behind."""
     plan, log = small_plan(), tmp_path / "clients.log"
-    grid = RayGrid(["0", "1"], plan_text=write_plan(plan), options=RayOptions(workers=1), app=FAULTY, log=log)
+    config = config_of(plan, tmp_path)
+    grid = RayGrid(["0", "1"], config=config, options=RayOptions(workers=1), app=FAULTY, log=log)
     replies = list(grid.stream(train_messages(plan, grid, ["1"])))
     grid.close()
     assert [r.error.code for r in replies] == [Fault.CLIENT_FAILED]
@@ -69,30 +76,58 @@ def test_an_error_reply_carries_no_text_and_the_log_says_where(
     assert SECRET not in log.read_text()
 
 
-def test_a_deadline_ends_the_stream_and_the_grid_goes_on(ray_cluster: Path, small_plan: PlanMaker) -> None:
+def test_a_deadline_ends_the_stream_and_the_grid_goes_on(
+    ray_cluster: Path, small_plan: PlanMaker, tmp_path: Path
+) -> None:
     plan = small_plan()
-    grid = RayGrid(CLIENTS, plan_text=write_plan(plan), options=RayOptions(workers=1))
+    grid = RayGrid(CLIENTS, config=config_of(plan, tmp_path), options=RayOptions(workers=1))
     assert len(list(grid.stream(train_messages(plan, grid, CLIENTS), timeout=0.0))) < len(CLIENTS)
     assert len(list(grid.stream(train_messages(plan, grid, CLIENTS)))) == len(CLIENTS)
     grid.close()
 
 
-def test_a_client_that_is_given_up_keeps_its_charge(ray_cluster: Path, small_plan: PlanMaker) -> None:
-    """Principle 5: its account died with the actor, so the grid charges it for what it may have released."""
-    plan = small_plan("privacy.trust=local")
-    charged: list[RecordDict] = []
-    grid = RayGrid(["0", "1"], plan_text=write_plan(plan), options=RayOptions(workers=1), charge=charged.append)
-    assert list(grid.stream(train_messages(plan, grid, ["0"]), timeout=0.0)) == []
-    grid.close()
-    assert len(charged) == 1
-
-
 def test_flowers_own_interface_works_on_top(ray_cluster: Path, small_plan: PlanMaker) -> None:
     plan = small_plan()
-    grid = RayGrid(CLIENTS, plan_text=write_plan(plan), options=RayOptions(workers=2))
+    grid = RayGrid(CLIENTS, config={"plan": write_plan(plan)}, options=RayOptions(workers=2))
     question = RecordDict({CONFIG: ConfigRecord({PLAN_DIGEST: plan.digest()})})
     messages = [grid.create_message(question, IDENTIFY, node, "") for node in grid.get_node_ids()]
     replies = list(grid.pull_messages(grid.push_messages(messages)))
     grid.close()
     assert sorted(str(r.content.config_records[CONFIG][CLIENT_ID]) for r in replies) == CLIENTS
     assert len({r.metadata.reply_to_message_id for r in replies}) == len(CLIENTS)
+
+
+def test_a_client_whose_process_died_is_charged_once_and_sends_what_it_had_committed(
+    ray_cluster: Path, small_plan: PlanMaker, tmp_path: Path
+) -> None:
+    """Principle 5: client 3 dies before its charge, 5 after it, 7 with its reply already stored."""
+    plan = small_plan("privacy.trust=local", "training.steps=1")
+    markers = [ray_cluster.with_name(f"mortal-{client}") for client in "357"]
+    config = config_of(plan, tmp_path)
+    app = "tests.simulations.mortal_app:app"
+    grid = RayGrid(CLIENTS, config=config, options=RayOptions(workers=2), app=app)
+    replies = list(grid.stream(train_messages(plan, grid, CLIENTS)))
+    assert all(marker.exists() for marker in markers)
+    assert not [reply.error for reply in replies if reply.has_error()]
+    again = list(grid.stream(train_messages(plan, grid, CLIENTS)))
+    grid.close()
+    ledger = Path(config["ledger"])
+    assert reserved(ledger) == committed(ledger) == {(client, "train", 1): 1 for client in CLIENTS}
+    assert {reply.metadata.src_node_id: arrays_of(reply) for reply in replies} == {
+        reply.metadata.src_node_id: arrays_of(reply) for reply in again
+    }
+
+
+def test_a_client_that_is_given_up_is_charged_no_second_time(
+    ray_cluster: Path, small_plan: PlanMaker, tmp_path: Path
+) -> None:
+    """Its worker is killed at the deadline, wherever it was; the same request finds its reservation again."""
+    plan = small_plan("privacy.trust=local", "training.steps=1")
+    config = config_of(plan, tmp_path)
+    grid = RayGrid(CLIENTS, config=config, options=RayOptions(workers=1))
+    heard = list(grid.stream(train_messages(plan, grid, CLIENTS), timeout=0.3))
+    again = list(grid.stream(train_messages(plan, grid, CLIENTS)))
+    grid.close()
+    assert {reply.metadata.src_node_id for reply in heard} <= {reply.metadata.src_node_id for reply in again}
+    assert len(again) == 10
+    assert reserved(Path(config["ledger"])) == {(client, "train", 1): 1 for client in CLIENTS}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
 
 from security.errors import RunError, UsageError
 from server.federation import RoundRecord, Silent
+from server.run_folder import RunFolder
 from simulations.results import Run, load_run
 from simulations.run import Settings, failure, resume_run, start_run
 from simulations.scenarios import find_plan
@@ -69,7 +71,15 @@ def test_an_interrupted_run_resumes_to_the_same_model(
     assert outcome.state.round == 3
     assert model_bytes(broken.path) == model_bytes(whole.path)
     assert [line["round"] for line in broken.read_metrics()] == [1, 2, 3]
-    assert broken.read_summary()["privacy"] == whole.read_summary()["privacy"]
+    assert privacy_of(broken) == privacy_of(whole)
+
+
+def privacy_of(folder: RunFolder) -> dict[str, Any]:
+    """The privacy part of a summary, without the hashes of ledgers: each chain is unlike every other."""
+    found: dict[str, Any] = folder.read_summary()["privacy"]
+    for row in found["clients"]:
+        row["head"] = row["head"] and row["head"]["position"]
+    return found
 
 
 def test_a_finished_run_is_not_run_again(small_plan: PlanMaker, tmp_path: Path) -> None:
@@ -231,34 +241,6 @@ def test_hospitals_are_compared_with_each_alone_and_all_pooled(tmp_path: Path) -
         "va-long-beach alone",
     ]
     assert all(0 < row["metrics"]["auc"] < 1 for row in rows)
-
-
-def test_a_private_round_that_was_cut_off_is_charged_twice(small_plan: PlanMaker, tmp_path: Path) -> None:
-    """Principle 5: its clients may have answered with noise that can't be drawn again, so playing it again is a
-    second release. Both books say so, and the budget then covers one round less."""
-    plan = small_plan("privacy.trust=local")
-
-    class CutOffInRoundTwo(StopAfter):
-        def round_done(self, record: RoundRecord) -> None:
-            if record.round == 1:
-                folder = load_run(tmp_path / "run")._folder
-                original = type(folder).append_metrics
-
-                def cut_off(self: object, line: object) -> None:
-                    monkey.undo()
-                    raise KeyboardInterrupt
-
-                assert original is not None
-                monkey.setattr(type(folder), "append_metrics", cut_off)
-
-    with pytest.MonkeyPatch.context() as monkey, pytest.raises(KeyboardInterrupt):
-        start_run(plan, tmp_path / "run", replace(INLINE, observer=CutOffInRoundTwo(0)))
-    folder, outcome = resume_run(tmp_path / "run", INLINE)
-    assert outcome is not None
-    assert outcome.stopped == "budget"  # rounds 1, 2, 2 again: nothing is left for round 3
-    privacy = folder.read_summary()["privacy"]
-    assert all(row["charged_rounds"] == 3 and row["epsilon"] <= 8 for row in privacy["clients"])
-    assert any("played again: round 2" in reason for reason in privacy["withdrawn"])
 
 
 def test_two_processes_do_not_play_one_run(small_plan: PlanMaker, tmp_path: Path) -> None:

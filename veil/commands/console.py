@@ -164,6 +164,7 @@ class Console:
         self._rich.print()
         self._print_privacy(summary["privacy"])
         self._rich.print(f"\nfolder: {folder.path}", soft_wrap=True)
+        self._rich.print(f"report: {folder.report}", soft_wrap=True)
 
     def _print_privacy(self, privacy: dict[str, Any]) -> None:
         if privacy["trust"] == "none":

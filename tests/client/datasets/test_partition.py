@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from client.datasets.partition import client_ids, client_records, partition, slug
+from client.datasets.partition import client_ids, client_parts, client_records, partition, slug
 from client.datasets.records import Records
 from client.datasets.registry import load
+from client.datasets.split import split
 from security.errors import UsageError
 from shared_models.plan_data import (
     DataPlan,
@@ -225,3 +226,108 @@ def test_another_process_draws_the_same_clients() -> None:
     assert done.stdout.splitlines() == [
         f"{name} {hashlib.sha256(own.x.numpy().tobytes()).hexdigest()}" for name, own in here.items()
     ]
+
+
+# --- what a client holds out of its own (rule 10) --------------------------------------------------------------------
+
+CARD = {"classes": ["a", "b"], "target": "y", "columns": {"v": {"kind": "numeric", "low": 0.0, "high": 1000.0}}}
+Row = tuple[int, str, str, str]  # feature, class, site, person
+
+
+def table(path: Path, rows: list[Row], **changes: object) -> DataPlan:
+    """A plan for a file of these rows."""
+    lines = ["v,y,site,who", *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    partition = {"kind": "natural", "column": "site"}
+    return DataPlan.model_validate(
+        {"name": "csv", "path": str(path), "card": CARD, "partition": partition, "test_fraction": 0.4, **changes}
+    )
+
+
+def rows_of(n: int, *, people: int = 40) -> list[Row]:
+    return [(i, "ab"[i % 2], f"s{i % 3}", f"p{i % people}") for i in range(n)]
+
+
+def held(plan: DataPlan, key: bytes = KEY) -> dict[int, tuple[str, str]]:
+    """Whose each record is, and on which side, by its feature."""
+    places: dict[int, tuple[str, str]] = {}
+    for name, parts in client_parts(plan, seed=1, split_key=key).items():
+        for side, part in zip(("train", "held out"), parts, strict=True):
+            for value in part.x[:, 0]:
+                number = round((float(value) + 1) * 500)  # columns are scaled to [-1, 1]
+                assert number not in places
+                places[number] = name, side
+    return places
+
+
+def test_rule_10_every_record_is_trained_on_or_held_out_by_one_client_and_never_both(tmp_path: Path) -> None:
+    rows = rows_of(300)
+    found = held(table(tmp_path / "t.csv", rows))
+    assert {number: name for number, (name, _) in found.items()} == {row[0]: row[2] for row in rows}
+    sides = [side for _, side in found.values()]
+    assert 80 < sides.count("held out") < 160  # 120 expected
+    assert held(table(tmp_path / "t.csv", rows), b"another key") != found
+
+
+@pytest.mark.parametrize("place", [0, 17, 299])
+def test_rule_10_a_record_more_or_less_moves_no_other(tmp_path: Path, place: int) -> None:
+    rows = rows_of(300)
+    before = held(table(tmp_path / "one.csv", rows))
+    more = held(table(tmp_path / "two.csv", [*rows[:place], (777, "a", "s1", "p3"), *rows[place:]]))
+    assert {number: at for number, at in more.items() if number != 777} == before
+    less = held(table(tmp_path / "three.csv", rows[:place] + rows[place + 1 :]))
+    assert less == {number: at for number, at in before.items() if number != rows[place][0]}
+
+
+def test_rule_6_a_persons_records_are_all_trained_on_or_all_held_out_and_bounded_before(tmp_path: Path) -> None:
+    rows = rows_of(300)
+    plan = table(tmp_path / "t.csv", rows, person_column="who", max_rows_per_person=4)
+    found = held(plan)
+    side_of: dict[str, set[str]] = {}
+    count: dict[str, int] = {}
+    for number, (_, side) in found.items():
+        who = rows[number][3]
+        side_of.setdefault(who, set()).add(side)
+        count[who] = count.get(who, 0) + 1
+    assert len(side_of) == 40
+    assert all(len(sides) == 1 for sides in side_of.values())
+    assert set(count.values()) == {4}  # over all clients together
+    assert {side for sides in side_of.values() for side in sides} == {"train", "held out"}
+
+
+def test_what_clients_hold_out_is_what_the_server_would_have_kept() -> None:
+    plan = DataPlan.model_validate({"name": "digits", "partition": {"kind": "iid", "clients": 5}})
+    parts = client_parts(plan, seed=3, split_key=KEY)
+    test = load(plan, split_key=KEY).test
+
+    def contents(*found: Records) -> list[bytes]:
+        return sorted(x.numpy().tobytes() for part in found for x in part.x)
+
+    assert contents(*(held_out for _, held_out in parts.values())) == contents(test)
+
+
+def test_a_set_with_a_test_part_of_its_own_keeps_it_out_of_the_clients_hands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from client.datasets import registry
+
+    train, test = load(DataPlan(), split_key=KEY).train, load(DataPlan(), split_key=KEY).test
+    monkeypatch.setitem(registry._LOADERS, "digits", lambda *_: (train, test))  # type: ignore[index]
+    whole = load(DataPlan(), split_key=KEY, whole=True)
+    assert (len(whole.train), len(whole.test)) == (len(train), len(test))
+
+
+def test_a_whole_set_is_one_piece_and_nothing_is_left_for_a_server() -> None:
+    whole, parts = load(DataPlan(), split_key=KEY, whole=True), load(DataPlan(), split_key=KEY)
+    assert len(whole.train) == len(parts.train) + len(parts.test)
+    assert len(whole.test) == 0
+    assert whole.test.x.shape[1:] == whole.train.x.shape[1:]
+    again = split(whole.train, key=KEY, test_fraction=DataPlan().test_fraction)
+    assert torch.equal(again[0].x, parts.train.x)
+    assert torch.equal(again[1].x, parts.test.x)
+
+
+def test_a_client_may_hold_nothing_out(tmp_path: Path) -> None:
+    parts = client_parts(table(tmp_path / "t.csv", rows_of(3)), seed=1, split_key=KEY)
+    sizes = {name: (len(train), len(held_out)) for name, (train, held_out) in parts.items()}
+    assert set(sizes.values()) <= {(1, 0), (0, 1)}

@@ -15,7 +15,7 @@ from server.replies import ClientFault, Update
 from server.rounds.plain import Contribution, EveryReplyRound, MeanRound, Round, Tally
 from shared_models.faults import Fault
 from shared_models.parameters import Parameters
-from tests.server.conftest import START, change, same_bits
+from tests.server.conftest import START, change, head, same_bits
 
 
 def update(client: str, delta: Parameters, weight: int = 1, **fields: float) -> Update:
@@ -26,6 +26,8 @@ def update(client: str, delta: Parameters, weight: int = 1, **fields: float) -> 
         epsilon=fields.get("epsilon"),
         train_loss=fields.get("loss"),
         received=100,
+        head=head(1),
+        unprotected=bool(fields.get("unprotected")),
     )
 
 
@@ -91,8 +93,11 @@ def test_an_update_that_cant_be_averaged_is_left_out_and_named() -> None:
 
 def test_the_tally_holds_what_clients_may_tell() -> None:
     tally = Tally()
-    one_step(MeanRound(), [update("a", change(0.0), epsilon=1.5), update("b", change(0.0), epsilon=0.5)], tally)
+    told = [update("a", change(0.0), epsilon=1.5), update("b", change(0.0), epsilon=0.5, unprotected=True)]
+    one_step(MeanRound(), told, tally)
     assert tally.epsilons == {"a": 1.5, "b": 0.5}
+    assert tally.heads == {"a": head(1), "b": head(1)}
+    assert tally.unprotected == ["b"]
     assert tally.train_loss is None
 
 

@@ -1,0 +1,150 @@
+"""What leaves a client, field by field (principle 1): charged, public, entrusted, unprotected, or refused.
+
+A reply has the fields that are listed here, each with its class and the type of its value. One that is not listed
+stops the reply, and so does one that is missing, for its absence could tell something too. The classes go into the
+ledger with the commit, so that the owner can see afterwards what was let out.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, Literal
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from client.policy import SitePolicy
+from shared_models.parameters import Layout
+from shared_models.plan import Plan
+from shared_models.protocol import (
+    ARRAYS,
+    CLIENT_ID,
+    CONFIG,
+    CORRECT,
+    EPSILON,
+    EXAMPLES,
+    HEAD_HASH,
+    HEAD_POSITION,
+    LEDGER,
+    METRICS,
+    STATEMENT_TEXT,
+    TOTAL,
+    TRAIN_LOSS,
+    WEIGHT,
+    Phase,
+)
+
+
+class Disclosure(StrEnum):
+    """How a field may leave."""
+
+    CHARGED = "charged"
+    """A private release; the ledger has its price."""
+    PUBLIC = "public"
+    """Independent of the data."""
+    ENTRUSTED = "entrusted"
+    """Unprotected, to a server that the policy trusts; no epsilon is claimed against that server."""
+    UNPROTECTED = "unprotected"
+    """Let out by the policy beside a private release; withdraws its claim."""
+
+
+class EgressError(ValueError):
+    """A reply that must not leave. The text names record and field, never a value."""
+
+
+Fields = dict[tuple[str, str], Disclosure]
+Query = Literal["identify", "statement"]
+
+# Record and type of each field. A list is never one: it could hold more than the field's name says.
+_TYPES: Final[dict[tuple[str, str], type]] = {
+    (METRICS, WEIGHT): int,
+    (METRICS, EPSILON): float,
+    (METRICS, EXAMPLES): int,
+    (METRICS, TRAIN_LOSS): float,
+    (METRICS, CORRECT): int,
+    (METRICS, TOTAL): int,
+    (LEDGER, HEAD_POSITION): int,
+    (LEDGER, HEAD_HASH): str,
+    (CONFIG, CLIENT_ID): str,
+    (CONFIG, STATEMENT_TEXT): str,
+}
+_RECORDS: Final = {ARRAYS: ArrayRecord, METRICS: MetricRecord, LEDGER: ConfigRecord, CONFIG: ConfigRecord}
+_HEAD: Final[Fields] = {(LEDGER, HEAD_POSITION): Disclosure.PUBLIC, (LEDGER, HEAD_HASH): Disclosure.PUBLIC}
+_PRIVATE: Final[dict[Phase, Fields]] = {
+    "train": {(METRICS, WEIGHT): Disclosure.PUBLIC, (METRICS, EPSILON): Disclosure.PUBLIC, **_HEAD},
+    "evaluate": {
+        (METRICS, CORRECT): Disclosure.CHARGED,
+        (METRICS, TOTAL): Disclosure.CHARGED,
+        (METRICS, EPSILON): Disclosure.PUBLIC,
+        **_HEAD,
+    },
+}
+_PLAIN: Final[dict[Phase, Fields]] = {
+    "train": {(METRICS, WEIGHT): Disclosure.ENTRUSTED, (METRICS, TRAIN_LOSS): Disclosure.ENTRUSTED, **_HEAD},
+    "evaluate": {(METRICS, CORRECT): Disclosure.ENTRUSTED, (METRICS, TOTAL): Disclosure.ENTRUSTED, **_HEAD},
+}
+_QUERIES: Final[dict[Query, Fields]] = {
+    "identify": {(CONFIG, CLIENT_ID): Disclosure.PUBLIC},
+    "statement": {(CONFIG, STATEMENT_TEXT): Disclosure.PUBLIC},
+}
+
+
+def classify(
+    reply: RecordDict, *, phase: Phase, plan: Plan, policy: SitePolicy, layout: Layout
+) -> dict[str, Disclosure]:
+    """The class of every field of a reply that was made from data, by `record.field`.
+
+    Raises:
+        EgressError: the policy lets nothing out, a field has no class, one that a reply must have is missing, or a
+            value is not what its class says.
+    """
+    if not plan.is_private and plan.name not in policy.release.entrust:
+        raise EgressError("the policy entrusts this federation with nothing")
+    if plan.is_private and phase == "evaluate" and not policy.release.counts:
+        raise EgressError("the policy lets no counts out")
+    fields = (_PRIVATE if plan.is_private else _PLAIN)[phase]
+    more: Fields = {}
+    if phase == "train":
+        more = {(METRICS, field): Disclosure.UNPROTECTED for field in unprotected_fields(plan, policy)}
+    found = _checked(reply, fields, more, layout if phase == "train" else None)
+    if plan.is_private and phase == "train" and reply[METRICS][WEIGHT] != 1:
+        # Public only while it is the public constant (rule 1).
+        raise EgressError(f"{METRICS}.{WEIGHT}: under privacy the weight is 1 for everybody")
+    if phase == "train":
+        arrays = Disclosure.CHARGED if plan.is_private else Disclosure.ENTRUSTED
+        found |= {f"{ARRAYS}.{name}": arrays for name, _ in layout.entries}
+    return found
+
+
+def check_query(reply: RecordDict, query: Query) -> dict[str, Disclosure]:
+    """The class of every field of a reply that no data goes into.
+
+    Raises:
+        EgressError: as `classify`.
+    """
+    return _checked(reply, _QUERIES[query], {}, None)
+
+
+def unprotected_fields(plan: Plan, policy: SitePolicy) -> tuple[str, ...]:
+    """Fields that plan asks for and policy lets out as they are, beside a private update; they end its claim."""
+    if not plan.is_private:
+        return ()
+    return tuple(field for field in plan.privacy.unprotected if field in policy.release.unprotected)
+
+
+def _checked(reply: RecordDict, fields: Fields, more: Fields, layout: Layout | None) -> dict[str, Disclosure]:
+    """The classes of the fields, once the reply holds them, some of the others, the layout's arrays, and no more."""
+    arrays = set() if layout is None else {(ARRAYS, name) for name, _ in layout.entries}
+    records = {record for record, _ in (*fields, *arrays)}
+    if set(reply) != records:
+        raise EgressError(f"{sorted(set(reply) ^ records)}: nothing says that these records are there, or aren't")
+    for name, record in reply.items():
+        if not isinstance(record, _RECORDS[name]):
+            raise EgressError(f"{name}: this record is of another kind")
+    present = {(name, field) for name, record in reply.items() for field in record}
+    wrong = present ^ {*fields, *arrays, *(present & more.keys())}
+    if wrong:
+        raise EgressError(f"{sorted(map('.'.join, wrong))}: nothing says that these fields are there, or aren't")
+    for name, field in present - arrays:
+        if type(reply[name][field]) is not _TYPES[name, field]:
+            raise EgressError(f"{name}.{field}: its value is of another type")
+    return {".".join(place): disclosure for place, disclosure in {**fields, **more}.items() if place in present}

@@ -1,0 +1,60 @@
+"""Evaluation where the data is: how many held-out examples the shared model gets right.
+
+Under privacy the two numbers leave with noise (rule 10): one record changes each by at most one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from client.datasets.records import Records
+from privacy.mechanisms import NoisyCounts
+from privacy.noise import NoiseSource
+from shared_models.parameters import Parameters, set_parameters
+
+
+def count_correct(model: nn.Module, parameters: Parameters, records: Records, *, batch_size: int) -> tuple[int, int]:
+    """Numbers of right and of all examples; an example whose logits hold NaN is wrong (rule 5).
+
+    Args:
+        model: the plan's network on its device; its parameters are overwritten.
+        parameters: the shared model.
+        records: the client's held-out part; may be none.
+        batch_size: examples evaluated at once.
+    """
+    device = next(model.parameters()).device
+    set_parameters(model, parameters)
+    model.eval()
+    correct = 0
+    with torch.inference_mode():
+        for x, y in _batches(records, batch_size):
+            logits = model(x.to(device)).cpu()
+            right = (logits.argmax(dim=1) == y) & ~logits.isnan().any(dim=1)
+            correct += int(right.sum())
+    return correct, len(records)
+
+
+def mean_loss(model: nn.Module, parameters: Parameters, records: Records, *, batch_size: int) -> float:
+    """Mean cross-entropy of a client's records, 0 if there are none: for sites that let it out unprotected."""
+    device = next(model.parameters()).device
+    set_parameters(model, parameters)
+    model.eval()
+    total = 0.0
+    with torch.inference_mode():
+        for x, y in _batches(records, batch_size):
+            total += float(nn.functional.cross_entropy(model(x.to(device)).cpu(), y, reduction="sum"))
+    return total / max(1, len(records))
+
+
+def noisy_counts(correct: int, total: int, release: NoisyCounts, noise: NoiseSource) -> tuple[int, int]:
+    """The two counts as they may leave: whole numbers, each with its own noise; either may be negative."""
+    drawn = noise.grid_normal((2,), release.noise)
+    return correct + int(drawn[0]), total + int(drawn[1])
+
+
+def _batches(records: Records, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    if len(records) > 0:  # torch would make one batch of none, which not every network can take (rule 5)
+        yield from zip(torch.split(records.x, size), torch.split(records.y, size), strict=True)

@@ -1,0 +1,111 @@
+"""The privacy-budget report of a run: made of the files in its folder, and written beside them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from privacy.report import Facts, facts_of_ledger, facts_of_run
+from privacy.report.pdf import pdf
+from privacy.report.reading import ledger_views, statement_view
+from privacy.report.render import compare_html, html, json_text
+from privacy.statement import verify_statement
+from security.errors import UsageError
+from server.run_folder import RunFolder, write_atomically
+from server.summary import versions
+
+
+def facts_of_folder(folder: RunFolder) -> Facts:
+    """The facts of a run that has ended.
+
+    Raises:
+        UsageError: the run is not finished, or its files can't be read.
+        LedgerError: its ledger can't be read at all.
+    """
+    ledgers = ledger_views(folder.ledger) if folder.ledger.is_file() else ()
+    texts = folder.read_statements()
+    return facts_of_run(
+        plan=tomllib.loads(folder.plan.read_text(encoding="utf-8")),
+        summary=folder.read_summary(),
+        metrics=folder.read_metrics(),
+        ledgers=ledgers,
+        statements=[statement_view(client, text) for client, text in texts.items()],
+        made=_now(),
+    )
+
+
+def write_report(folder: RunFolder, *, language: str = "en", as_pdf: bool = False) -> Path:
+    """Write report.html and report.json (and report.pdf) into a run's folder.
+
+    Returns:
+        The page.
+
+    Raises:
+        UsageError: as `facts_of_folder`; or the language is not known, or what a PDF needs is not installed.
+        RunError: it can't be written.
+    """
+    return _write(facts_of_folder(folder), folder.path, language=language, as_pdf=as_pdf)
+
+
+def write_ledger_report(
+    ledger: Path, out: Path, statements: Sequence[Path] = (), *, language: str = "en", as_pdf: bool = False
+) -> Path:
+    """Write the report of a site's own ledger, over all its plans, into a folder.
+
+    Raises:
+        UsageError: a statement can't be read; or as `write_report`.
+        LedgerError: the ledger can't be read at all.
+        RunError: it can't be written.
+    """
+    texts = [read_statement(path) for path in statements]
+    facts = facts_of_ledger(
+        name=ledger.stem,
+        ledgers=ledger_views(ledger),
+        statements=[statement_view(verify_statement(text).scope, text) for text in texts],
+        versions=versions(),
+        made=_now(),
+    )
+    return _write(facts, out, language=language, as_pdf=as_pdf)
+
+
+def write_comparison(folders: Sequence[RunFolder], out: Path, *, language: str = "en") -> Path:
+    """Write the privacy-utility frontier of several runs.
+
+    Raises:
+        UsageError, LedgerError, RunError: as `write_report`.
+    """
+    runs = [(str(folder.path), facts_of_folder(folder)) for folder in folders]
+    write_atomically(out, compare_html(runs, language=language, made=_now()).encode())
+    return out
+
+
+def _write(facts: Facts, folder: Path, *, language: str, as_pdf: bool) -> Path:
+    page = html(facts, language=language)
+    made = pdf(page) if as_pdf else None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: can't be written ({error.strerror}); choose another --out") from error
+    write_atomically(folder / "report.json", json_text(facts).encode())
+    write_atomically(folder / "report.html", page.encode())
+    if made is not None:
+        write_atomically(folder / "report.pdf", made)
+    return folder / "report.html"
+
+
+def read_statement(path: Path) -> str:
+    """A statement's text.
+
+    Raises:
+        UsageError: the file can't be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: can't be read as a statement") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

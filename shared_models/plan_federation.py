@@ -1,0 +1,100 @@
+"""The tables [federation] and [evaluation] of a plan: how the server leads the rounds, and how the model is judged."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from security.errors import did_you_mean
+from shared_models.plan_section import Count, Positive, Rate, Section
+
+MEAN_STRATEGIES: Final = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
+ROBUST_STRATEGIES: Final = ("krum", "multikrum", "bulyan", "fedmedian", "fedtrimmedavg")
+
+_COHORT: Final = "all, fixed or poisson."
+
+
+class AllCohort(Section):
+    """Every client takes part in every round."""
+
+    sampling: Literal["all"] = Field("all", description=_COHORT)
+
+
+class FixedCohort(Section):
+    """A fixed number of clients, drawn without replacement."""
+
+    sampling: Literal["fixed"] = Field("fixed", description=_COHORT)
+    size: Count = Field(10, description="Clients a round.")
+
+
+class PoissonCohort(Section):
+    """Each client takes part with the same chance, independently; a cohort may be empty."""
+
+    sampling: Literal["poisson"] = Field("poisson", description=_COHORT)
+    rate: Rate = Field(0.1, description="Chance of each client to take part in a round.")
+
+
+Cohort = Annotated[AllCohort | FixedCohort | PoissonCohort, Field(discriminator="sampling")]
+
+
+def _known_strategy(name: str) -> str:
+    known = (*MEAN_STRATEGIES, *ROBUST_STRATEGIES)
+    if name in known or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        return name
+    raise ValueError(f"{did_you_mean(name, known)}allowed: {', '.join(known)}, or package.module:Class")
+
+
+def _option(value: object) -> object:
+    if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError("allowed: a finite number, a text, true or false")
+
+
+# Looked at before pydantic tries the four types one after the other and complains of each.
+Option = Annotated[int | float | str | bool, BeforeValidator(_option)]
+
+
+class FederationPlan(Section):
+    """How the server leads the rounds."""
+
+    rounds: Count = Field(20, description="Rounds of the run.")
+    cohort: Cohort = Field(default_factory=AllCohort, description="Who takes part in a round.")
+    strategy: Annotated[str, AfterValidator(_known_strategy)] = Field(
+        "fedavg", description="Flower strategy that turns the update into the next model."
+    )
+    strategy_options: dict[str, Option] = Field(
+        default_factory=dict,
+        description="Options of the strategy's constructor, e.g. eta, server_momentum, beta.",
+    )
+    min_clients: Count = Field(1, description="Fewest good updates a round needs; below it the run fails.")
+    weighting: Literal["uniform", "examples"] | None = Field(
+        None, description="Weight of an update; default: examples without privacy, uniform with it."
+    )
+    wire: Literal["float32", "float16"] = Field("float32", description="Number format of parameters on the wire.")
+    round_timeout: Positive | None = Field(None, description="Seconds after which a round goes on with what it has.")
+
+
+class EvaluationPlan(Section):
+    """How the shared model is judged."""
+
+    where: Literal["server", "clients", "none"] = Field(
+        "server",
+        description="On the server's own test data (unprotected, disjoint from training), on what each client holds "
+        "out of its own (under privacy as noisy counts, which are charged), or not at all.",
+    )
+    count_noise: Annotated[float, Field(gt=0, le=2**34)] = Field(
+        10.0, description="At clients, under privacy: standard deviation of the noise in each count, in examples."
+    )
+    every: Count = Field(1, description="Rounds between two evaluations; the last round is always evaluated.")
+    metric: Literal["accuracy", "balanced_accuracy", "f1", "auc", "loss"] = Field(
+        "accuracy", description="Metric that early stopping and best-model keeping look at."
+    )
+    target: float | None = Field(None, description="Stop once the metric reaches this value.")
+    patience: Count | None = Field(None, description="Stop after so many evaluations without a better metric.")
+    batch_size: Count = Field(512, description="Examples evaluated at once.")
+    baselines: bool = Field(
+        False, description="Simulation: also train each client alone and all data pooled, and compare."
+    )

@@ -1,0 +1,151 @@
+"""`veil budget`: what a budget buys, and what is left of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from privacy.mechanisms import Release
+    from privacy.planning import Offer
+
+app = typer.Typer(help="What can I afford, and what is left?", no_args_is_help=True, suggest_commands=False)
+
+_FACTORS = (0.5, 0.7, 1.4, 2.0, 3.0)
+_ROUNDS = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+@app.command("plan")
+def plan(
+    name: Annotated[str, typer.Argument(help="Scenario name, or path of a TOML plan.", metavar="PLAN")] = "digits",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key.", metavar="KEY=VALUE")] = None,
+    budget: Annotated[float | None, typer.Option(help="Epsilon to stay under [default: the plan's].")] = None,
+    noise: Annotated[
+        list[float] | None, typer.Option(help="Noise multipliers to try [default: around the plan's].")
+    ] = None,
+    rounds: Annotated[list[int] | None, typer.Option(help="Numbers of rounds [default: around the plan's].")] = None,
+    ledger: Annotated[Path | None, typer.Option(help="A ledger: count what was spent before.")] = None,
+    scope: Annotated[str | None, typer.Option(help="With --ledger: which scope.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw it: an SVG file.")] = None,
+) -> None:
+    """Say what rounds and noise cost, and how many rounds a budget covers."""
+    from privacy.ledger import Ledger
+    from privacy.lifetime import Limit
+    from privacy.planning import offers, rounds_admitted
+    from security.errors import UsageError
+    from shared_models.resolve import resolve
+    from simulations.scenarios import find_plan
+
+    found = resolve(find_plan(name, overrides or ()))
+    training, counts = found.train_release(), found.evaluate_release()
+    if training is None or found.privacy.epsilon is None:
+        raise UsageError("privacy.trust = 'none': a plan without privacy has no budget; set privacy.trust and epsilon")
+    spent: dict[Release, int] = {}
+    before = None
+    if ledger is not None:
+        with Ledger.open(ledger, read_only=True) as books:
+            scopes = books.scopes()
+            if scope is None and len(scopes) != 1:
+                raise UsageError(f"{ledger}: say which scope with --scope; there are: {', '.join(scopes) or 'none'}")
+            before = books.account(scope or scopes[0], found.balance)
+        for entry in before.plans:
+            for release, times in entry.charged:
+                spent[release] = spent.get(release, 0) + times
+    limit = budget if budget is not None else found.privacy.epsilon
+    if not limit > 0:
+        raise UsageError(f"--budget {limit}: must be above 0")
+    own = training.noise_multiplier
+    tried = sorted(noise or {own, *(max(0.01, round(own * factor, 3)) for factor in _FACTORS)})
+    asked = sorted(rounds or {max(1, round(found.federation.rounds * factor)) for factor in _ROUNDS})
+    if min(tried) <= 0 or min(asked) < 1:
+        raise UsageError("--noise must be above 0, --rounds at least 1")
+    made = offers(
+        training,
+        noise_multipliers=tried,
+        rounds=asked,
+        budget=limit,
+        delta=found.privacy.delta,
+        also={} if counts is None else {counts: 1},
+        spent=spent,
+    )
+    head = (
+        f"{found.name}: rounds of {training.steps} steps at sample rate {training.sample_rate:g}; epsilon at delta "
+        f"{found.privacy.delta:g} (add or remove one, PLD){', with what the ledger has spent' if spent else ''}"
+    )
+    _print(head, limit, asked, made)
+    if before is not None:
+        allowed = rounds_admitted(Limit(epsilon=limit, delta=found.privacy.delta), before, found.terms())
+        print(
+            f"the ledger's filter, which holds whatever plans come, would let {allowed} of this plan's "
+            f"{found.federation.rounds} rounds through under a budget of {limit:g}"
+        )
+    if plot is not None:
+        from privacy.report.charts.plan import draw_offers
+        from server.run_folder import write_atomically
+
+        write_atomically(plot, draw_offers(made, asked, limit).encode())
+        print(f"plot: {plot}")
+
+
+@app.command("status")
+def status(
+    ledger: Annotated[Path, typer.Argument(help="The site's ledger.", metavar="LEDGER")],
+    site: Annotated[Path | None, typer.Option(help="site.toml: its budgets, charged or not.")] = None,
+) -> None:
+    """Say what is left of each budget of a site."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from client.policy import read_policy
+    from privacy.ledger import Ledger
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("scope", "unit", "trust", "spent", "budget", "delta", "used", "plans"):
+        table.add_column(title, justify="left" if title in ("scope", "unit", "trust") else "right")
+    with Ledger.open(ledger, read_only=True) as books:
+        policy = None if site is None else read_policy(site)
+        for scope in books.scopes() if policy is None else (policy.budget_scope,):
+            snapshot = books.snapshot(scope)
+            limits = dict(snapshot.limits)
+            if policy is not None:
+                limits |= {budget.balance: budget.limit for budget in policy.budget}
+            for balance, limit in limits.items():
+                account = books.account(scope, balance)
+                spent = limit.spent(account)
+                table.add_row(
+                    scope,
+                    balance.unit,
+                    balance.trust,
+                    f"{spent.charged_epsilon:.4f}" if not account.withdrawn else "no claim",
+                    f"{limit.epsilon:g}",
+                    f"{limit.delta:g}",
+                    f"{spent.fraction:.0%}",
+                    str(len(account.plans)),
+                )
+    Console(highlight=False).print(table)
+
+
+def _print(head: str, limit: float, asked: list[int], made: list[Offer]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from privacy.calibration import MOST_STEPS
+
+    console = Console(highlight=False)
+    console.print(head, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("noise", justify="right")
+    for times in asked:
+        table.add_column(f"{times} rounds", justify="right")
+    table.add_column(f"rounds within {limit:g}", justify="right")
+    for offer in made:
+        cells = [
+            f"[bold]{value:.3f}[/]" if value <= limit else f"[dim]{value:.3f}[/]" if value < 1e3 else "[dim]-[/]"
+            for value in offer.epsilons
+        ]
+        more = "over " if offer.affordable == MOST_STEPS else ""
+        table.add_row(f"{offer.noise_multiplier:g}", *cells, f"{more}{offer.affordable}")
+    console.print(table)
+    console.print("bold: within the budget; every figure includes all planned releases")
