@@ -84,7 +84,7 @@ def csv_plan(folder: Path) -> str:
             ["plan", "check", "--data", "digits", "--set", "data.partition.clients=9999"],
             "data.partition.clients = 9999 is more than the 1441",
         ),
-        (["plan", "check", "missing.toml"], "missing.toml: can't read the plan (No such file or directory)"),
+        (["plan", "check", "missing.toml"], "missing.toml: can't be read (No such file or directory)"),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -140,6 +140,21 @@ def test_json_is_all_that_is_printed(veil: Veil) -> None:
 def test_an_exhausted_budget_is_exit_3(veil: Veil) -> None:
     out = veil("simulate", *FAST, "--set", "federation.rounds=4", "--set", "privacy.budget=7", code=3)
     assert "a privacy budget is exhausted" in out
+
+
+def test_one_site_whose_budget_is_exhausted_ends_a_run_that_needs_it_with_exit_3(veil: Veil) -> None:
+    few = [*FAST, "--set", "federation.rounds=4", "--set", "federation.min_clients=10", "--out", "here"]
+    out = " ".join(veil("simulate", *few, "--set", "privacy.client_budgets.3=7", code=3).split())
+    assert "a privacy budget is exhausted" in out
+    assert "1 of 10 clients have no privacy budget left; 9 good updates are too few, the plan needs 10" in out
+    again = veil("simulate", "--resume", "here", "--engine", "inline", code=3)
+    assert "a privacy budget is exhausted" in again
+
+
+def test_one_site_whose_budget_is_exhausted_ends_no_run_that_can_do_without_it(veil: Veil) -> None:
+    out = veil("simulate", *FAST, "--set", "federation.rounds=4", "--set", "privacy.client_budgets.3=7")
+    assert "done: all 4 rounds" in out
+    assert "client 3: budget-exhausted" in out
 
 
 def test_repeats_give_mean_and_deviation(veil: Veil) -> None:

@@ -35,7 +35,7 @@ def check(
         from simulations.run import load_data
 
         looked_at = f"data for {len(load_data(found)[1])} clients"
-    print(f"{plan}: the plan is good ({looked_at}; digest {found.digest()[:16]})")
+    print(f"{plan}: the plan is good ({looked_at}; digest {found.digest()})")
     privacy = found.privacy
     if not found.is_private:
         print("privacy: none, plain federated learning protects nobody")
