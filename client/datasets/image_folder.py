@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -75,7 +77,7 @@ def _decode(image: ModuleType, path: Path, shape: tuple[int, ...]) -> npt.NDArra
     """One image as (channels, height, width)."""
     channels, height, width = shape
     try:
-        with image.open(path, formats=_FORMATS) as picture:
+        with _whole_images_only(), image.open(path, formats=_FORMATS) as picture:
             # The header tells the size; what is too large is refused before a pixel of it is unpacked.
             if picture.size != (width, height):
                 raise UsageError(
@@ -95,6 +97,19 @@ def _decode(image: ModuleType, path: Path, shape: tuple[int, ...]) -> npt.NDArra
     ) as error:
         raise UsageError(f"{path}: is damaged, too large or not a PNG or JPEG image; mend or remove it") from error
     return values[None] if channels == 1 else values.transpose(2, 0, 1)
+
+
+@contextmanager
+def _whole_images_only() -> Iterator[None]:
+    """Pillow fills up what a cut image lacks if any library in this process asked it to, as WeasyPrint does."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _pillow() -> ModuleType:

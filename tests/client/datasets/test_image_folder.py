@@ -140,3 +140,15 @@ def test_without_pillow_it_says_what_to_install(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(UsageError, match=r"pip install 'veil-fl\[images\]'"):
         everything(tmp_path)
+
+
+def test_a_cut_image_is_damaged_even_if_another_library_would_have_it_filled_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)  # as WeasyPrint does when it is imported
+    path = tmp_path / "cat" / "a.png"
+    draw(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"IDAT") + 6])
+    with pytest.raises(UsageError, match=r"cat/a\.png: is damaged"):
+        everything(tmp_path)
