@@ -14,7 +14,7 @@ from server.evaluation import TestData, evaluator
 from server.federation import Federation, Observer, Outcome, Silent
 from server.report import write_report
 from server.run_folder import RunFolder, write_parameters
-from server.statements import ask_for_statements
+from server.statements import ask_for_statements, spent_in
 from server.summary import summarise
 from shared_models.parameters import get_parameters, layout_of
 from shared_models.plan import Plan
@@ -106,5 +106,9 @@ def _statements(job: ServerJob, grid: Grid, outcome: Outcome) -> dict[str, str]:
     """Ask every client what it spent, keep what is signed, and say of each whether it holds."""
     stated, faults = ask_for_statements(grid, job.plan, outcome.nodes, outcome.state.clients)
     job.folder.write_statements({item.client: item.text for item in stated})
+    for item in stated:
+        if item.statement is not None:
+            tally = outcome.state.client(item.client)
+            tally.reported = max(tally.reported, spent_in(job.plan, item.statement))
     found = {item.client: "verified" if item.problem is None else f"not verified: {item.problem}" for item in stated}
     return found | {fault.client: f"none: {fault.fault.reason}" for fault in faults}

@@ -201,9 +201,13 @@ class RunFolder:
             raise UsageError(f"{self.statements}: can't be read") from error
 
     def drop_summary(self) -> None:
-        """Remove summary.json, if there is one: the run has not ended yet."""
+        """Remove summary.json and the report, if there are any: the run has not ended yet.
+
+        Signed statements stay: they prove what was spent, should a ledger be lost.
+        """
         try:
-            self.summary.unlink(missing_ok=True)
+            for path in (self.summary, *(self.report.with_suffix(suffix) for suffix in (".html", ".json", ".pdf"))):
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self.summary, error) from error
 

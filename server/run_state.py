@@ -22,7 +22,8 @@ class ClientTally:
             for again in the same words is paid for once.
         evaluated: the same of rounds after which it was asked to judge the model.
         refused: rounds it refused.
-        reported: largest epsilon the client itself said it had spent in this run; 0 before it said any.
+        reported: largest epsilon that the client itself, in replies or a statement, said it had spent in this run; 0
+            before it said any.
         withdrawn: rounds for which its claim does not hold, because it failed in a way that may tell something of its
             data (rule 5).
         unprotected: rounds in which its site let out fields as they are.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from privacy.accountant import epsilon
 from privacy.statement import Statement, understated, verify_statement
 from security.errors import UsageError
 from server.replies import ClientFault, said
@@ -22,6 +23,7 @@ from shared_models.plan import Plan
 from shared_models.protocol import CONFIG, HEAD_HASH, HEAD_POSITION, PLAN_DIGEST, STATEMENT, STATEMENT_TEXT
 
 _WAIT_SECONDS = 120.0
+_LONGEST = 1 << 24  # characters: it is kept as it was said, whatever it says
 _MOST_KINDS = 32
 _MOST_RECORDS = 1000
 
@@ -82,12 +84,22 @@ def ask_for_statements(
     return sorted(stated, key=lambda item: item.client), faults
 
 
+def spent_in(plan: Plan, statement: Statement) -> float:
+    """What a statement's charges of this plan alone cost, at the plan's delta; 0 where it doesn't list them.
+
+    More than the server's own books say, if the client was asked in a round that was cut off, and then in other words.
+    """
+    accounts = [item.account for item in statement.balances if item.account is not None]
+    charged = [dict(own.charged) for account in accounts for own in account.plans if own.plan == plan.digest()]
+    return max((epsilon(releases, plan.privacy.delta).epsilon for releases in charged), default=0.0)
+
+
 def _read(reply: Message, client: str, plan: Plan, tally: ClientTally) -> Stated | ClientFault:
     if reply.has_error():
         return said(client, fault_of(reply.error.code))
     config = reply.content.get(CONFIG) if reply.has_content() else None
     text = config.get(STATEMENT_TEXT) if isinstance(config, ConfigRecord) else None
-    if not isinstance(text, str):
+    if not isinstance(text, str) or len(text) > _LONGEST:
         return ClientFault(client, Fault.MALFORMED_REPLY)
     try:
         statement = verify_statement(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from client.datasets.partition import client_parts, client_records
 from client.datasets.registry import load
 from client.trainer import choose_device
 from client.workplace import split_key
+from privacy.ledger import Ledger, LedgerError
 from security.errors import RunError, UsageError
 from server.app import ServerJob, server_app
 from server.checkpoint import Checkpoint, load_checkpoint
@@ -175,6 +177,8 @@ def _run(
         server_app(job)(grid, _context(grid))
     finally:
         grid.close()
+        with suppress(LedgerError):  # what is wrong with it has been said
+            Ledger.open(folder.ledger, durable=False).close()  # moves SQLite's log, which killed workers leave, into it
     assert job.outcome is not None
     if plan.evaluation.baselines and job.outcome.stopped != "failed":
         table = baselines(plan, test, job.outcome.state.evaluation or {})

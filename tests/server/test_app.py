@@ -161,11 +161,14 @@ def test_the_summary_of_a_failure_does_not_outlive_it(tmp_path: Path) -> None:
     failed = job(plan, tmp_path / "run", test=DATA)
     lead(failed, StreamingFakeGrid(CLIENTS, lambda client, message: []))
     assert failed.folder.read_summary()["stopped"] == "failed"
+    assert failed.folder.report.exists()
     checkpoint = load_checkpoint(failed.folder.checkpoints, plan.digest())
     again = job(plan, tmp_path / "run", test=DATA, resume=checkpoint, observer=StopAfter(3))
     with pytest.raises(StoppedOnPurposeError):
         lead(again, StreamingFakeGrid(CLIENTS, shrinks))
     assert not failed.folder.summary.exists()
+    assert not failed.folder.report.exists()
+    assert not failed.folder.report.with_suffix(".json").exists()
 
 
 def test_a_run_that_cant_begin_says_so_and_writes_no_summary(tmp_path: Path) -> None:

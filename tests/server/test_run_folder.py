@@ -339,6 +339,39 @@ def test_what_json_has_no_word_for_is_never_written(folder: RunFolder, number: f
 # --- the best model -----------------------------------------------------------------------------------------------
 
 
+def test_statements_are_kept_as_they_were_said_and_outlive_a_summary(folder: RunFolder) -> None:
+    """They prove what was spent: those of an earlier end are kept until the same client says something newer."""
+    assert folder.read_statements() == {}
+    folder.write_statements({"a": '{"x":1}', "b.2-c": "no statement"})
+    folder.write_summary({"rounds": 1})
+    folder.drop_summary()
+    folder.write_statements({"a": '{"x":2}'})
+    assert folder.read_statements() == {"a": '{"x":2}', "b.2-c": "no statement"}
+    assert (folder.statements / "a.json").read_text() == '{"x":2}'
+
+
+def test_statements_that_cant_be_written_or_read_are_an_error_in_one_line(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", raising(full()))
+        with pytest.raises(
+            RunError, match=r"^[^\n]*statements: can't write \(No space left on device\)[^\n]*--resume$"
+        ):
+            folder.write_statements({"a": "x"})
+    folder.write_statements({})
+    (folder.statements / "a.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"^[^\n]*statements: can't be read$"):
+        folder.read_statements()
+
+
+def test_a_report_of_an_earlier_end_goes_with_its_summary(folder: RunFolder) -> None:
+    for suffix in (".html", ".json", ".pdf"):
+        folder.report.with_suffix(suffix).write_text("of then")
+    folder.drop_summary()
+    assert not list(folder.path.glob("report.*"))
+
+
 def test_a_candidate_becomes_the_best_model_once_its_round_is_on_disk(folder: RunFolder) -> None:
     write_parameters(folder.best_candidate(3), START)
     assert not folder.best_model.exists()

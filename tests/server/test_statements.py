@@ -14,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy import statement as statements_module
+from privacy.accountant import epsilon
 from privacy.canonical_json import canonical
 from privacy.ledger import Anchor, Ledger, Task
 from privacy.lifetime import Limit, multiset
 from privacy.mechanisms import ClientLevel
-from privacy.statement import Detail, Statement, make_statement
+from privacy.statement import Detail, Statement, make_statement, verify_statement
 from security.identity import Identity
 from server.replies import ClientFault, Head
 from server.run_state import ClientTally
-from server.statements import Stated, _read, ask_for_statements
+from server.statements import Stated, _read, ask_for_statements, spent_in
 from shared_models.faults import Fault
 from shared_models.protocol import CONFIG, HEAD_HASH, HEAD_POSITION, STATEMENT, STATEMENT_TEXT
 from tests.server.conftest import PRIVATE, FakeGrid, StreamingFakeGrid, error, learns, make_plan, request
@@ -240,6 +241,24 @@ def test_what_is_no_statement_is_kept_and_named_or_malformed(owner: Owner, text:
 def test_a_reply_without_a_text_is_malformed(owner: Owner, content: RecordDict) -> None:
     found = _read(Message(content, reply_to=request()), "a", PLAN, owner.tally())
     assert found == ClientFault("a", Fault.MALFORMED_REPLY)
+
+
+def test_a_text_of_no_end_is_not_kept(owner: Owner) -> None:
+    assert heard("x" * ((1 << 24) + 1), owner.tally()) == ClientFault("a", Fault.MALFORMED_REPLY)
+
+
+# --- what it adds to the server's books ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("detail", "listed"), [("full", True), ("totals", False), ("epsilon", False)])
+def test_what_it_lists_of_this_plan_is_priced_at_the_plans_delta(owner: Owner, detail: Detail, listed: bool) -> None:
+    """No other plan's charges: the summary is of one run."""
+    release = PLAN.train_release()
+    assert release is not None
+    statement = verify_statement(owner.says(detail))
+    three = epsilon({release: 3}, PLAN.privacy.delta).epsilon
+    assert spent_in(PLAN, statement) == (three if listed else 0.0)
+    assert spent_in(make_plan(PRIVATE, {"seed": 8}), statement) == 0.0
 
 
 def test_a_fault_is_that_fault(owner: Owner) -> None:

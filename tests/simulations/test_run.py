@@ -42,8 +42,17 @@ def model_bytes(folder: Path) -> dict[str, bytes]:
 def test_a_run_leaves_what_the_design_promises(small_plan: PlanMaker, tmp_path: Path) -> None:
     folder, outcome = start_run(small_plan(), tmp_path / "run", INLINE)
     assert outcome.stopped is None
-    for name in ("plan.toml", "metrics.jsonl", "summary.json", "checkpoints", "model/model.safetensors"):
-        assert (folder.path / name).exists(), name
+    promised = {
+        "plan.toml",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+        "ledger.sqlite",
+        "report.html",
+        "report.json",
+    }
+    assert promised | {"model"} <= {path.name for path in folder.path.iterdir()}
+    assert (folder.path / "model" / "model.safetensors").exists()
     assert len(folder.read_metrics()) == 3
 
 

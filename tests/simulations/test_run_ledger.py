@@ -24,6 +24,7 @@ from security.errors import RunError, UsageError, VeilError
 from server.federation import Outcome, RoundRecord, Silent
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
+from simulations.inline_grid import InlineGrid
 from simulations.run import Settings, resume_run, start_run
 from simulations.worker import Worker
 from tests.simulations.conftest import PlanMaker
@@ -317,6 +318,35 @@ def test_two_rounds_back_the_replies_are_still_there(
     again = {(group, name): raw for group, name, raw in sent}
     assert set(again) == {(number, name) for number in ("2", "3") for name in CLIENTS}
     assert all(before[key] == raw for key, raw in again.items() if key in before)
+
+
+def test_a_model_that_comes_out_otherwise_the_second_time_is_asked_for_anew_and_the_books_say_so(
+    small_plan: PlanMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first time client 9 was late in round 2, so it went into no model; played again from the checkpoint before,
+    its stored reply is in time. Round 3 is then another request: who had begun on the first one has paid for that,
+    and its budget, which covers three rounds, covers no fourth. No epsilon is less than what was charged."""
+    deliver = InlineGrid._deliver
+
+    def late(self: InlineGrid, messages: Any, timeout: Any) -> Any:
+        for reply in deliver(self, messages, timeout):
+            if (reply.metadata.group_id, reply.metadata.src_node_id) != ("2", self.client_nodes["9"]):
+                yield reply
+
+    plan = small_plan(*PRIVATE)
+    with monkeypatch.context() as patch:
+        patch.setattr(InlineGrid, "_deliver", late)
+        broken(plan, tmp_path / "run", "training", "5", 3)
+    newest = tmp_path / "run" / "checkpoints" / "round-000002" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    folder, outcome = gone_on(tmp_path / "run")
+    assert (outcome.stopped, outcome.state.round) == (None, 3)
+    assert {fault["client"] for fault in outcome.state.faults if fault["reason"] == "budget-exhausted"} == set("012345")
+    assert set(Counter(job[0] for job in reserved(folder.ledger).elements()).values()) == {3}
+    privacy = folder.read_summary()["privacy"]
+    for row in privacy["clients"]:
+        assert row["epsilon"] == pytest.approx(epsilon(charges(folder.ledger, row["id"]), plan.privacy.delta), abs=1e-6)
+    assert privacy["epsilon_max"] <= plan.privacy.epsilon
 
 
 def test_a_run_cut_off_before_anybody_was_asked_begins_anew(
