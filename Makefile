@@ -12,7 +12,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: install simulate test lint clean prove-ledger
+.PHONY: install simulate test lint clean prove-ledger proto
 
 install: $(VENV)/.installed
 
@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Veil needs Python 3.11 or newer; give PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[simulation,images,report,browser,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[simulation,images,compression,server,report,browser,dev]'
 	touch $@
 
 simulate: install
@@ -32,6 +32,10 @@ test: install
 # Hundreds of clients killed at work: nothing leaves that isn't charged. Finished campaigns are not repeated.
 prove-ledger: install
 	$(BIN)/python -m tests.proofs.ledger --kills 200 --seed 1
+
+# The link's frames; run it after a change of link.proto.
+proto: install
+	$(BIN)/python -m grpc_tools.protoc -I security --python_out=security --pyi_out=security security/link.proto
 
 lint: install
 	$(BIN)/ruff check .

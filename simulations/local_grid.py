@@ -9,7 +9,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from simulations.flower_messages import act_as_server, give_id, states_from_bytes, states_to_bytes
+from shared_models.flower_messages import act_as_server, give_id, states_from_bytes, states_to_bytes
 
 
 class LocalGrid(Grid):

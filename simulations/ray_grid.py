@@ -23,7 +23,7 @@ from flwr.app.metadata import Metadata
 
 from security.errors import RunError, UsageError
 from shared_models.faults import Fault
-from simulations.flower_messages import error_reply
+from shared_models.flower_messages import error_reply
 from simulations.local_grid import LocalGrid
 from simulations.worker import DEFAULT_APP
 

@@ -16,7 +16,7 @@ from flwr.app.metadata import Metadata
 from flwr.clientapp import ClientApp
 
 from shared_models.faults import Fault
-from simulations.flower_messages import client_context, error_reply, rebuild
+from shared_models.flower_messages import client_context, error_reply, rebuild
 
 DEFAULT_APP = "client.app:app"
 

@@ -27,13 +27,13 @@ from privacy.ledger import Entry, Ledger
 from privacy.mechanisms import Release
 from privacy.noise import ReproducibleNoise
 from shared_models.faults import Fault
+from shared_models.flower_messages import act_as_server, client_context, rebuild
 from shared_models.parameters import Layout, Parameters, from_arrays, get_parameters, to_arrays
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
 from shared_models.protocol import ARRAYS, CONFIG, LAYOUT_DIGEST, LEDGER, METRICS, PLAN_DIGEST, ROUND, RUN
 from shared_models.registry import build
 from shared_models.resolve import resolve
-from simulations.flower_messages import act_as_server, client_context, rebuild
 
 SECRET = "patient-4711"
 CARD = {

@@ -25,6 +25,7 @@ from client.workplace import workplace
 from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
 from security.errors import UsageError
 from shared_models.faults import Fault
+from shared_models.flower_messages import act_as_server, rebuild
 from shared_models.parameters import Parameters
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
@@ -50,7 +51,6 @@ from shared_models.protocol import (
     WEIGHT,
 )
 from shared_models.seeds import derive_key
-from simulations.flower_messages import act_as_server, rebuild
 from simulations.inline_grid import InlineGrid
 from simulations.worker import Worker
 from tests.client.conftest import (

@@ -41,12 +41,12 @@ from client.workplace import workplace
 from privacy.accountant import epsilon
 from privacy.ledger import Ledger, Task
 from privacy.ledger.check import verify
+from shared_models.flower_messages import act_as_server, give_id
 from shared_models.parameters import from_arrays, get_parameters, to_arrays
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
 from shared_models.protocol import ARRAYS, CONFIG, LAYOUT_DIGEST, METRICS, PLAN_DIGEST, ROUND, RUN, TOTAL
 from shared_models.resolve import resolve
-from simulations.flower_messages import act_as_server, give_id
 from simulations.scenarios import find_plan
 from tests.proofs.ledger_client import serve
 

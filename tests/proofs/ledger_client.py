@@ -8,8 +8,8 @@ import torch
 from flwr.app import RecordDict
 
 from client.datasets.registry import load
+from shared_models.flower_messages import act_as_server
 from shared_models.plan_data import DataPlan
-from simulations.flower_messages import act_as_server
 from simulations.worker import DEFAULT_APP, Worker
 
 # This module is loaded once and its process forked for each client: threads of torch's would not come along.

@@ -22,6 +22,7 @@ from server.federation import Federation, Outcome, RoundRecord
 from server.replies import Head
 from server.run_folder import RunFolder
 from shared_models.faults import Fault
+from shared_models.flower_messages import act_as_server, give_id
 from shared_models.parameters import Layout, Parameters, from_arrays, to_arrays
 from shared_models.plan import Plan
 from shared_models.plan_file import plan_from
@@ -42,7 +43,6 @@ from shared_models.protocol import (
     TRAIN_LOSS,
     WEIGHT,
 )
-from simulations.flower_messages import act_as_server, give_id
 from simulations.local_grid import LocalGrid
 
 LAYOUT = Layout(entries=(("layer.weight", (3, 2)), ("layer.bias", (2,))), wire="float32")

@@ -12,9 +12,9 @@ from flwr.clientapp import ClientApp
 
 from security.errors import VeilError
 from shared_models.faults import Fault
+from shared_models.flower_messages import states_from_bytes, states_to_bytes
 from shared_models.plan_file import write_plan
 from shared_models.protocol import CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
-from simulations.flower_messages import states_from_bytes, states_to_bytes
 from simulations.inline_grid import InlineGrid
 from tests.simulations.conftest import PlanMaker, config_of, train_messages
 

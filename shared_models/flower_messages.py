@@ -16,9 +16,12 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde import message_from_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde_utils import error_to_proto, metadata_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from google.protobuf.message import DecodeError
 
 from shared_models.faults import Fault
 
@@ -82,3 +85,41 @@ def states_from_bytes(data: bytes) -> dict[str, RecordDict]:
         client: recorddict_from_proto(ProtoRecordDict.FromString(base64.b64decode(text)))
         for client, text in json.loads(data).items()
     }
+
+
+def header_to_bytes(metadata: Metadata) -> bytes:
+    """A message's head on a link: whom it is from and for.
+
+    Head and payload, one after the other, are Flower's own encoding of the whole message.
+    """
+    encoded: bytes = ProtoMessage(metadata=metadata_to_proto(metadata)).SerializeToString(deterministic=True)
+    return encoded
+
+
+def payload_to_bytes(message: Message) -> bytes:
+    """The rest of a message on a link: content or error, the same for all receivers of one content."""
+    content = recorddict_to_proto(message.content) if message.has_content() else None
+    error = error_to_proto(message.error) if message.has_error() else None
+    encoded: bytes = ProtoMessage(content=content, error=error).SerializeToString(deterministic=True)
+    return encoded
+
+
+def message_from_bytes(header: bytes, payload: bytes) -> Message:
+    """A message from a link.
+
+    Raises:
+        ValueError: the bytes are no message of Flower's, or hold neither content nor error, or both.
+    """
+    try:
+        metadata = ProtoMessage.FromString(header)
+        body = ProtoMessage.FromString(payload)
+        if not metadata.HasField("metadata") or body.HasField("metadata"):
+            raise ValueError("not a message of Flower's")
+        if body.HasField("content") == body.HasField("error"):
+            raise ValueError("a message holds content, or an error")
+        body.metadata.CopyFrom(metadata.metadata)
+        return message_from_proto(body)
+    except DecodeError:
+        raise ValueError("not a message of Flower's") from None
+    except (TypeError, KeyError, OverflowError):  # of Flower's own reading of what is in it
+        raise ValueError("not a message of Flower's") from None
