@@ -42,12 +42,18 @@ def load(data: DataPlan, card: DataCard) -> Parts:
         UsageError: the file that came with Veil is not the one it came with.
     """
     refuse_path(data)
+    return table_records(mended(card), data, card, source="heart-disease"), None
+
+
+def mended(card: DataCard) -> pd.DataFrame:
+    """The table as text, mended as said above.
+
+    Raises:
+        UsageError: as `load`.
+    """
     if not FILE.is_file() or hashlib.sha256(FILE.read_bytes()).hexdigest() != SHA256:
         raise UsageError(f"{FILE}: is missing or was changed; install Veil again")
-    return table_records(_mended(read_table(FILE), card), data, card, source="heart-disease"), None
-
-
-def _mended(table: pd.DataFrame, card: DataCard) -> pd.DataFrame:
+    table = read_table(FILE)
     healthy, disease = card.classes
     hospital = table["dataset"].where(table["id"] != "304", "Hungary").map(HOSPITALS)
     measured = table[["chol", "trestbps"]].replace("0", "")
