@@ -27,16 +27,19 @@ def agreed(offered: Iterable[str]) -> str:
     return next((name for name in offered if name in known), "")
 
 
-def chunks(message_id: str, payload: Iterable[bytes], compression: str = "") -> Iterator[Chunk]:
+def chunks(
+    message_id: str, payload: Iterable[bytes], compression: str = "", *, size: int = LARGEST_CHUNK
+) -> Iterator[Chunk]:
     """The chunks of a payload.
 
     Args:
         message_id: of the message.
         payload: the payload in parts of any length, in order.
         compression: what was agreed. A chunk that doesn't get smaller goes as it is.
+        size: bytes of the payload in a chunk; fewer where a chunk must not take long on a slow line.
     """
     offset = 0
-    for part in _parts(payload):
+    for part in _parts(payload, size):
         data, raw = part, 0
         if compression == ZSTD:
             packed = _zstandard().ZstdCompressor(level=_LEVEL).compress(part)
@@ -109,14 +112,14 @@ class Assembly:
         return data
 
 
-def _parts(payload: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in parts of the length of a chunk."""
+def _parts(payload: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """The same bytes in parts of one length."""
     rest = b""
     for part in payload:
         view = memoryview(rest + part if rest else part)
-        whole = len(view) - len(view) % LARGEST_CHUNK
-        for start in range(0, whole, LARGEST_CHUNK):
-            yield bytes(view[start : start + LARGEST_CHUNK])
+        whole = len(view) - len(view) % size
+        for start in range(0, whole, size):
+            yield bytes(view[start : start + size])
         rest = bytes(view[whole:])
     if rest:
         yield rest

@@ -4,28 +4,18 @@ The private key lies in a PEM file (PKCS #8, optionally under a passphrase) that
 key is its 32 bytes in hexadecimal; people compare fingerprints.
 """
 
-import os
-import stat
 from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn, Self
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
 from security.errors import UsageError
+from security.key_files import load_private_key, save_private_key
 
-_LARGEST_FILE = 1 << 16
 _LEAST_SECRET = 16  # bytes
 
 
@@ -62,16 +52,7 @@ class Identity:
         Raises:
             UsageError: if there is none, others may read it, or it or the passphrase is wrong.
         """
-        text = _read_secret(path)
-        # The library's own messages are left out: they are for programmers, and they were given the secret.
-        try:
-            key = load_pem_private_key(text, None if passphrase is None else passphrase.encode())
-        except TypeError:
-            state = "needs its passphrase" if passphrase is None else "has no passphrase, but one was given"
-            raise UsageError(f"{path}: this key {state}") from None
-        except (ValueError, UnsupportedAlgorithm):
-            what = "is not a private key in PEM" if passphrase is None else "is no key that this passphrase opens"
-            raise UsageError(f"{path}: {what}; name the file that the identity was saved to") from None
+        key = load_private_key(path, passphrase, hint="name the file that the identity was saved to")
         if not isinstance(key, Ed25519PrivateKey):
             raise UsageError(f"{path}: holds another kind of key; an identity is an Ed25519 key")
         return cls(key)
@@ -83,27 +64,7 @@ class Identity:
             UsageError: if the file exists (a key is never overwritten) or can't be written.
             ValueError: if the passphrase is empty.
         """
-        if passphrase == "":
-            raise ValueError("an empty passphrase protects nothing: give None, or a passphrase")
-        encryption: KeySerializationEncryption = NoEncryption()
-        if passphrase is not None:
-            encryption = BestAvailableEncryption(passphrase.encode())
-        text = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise UsageError(f"{path}: exists already, and a key is never overwritten; name another file") from None
-        except OSError as error:
-            raise UsageError(f"{path}: can't write the key ({error.strerror}); name another file") from error
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), 0o600)
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise UsageError(f"{path}: can't write the key ({error.strerror}); name another file") from error
+        save_private_key(path, self._key, passphrase)
 
     @property
     def fingerprint(self) -> str:
@@ -150,19 +111,3 @@ def _public_bytes(public_hex: str) -> bytes:
     if not is_public_key(public_hex):
         raise ValueError("a public key is 64 lower-case hexadecimal digits")
     return bytes.fromhex(public_hex)
-
-
-def _read_secret(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            # Of the opened file, not of the name: the name may point elsewhere by the time it is read.
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise UsageError(f"{path}: is not a file; name the file that the identity was saved to")
-            if mode & 0o077:
-                raise UsageError(f"{path}: others on this machine may read this private key; run chmod 600 {path}")
-            return file.read(_LARGEST_FILE)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; name the file that the identity was saved to") from None
-    except OSError as error:
-        raise UsageError(f"{path}: can't read the key ({error.strerror})") from error
