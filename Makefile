@@ -12,7 +12,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: install simulate test lint clean prove-ledger proto
+.PHONY: install simulate test lint clean prove-ledger proto deploy-demo
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 simulate: install
 	$(BIN)/veil simulate digits
+
+# One server and four hospitals as processes of this machine, from provisioning to report.
+deploy-demo: install
+	$(BIN)/python -m simulations.deployment.demo
 
 test: install
 	$(BIN)/python -m pytest

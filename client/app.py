@@ -13,17 +13,18 @@ from collections.abc import Callable
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.books import books
 from client.egress import check_query
+from client.error_feedback import ErrorFeedback
 from client.evaluator import count_correct, mean_loss, noisy_counts
-from client.guard import Guard, RefusedError, Request
-from client.policy import simulated_policy
+from client.guard import Guard, Request
+from client.policy import RefusedError
+from client.site import Site, SiteDataError, registered_site, site_of
 from client.trainer import torch_threads, train_plain, train_private
-from client.workplace import Workplace, client_id, scope_id, workplace
+from client.workplace import Workplace, workplace
 from privacy.ledger import Anchor, LedgerError
 from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
 from shared_models.faults import Fault
-from shared_models.parameters import LayoutError, Parameters, from_arrays, to_arrays
+from shared_models.parameters import LayoutError, Parameters, from_arrays
 from shared_models.plan import Plan
 from shared_models.protocol import (
     ARRAYS,
@@ -45,7 +46,7 @@ from shared_models.protocol import (
     WEIGHT,
     Phase,
 )
-from shared_models.seeds import derive_key
+from shared_models.seeds import derive_key, derive_seed
 
 _log = logging.getLogger("veil.client")
 
@@ -80,7 +81,7 @@ def statement(message: Message, context: Context) -> Message:
 
 def _answer(message: Message, context: Context, work: Work) -> Message:
     try:
-        place = workplace(str(context.run_config["plan"]))
+        place = _place(context)
         _check_plan(message, place.plan)
         with torch_threads(place.plan.training.threads):
             content = work(message, place, context)
@@ -100,26 +101,32 @@ def _admitted(
     context: Context,
     *,
     phase: Phase,
-    work: Callable[[Workplace, Guard, str, Parameters, int], RecordDict],
+    work: Callable[[Workplace, Guard, Site, Parameters, int, ErrorFeedback], RecordDict],
 ) -> RecordDict:
     """Work that touches data: between the guard's two questions."""
     request, start = _request(message, place, phase)
-    guard = _guard(place, context)
+    site = site_of(place, context)
+    guard = _guard(place, site)
+    feedback = ErrorFeedback(context.state, place.layout, request)
     stored = guard.admit(request)
     if stored is not None:
+        feedback.answered(stored)
         return stored
     try:
-        client = client_id(place, context)  # after the charge: a natural partition's ids are in the data
-        return guard.release(work(place, guard, client, start, request.round))
+        reply = guard.release(work(place, guard, site, start, request.round, feedback))
     except Exception:
         guard.failed()
         raise
+    feedback.answered(reply)
+    return reply
 
 
-def _train(place: Workplace, guard: Guard, client: str, start: Parameters, round_number: int) -> RecordDict:
-    plan, records = place.plan, place.records(client)
+def _train(
+    place: Workplace, guard: Guard, site: Site, start: Parameters, round_number: int, feedback: ErrorFeedback
+) -> RecordDict:
+    plan, records = place.plan, site.training_records(place)
     if plan.is_private:
-        noise = _noise(plan, "noise", client, round_number)
+        noise = _noise(plan, "noise", site.client, round_number)
         change = train_private(place.model, start, records, plan, round_number=round_number, noise=noise)
         metrics = MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})
         if EXAMPLES in guard.unprotected:
@@ -127,50 +134,61 @@ def _train(place: Workplace, guard: Guard, client: str, start: Parameters, round
         if TRAIN_LOSS in guard.unprotected:
             metrics[TRAIN_LOSS] = mean_loss(place.model, start, records, batch_size=plan.evaluation.batch_size)
     else:
-        change, loss = train_plain(place.model, start, records, plan, round_number=round_number, client=client)
+        change, loss = train_plain(place.model, start, records, plan, round_number=round_number, client=site.client)
         weight = len(records) if plan.weighting == "examples" else 1
         metrics = MetricRecord({WEIGHT: weight, TRAIN_LOSS: loss})
-    return RecordDict({ARRAYS: to_arrays(change, place.layout), METRICS: metrics})
+    arrays = feedback.encode(change, seed=derive_seed(plan.seed, "wire", round_number, site.client))
+    return RecordDict({ARRAYS: arrays, METRICS: metrics})
 
 
-def _evaluate(place: Workplace, guard: Guard, client: str, start: Parameters, round_number: int) -> RecordDict:
+def _evaluate(
+    place: Workplace, guard: Guard, site: Site, start: Parameters, round_number: int, _: ErrorFeedback
+) -> RecordDict:
     plan = place.plan
-    records = place.held_out(client)
+    records = site.held_out(place)
     correct, total = count_correct(place.model, start, records, batch_size=plan.evaluation.batch_size)
     release = plan.evaluate_release()
     if release is None:
         return RecordDict({METRICS: MetricRecord({CORRECT: correct, TOTAL: total})})
-    noise = _noise(plan, "counts", client, round_number)
+    noise = _noise(plan, "counts", site.client, round_number)
     correct, total = noisy_counts(correct, total, release, noise)
     return RecordDict({METRICS: MetricRecord({CORRECT: correct, TOTAL: total, EPSILON: guard.epsilon()})})
 
 
 def _identity(_: Message, place: Workplace, context: Context) -> RecordDict:
-    reply = RecordDict({CONFIG: ConfigRecord({CLIENT_ID: client_id(place, context)})})
+    reply = RecordDict({CONFIG: ConfigRecord({CLIENT_ID: site_of(place, context).client})})
     check_query(reply, "identify")
     return reply
 
 
 def _statement(message: Message, place: Workplace, context: Context) -> RecordDict:
-    guard = _guard(place, context)
+    guard = _guard(place, site_of(place, context))
     text = guard.statement(_known(message, guard.scope))
     reply = RecordDict({CONFIG: ConfigRecord({STATEMENT_TEXT: text})})
     check_query(reply, "statement")
     return reply
 
 
-def _guard(place: Workplace, context: Context) -> Guard:
-    client = scope_id(place, context)
+def _place(context: Context) -> Workplace:
+    """The plan at work; at a deployed site nothing is built of one that asks for more than the owner gives."""
+    text, site = str(context.run_config["plan"]), registered_site(context)
+    return workplace(text) if site is None else workplace(text, site.device_for(text))
+
+
+def _guard(place: Workplace, site: Site) -> Guard:
+    client = site.booked_as
     try:
-        found = books(str(context.run_config.get("ledger", "")))
+        found = site.books()
     except LedgerError as error:
         raise RefusedError(Fault.LEDGER_CLOSED) from error
     return Guard(
         plan=place.plan,
-        policy=simulated_policy(place.plan, client),
+        policy=site.policy(place.plan),
         books=found,
         client=client,
         layout=place.layout,
+        federation=site.federation(place.plan),
+        also=site.refusal,
     )
 
 
@@ -232,14 +250,14 @@ def _known(message: Message, scope: str) -> Anchor | None:
 
 
 def _noise(plan: Plan, purpose: str, client: str, round_number: int) -> NoiseSource:
-    if plan.privacy.noise == "reproducible":
+    if plan.privacy.noise == "reproducible":  # in a simulation: a deployed site has refused such a plan
         return ReproducibleNoise(derive_key(plan.seed, purpose, client, round_number))
     return SecretNoise()
 
 
 def _where(error: BaseException) -> str:
-    """Kind and place of an error, for the client's own log; never its text, but for what is wrong with a ledger."""
-    if isinstance(error, LedgerError):
+    """Kind and place of an error, for the client's own log; its text only where it is ours, and holds no data."""
+    if isinstance(error, LedgerError | SiteDataError):
         return str(error)  # it names files and entries, and what to do about them
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

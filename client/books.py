@@ -1,7 +1,8 @@
 """A client's books: its ledger, and the identities that sign for it.
 
-Opened once for each process, by the name that the app is told. Most often that is the path of the ledger's file; a
-simulation on machines that don't share a disk registers books under a name of its own.
+A simulation's are opened once for each process, by the name that the app is told. Most often that is the path of the
+ledger's file; a simulation on machines that don't share a disk registers books under a name of its own. A deployed
+site has one ledger and one identity (`client.site_books` finds them).
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ class Books:
 
     Args:
         ledger: kept open.
-        secret: what the identity of each scope's owner is derived from.
+        secret: what the identity of each scope's owner is derived from, in a simulation.
+        owner: who owns every scope, at a deployed site.
     """
 
-    def __init__(self, ledger: Ledger, secret: bytes) -> None:
+    def __init__(self, ledger: Ledger, secret: bytes = b"", *, owner: Identity | None = None) -> None:
+        if owner is None and not secret:
+            raise ValueError("give a secret or an owner: somebody must sign")
         self.ledger = ledger
         self.secret = secret
+        self._owner = owner
         self._begun: set[str] = set()
         self._owners: dict[str, Identity] = {}
 
@@ -43,6 +48,8 @@ class Books:
 
     def owner(self, scope: str) -> Identity:
         """Who signs for a scope."""
+        if self._owner is not None:
+            return self._owner
         if scope not in self._owners:
             self._owners[scope] = Identity.derive(self.secret, scope)
         return self._owners[scope]

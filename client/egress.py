@@ -32,6 +32,7 @@ from shared_models.protocol import (
     WEIGHT,
     Phase,
 )
+from shared_models.wire import update_arrays
 
 
 class Disclosure(StrEnum):
@@ -89,15 +90,23 @@ _QUERIES: Final[dict[Query, Fields]] = {
 
 
 def classify(
-    reply: RecordDict, *, phase: Phase, plan: Plan, policy: SitePolicy, layout: Layout
+    reply: RecordDict, *, phase: Phase, plan: Plan, policy: SitePolicy, layout: Layout, federation: str | None = None
 ) -> dict[str, Disclosure]:
     """The class of every field of a reply that was made from data, by `record.field`.
+
+    Args:
+        reply: all of it.
+        phase: that was asked for.
+        plan: resolved.
+        policy: of the site.
+        layout: the arrays that a train reply holds.
+        federation: whose server gets it; in a simulation the plan's name.
 
     Raises:
         EgressError: the policy lets nothing out, a field has no class, one that a reply must have is missing, or a
             value is not what its class says.
     """
-    if not plan.is_private and plan.name not in policy.release.entrust:
+    if not plan.is_private and (plan.name if federation is None else federation) not in policy.release.entrust:
         raise EgressError("the policy entrusts this federation with nothing")
     if plan.is_private and phase == "evaluate" and not policy.release.counts:
         raise EgressError("the policy lets no counts out")
@@ -111,8 +120,18 @@ def classify(
         raise EgressError(f"{METRICS}.{WEIGHT}: under privacy the weight is 1 for everybody")
     if phase == "train":
         arrays = Disclosure.CHARGED if plan.is_private else Disclosure.ENTRUSTED
-        found |= {f"{ARRAYS}.{name}": arrays for name, _ in layout.entries}
+        found |= {f"{ARRAYS}.{name}": arrays for name in update_arrays(layout)}
     return found
+
+
+def planned_fields(plan: Plan, policy: SitePolicy) -> dict[str, Disclosure]:
+    """What would leave a site that works on a plan, by `record.field`; all arrays of an update as one."""
+    fields = dict((_PRIVATE if plan.is_private else _PLAIN)["train"])
+    fields |= {(METRICS, field): Disclosure.UNPROTECTED for field in unprotected_fields(plan, policy)}
+    if plan.evaluates_at_clients:
+        fields |= (_PRIVATE if plan.is_private else _PLAIN)["evaluate"]
+    arrays = Disclosure.CHARGED if plan.is_private else Disclosure.ENTRUSTED
+    return {ARRAYS: arrays, **{".".join(place): disclosure for place, disclosure in fields.items()}}
 
 
 def check_query(reply: RecordDict, query: Query) -> dict[str, Disclosure]:
@@ -133,7 +152,7 @@ def unprotected_fields(plan: Plan, policy: SitePolicy) -> tuple[str, ...]:
 
 def _checked(reply: RecordDict, fields: Fields, more: Fields, layout: Layout | None) -> dict[str, Disclosure]:
     """The classes of the fields, once the reply holds them, some of the others, the layout's arrays, and no more."""
-    arrays = set() if layout is None else {(ARRAYS, name) for name, _ in layout.entries}
+    arrays = set() if layout is None else {(ARRAYS, name) for name in update_arrays(layout)}
     records = {record for record, _ in (*fields, *arrays)}
     if set(reply) != records:
         raise EgressError(f"{sorted(set(reply) ^ records)}: nothing says that these records are there, or aren't")

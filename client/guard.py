@@ -8,7 +8,7 @@ the first byte leaves. What was committed once is sent again as it was, never co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from client.books import Books
 from client.egress import Disclosure, EgressError, classify, unprotected_fields
-from client.policy import SitePolicy
+from client.policy import RefusedError, SitePolicy
 from privacy.accountant import epsilon
 from privacy.ledger import Anchor, BudgetExhausted, FieldClass, LedgerError, Reason, ReplyGone, Reserved, Stored, Task
 from privacy.lifetime import multiset
@@ -30,14 +30,6 @@ from shared_models.faults import Fault
 from shared_models.parameters import Layout
 from shared_models.plan import Plan
 from shared_models.protocol import ARRAYS, HEAD_HASH, HEAD_POSITION, LEDGER, Phase
-
-
-class RefusedError(Exception):
-    """The client will not do what it was asked; it says why by a fixed code alone."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.reason)
-        self.fault = fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +58,24 @@ class Guard:
         books: the site's ledger and its owner.
         client: stable id.
         layout: names and shapes of what is trained: the arrays that a train reply holds.
+        federation: whose server asks; in a simulation, which has no certificates, the plan's name.
+        also: what else the site may have against a plan that its policy allows; asked for every task.
     """
 
-    def __init__(self, *, plan: Plan, policy: SitePolicy, books: Books, client: str, layout: Layout) -> None:
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        policy: SitePolicy,
+        books: Books,
+        client: str,
+        layout: Layout,
+        federation: str | None = None,
+        also: Callable[[Plan], Fault | None] = lambda _: None,
+    ) -> None:
         self._plan = plan
+        self._federation = plan.name if federation is None else federation
+        self._also = also
         self._policy = policy
         self._books = books
         self._client = client
@@ -100,7 +106,7 @@ class Guard:
         """
         self._phase = request.phase
         self._task = task = Task(
-            federation=self._plan.name,
+            federation=self._federation,
             run=request.run,
             round=request.round,
             phase=request.phase,
@@ -109,7 +115,7 @@ class Guard:
         )
         with _ledger_faults():
             self._books.prepare(self._policy)
-            fault = self._policy.refusal(self._plan)
+            fault = self._policy.refusal(self._plan, federation=self._federation) or self._also(self._plan)
             if fault is not None:
                 self._refuse(task, fault)
             try:
@@ -195,7 +201,14 @@ class Guard:
             return make_statement(self._books.ledger, self._scope, identity, limits, detail=detail).text
 
     def _classes(self, reply: RecordDict) -> dict[str, Disclosure]:
-        return classify(reply, phase=self._phase, plan=self._plan, policy=self._policy, layout=self._layout)
+        return classify(
+            reply,
+            phase=self._phase,
+            plan=self._plan,
+            policy=self._policy,
+            layout=self._layout,
+            federation=self._federation,
+        )
 
     def _allowed_still(self, task: Task, reply: RecordDict) -> RecordDict:
         """A stored reply, if today's policy lets out all that it holds: it may not have been sent yet."""
@@ -206,7 +219,7 @@ class Guard:
         return reply
 
     def _refuse(self, task: Task, fault: Fault) -> NoReturn:
-        self._books.ledger.refuse(self._scope, task, Reason.POLICY)
+        self._books.ledger.refuse(self._scope, task, Reason(fault.reason))
         raise RefusedError(fault)
 
     def _reserve_in_time(self, task: Task) -> Reserved | Stored:
@@ -222,7 +235,7 @@ class Guard:
                 except BudgetExhausted:  # its entry is to stay: nothing may be raised in here
                     fault = Fault.BUDGET_EXHAUSTED
             else:
-                ledger.refuse(self._scope, task, Reason.ROUNDS_A_DAY)
+                ledger.refuse(self._scope, task, Reason.POLICY_RATE)
                 fault = Fault.POLICY_RATE
         raise RefusedError(fault)
 

@@ -25,6 +25,14 @@ Unprotected = Literal["examples", "train-loss"]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class RefusedError(Exception):
+    """The client will not do what it was asked; it says why by a fixed code alone."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
+
+
 class Budget(Section):
     """What may be spent on one unit against those who are not trusted, over the lifetime of the data."""
 
@@ -50,7 +58,9 @@ class Budget(Section):
 class Allow(Section):
     """Which plans may touch the data. A list that is left out allows all."""
 
-    federations: tuple[str, ...] | None = Field(None, strict=False, description="Names of plans whose server may ask.")
+    federations: tuple[str, ...] | None = Field(
+        None, strict=False, description="Federations whose server may ask; in a simulation, names of plans."
+    )
     plans: tuple[Digest, ...] | None = Field(None, strict=False, description="Digests of the plans that may run.")
     models: tuple[str, ...] | None = Field(None, strict=False, description="Networks that may be trained (rule 7).")
     least_noise_multiplier: NonNegative = Field(0.0, description="Fewest noise a private step may have.")
@@ -73,7 +83,7 @@ class ReleasePolicy(Section):
 
 
 class SitePolicy(Section):
-    """The whole of `site.toml`."""
+    """The part of `site.toml` that says what is allowed: ledger and statements name it by its digest."""
 
     site: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the site.")
     budget_scope: str = Field(
@@ -97,17 +107,23 @@ class SitePolicy(Section):
         """The budget that limits a balance, if the site has one."""
         return next((budget for budget in self.budget if budget.balance == balance), None)
 
-    def refusal(self, plan: Plan) -> Fault | None:
-        """Why this site won't work on a plan; None if it will. Looks at plan and policy alone."""
+    def refusal(self, plan: Plan, *, federation: str | None = None) -> Fault | None:
+        """Why this site won't work on a plan; None if it will. Looks at plan and policy alone.
+
+        Args:
+            plan: resolved.
+            federation: whose server asks; in a simulation, which has no certificates, the plan's name.
+        """
         allow, privacy = self.allow, plan.privacy
-        if allow.federations is not None and plan.name not in allow.federations:
+        federation = plan.name if federation is None else federation
+        if allow.federations is not None and federation not in allow.federations:
             return Fault.POLICY_FEDERATION
         if allow.plans is not None and plan.digest() not in allow.plans:
             return Fault.POLICY_PLAN
         if allow.models is not None and plan.model.name not in allow.models:
             return Fault.POLICY_MODEL
         if not plan.is_private:
-            return None if plan.name in self.release.entrust else Fault.POLICY_ENTRUST
+            return None if federation in self.release.entrust else Fault.POLICY_ENTRUST
         if self.budget_for(plan.balance) is None:
             return Fault.POLICY_UNIT
         if privacy.noise == "reproducible" and not allow.reproducible_noise:
@@ -122,17 +138,26 @@ class SitePolicy(Section):
 
 
 def read_policy(path: Path) -> SitePolicy:
-    """Read `site.toml`.
+    """Read a file that holds a policy and nothing else; `client.site_settings` reads the whole of `site.toml`.
 
     Raises:
         UsageError: it can't be read, or says something that isn't a policy; one line for each thing that is wrong.
     """
     policy = read_section(SitePolicy, path)
+    check_budgets(policy, path)
+    return policy
+
+
+def check_budgets(policy: SitePolicy, path: Path) -> None:
+    """Refuse a policy with two budgets of one balance.
+
+    Raises:
+        UsageError: it has; `path` names its file.
+    """
     balances = [budget.balance for budget in policy.budget]
     twice = next((balance for balance in balances if balances.count(balance) > 1), None)
     if twice is not None:
         raise UsageError(f"{path}: two budgets for unit = '{twice.unit}', trust = '{twice.trust}'; keep one of them")
-    return policy
 
 
 def simulated_policy(plan: Plan, client: str) -> SitePolicy:

@@ -79,8 +79,12 @@ class Workplace:
 
 
 @lru_cache(maxsize=2)
-def workplace(plan_text: str) -> Workplace:
-    """The workplace of a resolved plan, given as TOML.
+def workplace(plan_text: str, device: str = "auto") -> Workplace:
+    """The workplace of a resolved plan.
+
+    Args:
+        plan_text: the plan as TOML.
+        device: where to compute if the plan leaves it open.
 
     Raises:
         UsageError: the plan isn't valid, this version can't give its privacy, or its model mixes examples (rule 7).
@@ -91,8 +95,14 @@ def workplace(plan_text: str) -> Workplace:
     if plan.is_private:
         card = card_for(plan.data)
         check_private_trainable(model, card.input_shape, len(card.classes))
-    model.to(choose_device(plan.training.device))
-    return Workplace(plan=plan, model=model, layout=layout_of(model, plan.federation.wire))
+    model.to(choose_device(wanted_device(plan, device)))
+    layout = layout_of(model, plan.federation.wire, plan.federation.top_fraction)
+    return Workplace(plan=plan, model=model, layout=layout)
+
+
+def wanted_device(plan: Plan, device: str) -> str:
+    """Where a plan is to be computed: where it says, or on `device` if it leaves that open."""
+    return device if plan.training.device == "auto" else plan.training.device
 
 
 def split_key(plan: Plan) -> bytes:

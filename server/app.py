@@ -10,11 +10,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.checkpoint import Checkpoint
+from server.claim import Remark
 from server.evaluation import TestData, evaluator
 from server.federation import Federation, Observer, Outcome, Silent
 from server.report import write_report
 from server.run_folder import RunFolder, write_parameters
-from server.statements import ask_for_statements, spent_in
+from server.statements import WAIT_SECONDS, ask_for_statements, spent_in
 from server.summary import summarise
 from shared_models.parameters import get_parameters, layout_of
 from shared_models.plan import Plan
@@ -32,7 +33,10 @@ class ServerJob:
         observer: is told of each round.
         resume: where to go on from.
         attachments: files of others to keep with each checkpoint.
-        withdrawn: conditions of a claim that the grid does not meet, in plain words.
+        withdrawn: conditions of a claim that the grid does not meet.
+        simulated: whether all clients are in one place, so that nothing is claimed.
+        identities: of a deployment's sites, by client id: the Ed25519 public key, in hexadecimal, that must have signed
+            their statement: the roster's. Who has none here has no verified statement, and nothing is claimed.
         begun: monotonic time at which the run began, for the start-up time.
         outcome: how the run ended; set by the app.
     """
@@ -43,7 +47,9 @@ class ServerJob:
     observer: Observer = field(default_factory=Silent)
     resume: Checkpoint | None = None
     attachments: Callable[[], Mapping[str, bytes]] = dict
-    withdrawn: tuple[str, ...] = ()
+    withdrawn: tuple[Remark, ...] = ()
+    simulated: bool = True
+    identities: Mapping[str, str] = field(default_factory=dict)
     begun: float = field(default_factory=time.monotonic)
     outcome: Outcome | None = None
 
@@ -74,7 +80,7 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
     federation = Federation(
         plan=plan,
         grid=grid,
-        layout=layout_of(model, plan.federation.wire),
+        layout=layout_of(model, plan.federation.wire, plan.federation.top_fraction),
         initial=get_parameters(model),
         evaluate=evaluate,
         folder=job.folder,
@@ -86,6 +92,7 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
     startup = time.monotonic() - job.begun
     outcome = federation.run()
     write_parameters(job.folder.model, outcome.parameters)
+    statements, gaps = _statements(job, grid, outcome) if plan.is_private else ({}, [])
     job.folder.write_summary(
         summarise(
             plan,
@@ -93,22 +100,33 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
             stopped=outcome.stopped,
             reason=outcome.reason,
             also_withdrawn=job.withdrawn,
+            simulated=job.simulated,
             clients=sorted({*outcome.nodes, *outcome.state.clients}),  # who has gone has spent all the same
             startup_seconds=startup,
-            statements=_statements(job, grid, outcome) if plan.is_private else {},
+            statements=statements,
+            gaps=gaps,
         )
     )
     write_report(job.folder)
     return outcome
 
 
-def _statements(job: ServerJob, grid: Grid, outcome: Outcome) -> dict[str, str]:
-    """Ask every client what it spent, keep what is signed, and say of each whether it holds."""
-    stated, faults = ask_for_statements(grid, job.plan, outcome.nodes, outcome.state.clients)
+def _statements(job: ServerJob, grid: Grid, outcome: Outcome) -> tuple[dict[str, str], list[str]]:
+    """Ask every client what it spent, keep what is signed; say of each whether it holds, and who wrote off a gap."""
+    stated, faults = ask_for_statements(
+        grid,
+        job.plan,
+        outcome.nodes,
+        outcome.state.clients,
+        owners=None if job.simulated else job.identities,
+        # The claim hangs on it, and a site may be away for a while: as patient as in a round.
+        timeout=WAIT_SECONDS if job.simulated else job.plan.federation.round_timeout,
+    )
     job.folder.write_statements({item.client: item.text for item in stated})
     for item in stated:
         if item.statement is not None:
             tally = outcome.state.client(item.client)
             tally.reported = max(tally.reported, spent_in(job.plan, item.statement))
     found = {item.client: "verified" if item.problem is None else f"not verified: {item.problem}" for item in stated}
-    return found | {fault.client: f"none: {fault.fault.reason}" for fault in faults}
+    gaps = [item.client for item in stated if item.statement is not None and item.statement.withdrawn]
+    return found | {fault.client: f"none: {fault.fault.reason}" for fault in faults}, gaps

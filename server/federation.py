@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from privacy.accountant import epsilon
 from security.errors import RunError
 from server.checkpoint import Checkpoint, save_checkpoint
+from server.claim import privacy_unit
 from server.client_evaluation import evaluate_at_clients
 from server.cohort import sample_cohort
 from server.cohort_grid import CohortGrid
@@ -29,7 +30,7 @@ from server.run_state import RunState
 from server.statements import ask_for_statements
 from server.strategies import ServerStrategy, State, StrategyError, make_strategy
 from server.streams import answers
-from server.summary import privacy_unit, releases_of
+from server.summary import releases_of
 from shared_models.faults import Fault
 from shared_models.parameters import Layout, Parameters, from_arrays, to_arrays, wire_bytes
 from shared_models.plan import Plan

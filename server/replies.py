@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from shared_models.faults import Fault, fault_of
-from shared_models.parameters import Layout, LayoutError, Parameters, from_arrays, wire_bytes
+from shared_models.parameters import DamagedError, Layout, LayoutError, Parameters, wire_bytes
 from shared_models.plan import Plan
 from shared_models.protocol import (
     ARRAYS,
@@ -25,6 +25,7 @@ from shared_models.protocol import (
     TRAIN_LOSS,
     WEIGHT,
 )
+from shared_models.wire import decode_update
 
 # What only the server finds; a client that says so has failed.
 _FOUND_HERE = (Fault.MALFORMED_REPLY, Fault.NON_FINITE, Fault.TIMED_OUT)
@@ -135,7 +136,9 @@ def read_reply(reply: Message, client: str, layout: Layout, plan: Plan) -> Updat
     if not isinstance(loss, float | None) or not _is_size(examples):
         return ClientFault(client, Fault.MALFORMED_REPLY)
     try:
-        delta = from_arrays(arrays, layout)
+        delta = decode_update(arrays, layout)
+    except DamagedError:
+        return ClientFault(client, Fault.MALFORMED_REPLY)
     except LayoutError:
         return ClientFault(client, Fault.MODEL_MISMATCH)
     if not all(np.isfinite(value).all() for value in delta.values()):

@@ -26,14 +26,20 @@ def facts_of_folder(folder: RunFolder) -> Facts:
     """
     ledgers = ledger_views(folder.ledger) if folder.ledger.is_file() else ()
     texts = folder.read_statements()
-    return facts_of_run(
-        plan=tomllib.loads(folder.plan.read_text(encoding="utf-8")),
-        summary=folder.read_summary(),
-        metrics=folder.read_metrics(),
-        ledgers=ledgers,
-        statements=[statement_view(client, text) for client, text in texts.items()],
-        made=_now(),
-    )
+    try:
+        return facts_of_run(
+            plan=tomllib.loads(folder.plan.read_text(encoding="utf-8")),
+            summary=folder.read_summary(),
+            metrics=folder.read_metrics(),
+            ledgers=ledgers,
+            statements=[statement_view(client, text) for client, text in texts.items()],
+            made=_now(),
+        )
+    except KeyError as error:
+        raise UsageError(
+            f"{folder.summary}: lacks {error}, which summaries of this version have; read it with the version that "
+            "wrote it, or play the run again"
+        ) from error
 
 
 def write_report(folder: RunFolder, *, language: str = "en", as_pdf: bool = False) -> Path:
@@ -50,9 +56,23 @@ def write_report(folder: RunFolder, *, language: str = "en", as_pdf: bool = Fals
 
 
 def write_ledger_report(
-    ledger: Path, out: Path, statements: Sequence[Path] = (), *, language: str = "en", as_pdf: bool = False
+    ledger: Path,
+    out: Path,
+    statements: Sequence[Path] = (),
+    *,
+    name: str | None = None,
+    language: str = "en",
+    as_pdf: bool = False,
 ) -> Path:
     """Write the report of a site's own ledger, over all its plans, into a folder.
+
+    Args:
+        ledger: its file.
+        out: the folder.
+        statements: signed ones, to be checked.
+        name: whose it is; by default the file's name.
+        language: "en" or "zh".
+        as_pdf: whether to write a PDF too.
 
     Raises:
         UsageError: a statement can't be read; or as `write_report`.
@@ -61,7 +81,7 @@ def write_ledger_report(
     """
     texts = [read_statement(path) for path in statements]
     facts = facts_of_ledger(
-        name=ledger.stem,
+        name=ledger.stem if name is None else name,
         ledgers=ledger_views(ledger),
         statements=[statement_view(verify_statement(text).scope, text) for text in texts],
         versions=versions(),

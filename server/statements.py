@@ -22,7 +22,7 @@ from shared_models.faults import Fault, fault_of
 from shared_models.plan import Plan
 from shared_models.protocol import CONFIG, HEAD_HASH, HEAD_POSITION, PLAN_DIGEST, STATEMENT, STATEMENT_TEXT
 
-_WAIT_SECONDS = 120.0
+WAIT_SECONDS = 120.0
 _LONGEST = 1 << 24  # characters: it is kept as it was said, whatever it says
 _MOST_KINDS = 32
 _MOST_RECORDS = 1000
@@ -46,7 +46,13 @@ class Stated:
 
 
 def ask_for_statements(
-    grid: Grid, plan: Plan, nodes: Mapping[str, int], tallies: Mapping[str, ClientTally]
+    grid: Grid,
+    plan: Plan,
+    nodes: Mapping[str, int],
+    tallies: Mapping[str, ClientTally],
+    *,
+    owners: Mapping[str, str] | None = None,
+    timeout: float | None = WAIT_SECONDS,
 ) -> tuple[list[Stated], list[ClientFault]]:
     """Ask each client what was spent, reminding it of the newest entry the server has seen.
 
@@ -55,6 +61,8 @@ def ask_for_statements(
         plan: the resolved plan.
         nodes: node of each client to ask.
         tallies: the server's own books, by client.
+        owners: of each client, the public key that must have signed; None for any key, as in a simulation.
+        timeout: seconds to wait; None for as long as the grid does.
 
     Returns:
         What was said, and who said nothing: a client whose ledger lacks the entry refuses (`ledger-closed`).
@@ -74,8 +82,8 @@ def ask_for_statements(
         grid,
         messages,
         clients,
-        lambda reply, client: _read(reply, client, plan, tallies.get(client, ClientTally())),
-        timeout=_WAIT_SECONDS,
+        lambda reply, client: _read(reply, client, plan, tallies.get(client, ClientTally()), owners),
+        timeout=timeout,
     ):
         if isinstance(answer, ClientFault):
             faults.append(answer)
@@ -94,15 +102,19 @@ def spent_in(plan: Plan, statement: Statement) -> float:
     return max((epsilon(releases, plan.privacy.delta).epsilon for releases in charged), default=0.0)
 
 
-def _read(reply: Message, client: str, plan: Plan, tally: ClientTally) -> Stated | ClientFault:
+def _read(
+    reply: Message, client: str, plan: Plan, tally: ClientTally, owners: Mapping[str, str] | None = None
+) -> Stated | ClientFault:
     if reply.has_error():
         return said(client, fault_of(reply.error.code))
     config = reply.content.get(CONFIG) if reply.has_content() else None
     text = config.get(STATEMENT_TEXT) if isinstance(config, ConfigRecord) else None
     if not isinstance(text, str) or len(text) > _LONGEST:
         return ClientFault(client, Fault.MALFORMED_REPLY)
+    if owners is not None and client not in owners:
+        return Stated(client, text, None, "no key of its owner is known here")
     try:
-        statement = verify_statement(text)
+        statement = verify_statement(text, owner=None if owners is None else owners[client])
     except UsageError as error:
         return Stated(client, text, None, str(error))
     problem = _problem(statement, plan, tally)

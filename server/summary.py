@@ -1,4 +1,4 @@
-"""The summary of a run, and what its privacy figures are worth."""
+"""The summary of a run: its figures, and beside them what they are worth."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Any
 
 from privacy.accountant import ACCOUNTANT, RELATION, Spent, epsilon
 from privacy.lifetime import Account, Limit, Releases, multiset
 from privacy.mechanisms import DpSgd, NoisyCounts, Release
+from server.claim import NO_PRIVACY, Remark, assumptions, claim, disclosed, privacy_unit, withdrawn
 from server.run_state import ClientTally, RunState
 from shared_models.plan import Plan
-from shared_models.plan_data import NaturalPartition
 
 _PACKAGES = ("veil-fl", "flwr", "torch", "opacus", "dp-accounting", "numpy", "ray")
 
@@ -32,23 +33,40 @@ def summarise(
     reason: str | None,
     clients: list[str],
     startup_seconds: float,
-    also_withdrawn: Sequence[str] = (),
+    also_withdrawn: Sequence[Remark] = (),
     statements: Mapping[str, str] | None = None,
+    gaps: Sequence[str] = (),
+    simulated: bool = True,
 ) -> dict[str, Any]:
     """What `summary.json` holds; its schema is docs/schemas/summary.schema.json.
 
-    `also_withdrawn` are conditions of a claim that the grid does not meet; `statements` say of each client whether
-    its signed statement holds.
+    Args:
+        plan: the resolved plan.
+        state: the server's books.
+        stopped: why the run ended early, or None.
+        reason: one line that says why it failed, or None.
+        clients: everybody who was ever asked, by stable id.
+        startup_seconds: up to the first round.
+        also_withdrawn: conditions of a claim that the grid does not meet.
+        statements: of each client, whether its signed statement holds ("verified"), and if not, why.
+        gaps: clients whose statement says that a gap in their ledger was written off.
+        simulated: whether all clients were in one place, so that nothing is claimed.
     """
     first = state.first_round_seconds
-    privacy = privacy_summary(plan, state, stopped=stopped, clients=clients)
-    if plan.is_private:
-        privacy["withdrawn"] += also_withdrawn
-    for row in privacy["clients"]:
-        row["statement"] = (statements or {}).get(row["id"])
+    privacy = privacy_summary(
+        plan,
+        state,
+        stopped=stopped,
+        clients=clients,
+        also_withdrawn=also_withdrawn,
+        statements=statements or {},
+        gaps=gaps,
+        simulated=simulated,
+    )
     return {
         "name": plan.name,
         "plan_digest": plan.digest(),
+        "setting": "simulation" if simulated else "deployment",
         "rounds": state.round,
         "stopped": stopped,
         "reason": reason,
@@ -74,20 +92,50 @@ def summarise(
     }
 
 
-def privacy_summary(plan: Plan, state: RunState, *, stopped: str | None, clients: list[str]) -> dict[str, Any]:
-    """Who is protected from whom, how strongly, and which conditions do not hold."""
+def privacy_summary(
+    plan: Plan,
+    state: RunState,
+    *,
+    stopped: str | None,
+    clients: list[str],
+    also_withdrawn: Sequence[Remark] = (),
+    statements: Mapping[str, str] = MappingProxyType({}),
+    gaps: Sequence[str] = (),
+    simulated: bool = True,
+) -> dict[str, Any]:
+    """Who is protected from whom, how strongly, and which conditions do not hold. Arguments as for `summarise`."""
     release = plan.train_release()
     privacy = plan.privacy
-    rows = [_row(plan, state, client, stopped=stopped) for client in clients]
+    rows = [{**_row(plan, state, client, stopped=stopped), "statement": statements.get(client)} for client in clients]
     if release is None:
-        return {"unit": None, "trust": "none", "claim": None, "withdrawn": [NO_PRIVACY], "clients": rows}
+        return {
+            "unit": None,
+            "trust": "none",
+            "claim": None,
+            "withdrawn": [NO_PRIVACY.to_json()],
+            "clients": rows,
+        }
+    epsilons = {row["id"]: row["epsilon"] for row in rows}
+    # Of who was charged nothing there is nothing to testify.
+    charged = [client for client, value in epsilons.items() if value != 0]
+    lacking = [
+        *withdrawn(
+            plan,
+            state,
+            simulated=simulated,
+            unpriced=[client for client, value in epsilons.items() if value is None],
+            unstated=[] if simulated else [client for client in charged if statements.get(client) != "verified"],
+            gaps=gaps,
+        ),
+        *also_withdrawn,
+    ]
     return {
         "unit": privacy_unit(plan),
         "trust": privacy.trust,
         "relation": RELATION,
         "accountant": f"{ACCOUNTANT}; RDP beside it",
         "delta": privacy.delta,
-        "epsilon_max": _largest([row["epsilon"] for row in rows]),
+        "epsilon_max": _largest(list(epsilons.values())),
         "epsilon_planned": privacy.epsilon,
         "noise_multiplier": release.noise_multiplier,
         "clipping_norm": privacy.clipping_norm,
@@ -95,22 +143,12 @@ def privacy_summary(plan: Plan, state: RunState, *, stopped: str | None, clients
         "steps_a_round": release.steps,
         "noise": privacy.noise,
         "selection": privacy.selection,
-        "claim": None,
-        "withdrawn": withdrawn(plan, state, unpriced=[row["id"] for row in rows if row["epsilon"] is None]),
-        "disclosed": disclosed(plan),
+        "claim": None if lacking else claim(plan, epsilons),
+        "withdrawn": [remark.to_json() for remark in lacking],
+        "assumptions": [remark.to_json() for remark in assumptions(plan)],
+        "disclosed": [remark.to_json() for remark in disclosed(plan, simulated=simulated)],
         "clients": rows,
     }
-
-
-NO_PRIVACY = "no privacy: plain federated learning protects nobody"
-
-
-def privacy_unit(plan: Plan) -> str:
-    """What the epsilon protects, in words (rule 6): a person only where all of a person's records are priced."""
-    bound, release = plan.data.max_rows_per_person, plan.train_release()
-    if bound is None or release is None or release.records_per_unit < bound:
-        return "record, not person"
-    return f"person, at most {bound} record{'s' if bound > 1 else ''} each"
 
 
 def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> dict[str, Any]:
@@ -131,7 +169,6 @@ def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> di
         "withdrawn_rounds": tally.withdrawn,
         "unprotected_rounds": tally.unprotected,
         "head": None if tally.head is None else asdict(tally.head),
-        "statement": None,
     }
     if release is None:
         return row
@@ -208,59 +245,6 @@ def _largest(epsilons: list[float | None]) -> float | None:
     """None where no epsilon can be claimed for one of the clients."""
     known = [value for value in epsilons if value is not None]
     return max(known, default=0.0) if len(known) == len(epsilons) else None
-
-
-def withdrawn(plan: Plan, state: RunState, *, unpriced: Sequence[str] = ()) -> list[str]:
-    """Conditions that a claim needs and this run does not meet, in plain words; `unpriced` clients have no epsilon."""
-    reasons = ["simulated, not a claim: all clients ran in one place"]
-    if plan.privacy.noise == "reproducible":
-        reasons.append("the noise follows from the plan's seed, which others may know")
-    failed = sorted(client for client, tally in state.clients.items() if tally.withdrawn)
-    if failed:
-        reasons.append(f"failed, which may tell something of their data (rule 5): clients {', '.join(failed)}")
-    open_books = sorted(client for client, tally in state.clients.items() if tally.unprotected)
-    if open_books:
-        fields = ", ".join(plan.privacy.unprotected)
-        reasons.append(f"sent unprotected beside private updates ({fields}): clients {', '.join(open_books)}")
-    contradicted = sorted(client for client, tally in state.clients.items() if tally.contradicted)
-    if contradicted:
-        reasons.append(f"told of ledgers that lack what they had told of before: clients {', '.join(contradicted)}")
-    if unpriced:
-        reasons.append(f"spent too much for an epsilon to be computed: clients {', '.join(unpriced)}")
-    return reasons
-
-
-def disclosed(plan: Plan) -> list[str]:
-    """What the claim does not cover."""
-    found = []
-    if plan.evaluation.baselines:
-        found.append("the figures of each client alone and of all data pooled are not protected")
-    found += ["when a client answers is not protected (rule 12)"]
-    if isinstance(plan.data.partition, NaturalPartition):
-        found.append(
-            f"the names of the clients are values of the column {plan.data.partition.column} and are not protected"
-        )
-    if plan.data.max_rows_per_person is not None:
-        found.append(
-            "somebody with records at several clients spends at each of them, and the epsilons add up (rule 6)"
-        )
-    if plan.evaluation.where == "server":
-        found.append("the server's own evaluation data is not protected (rule 11)")
-    if plan.evaluation.where != "none":
-        found += _chosen_on_test_records(plan)
-    if plan.privacy.selection == "uncharged":
-        found.append("hyper-parameters may have been chosen by looking at the data, uncharged (rule 11)")
-    return found
-
-
-def _chosen_on_test_records(plan: Plan) -> list[str]:
-    """Says so where the records that the figures are of have chosen among models first."""
-    evaluation = plan.evaluation
-    if plan.federation.rounds <= evaluation.every:  # evaluated once, after the last round: there is nothing to choose
-        return []
-    stops = evaluation.target is not None or evaluation.patience is not None
-    chosen = "the best model and when to stop" if stops else "the best model"
-    return [f"the reported figures are of the test records that also chose {chosen}"]
 
 
 def versions() -> dict[str, str]:

@@ -50,6 +50,12 @@ class Fault(IntEnum):
     """The plan asks for values that the site doesn't let out."""
     POLICY_RATE = 1019
     """The site has taken part in as many rounds today as it allows."""
+    POLICY_APPROVAL = 1020
+    """The site's owner has not approved this plan."""
+    SITE_DATA = 1021
+    """The site has no data of the plan's kind."""
+    POLICY_RESOURCES = 1022
+    """The plan asks for more threads or memory than the site gives, or for a device that isn't there."""
 
     @property
     def reason(self) -> str:
@@ -58,7 +64,7 @@ class Fault(IntEnum):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether a client says it before it touches data: it depends on plan, policy and ledger alone (rule 5)."""
+        """Whether a client says it before it touches data: it depends on plan, settings and ledger alone (rule 5)."""
         return self in _REFUSALS
 
 
@@ -68,6 +74,7 @@ _REFUSALS = (
     Fault.BUDGET_EXHAUSTED,
     Fault.LEDGER_CLOSED,
     Fault.REPLY_GONE,
+    Fault.SITE_DATA,
     *(fault for fault in Fault if fault.name.startswith("POLICY_")),
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import time
 from collections.abc import Mapping
 from itertools import count
 
@@ -17,7 +18,7 @@ from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import message_from_proto, recorddict_from_proto, recorddict_to_proto
-from flwr.common.serde_utils import error_to_proto, metadata_to_proto
+from flwr.common.serde_utils import error_to_proto, metadata_from_proto, metadata_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.task_identity import TaskIdentity
@@ -26,6 +27,7 @@ from google.protobuf.message import DecodeError
 from shared_models.faults import Fault
 
 _ids = count(1)
+_A_WEEK = 7 * 86400.0
 
 
 def act_as_server(run_id: int) -> None:
@@ -35,9 +37,9 @@ def act_as_server(run_id: int) -> None:
     TaskIdentity.task_id = 1
 
 
-def give_id(message: Message) -> str:
-    """Mark a message that is about to be sent with an id of its own."""
-    message_id = f"{next(_ids):016x}"
+def give_id(message: Message, message_id: str | None = None) -> str:
+    """Mark a message that is about to be sent with an id: a new one, unless it is given."""
+    message_id = message_id or f"{next(_ids):016x}"
     message.metadata.__dict__["_message_id"] = message_id
     return message_id
 
@@ -87,6 +89,24 @@ def states_from_bytes(data: bytes) -> dict[str, RecordDict]:
     }
 
 
+def state_to_bytes(state: RecordDict) -> bytes:
+    """What an app remembers, for the disk; empty for nothing."""
+    encoded: bytes = recorddict_to_proto(state).SerializeToString(deterministic=True)
+    return encoded
+
+
+def state_from_bytes(data: bytes) -> RecordDict:
+    """What an app remembers, from the disk.
+
+    Raises:
+        ValueError: the bytes hold something else.
+    """
+    try:
+        return recorddict_from_proto(ProtoRecordDict.FromString(data))
+    except (DecodeError, TypeError, KeyError, OverflowError):
+        raise ValueError("not an app's state") from None
+
+
 def header_to_bytes(metadata: Metadata) -> bytes:
     """A message's head on a link: whom it is from and for.
 
@@ -94,6 +114,27 @@ def header_to_bytes(metadata: Metadata) -> bytes:
     """
     encoded: bytes = ProtoMessage(metadata=metadata_to_proto(metadata)).SerializeToString(deterministic=True)
     return encoded
+
+
+def header_from_bytes(header: bytes) -> Metadata:
+    """A message's head from a link, before its payload is there.
+
+    Raises:
+        ValueError: the bytes are no head of a message of Flower's.
+    """
+    try:
+        found = ProtoMessage.FromString(header)
+        if not found.HasField("metadata"):
+            raise ValueError("not a message of Flower's")
+        return metadata_from_proto(found.metadata)
+    except (DecodeError, TypeError, KeyError, OverflowError):
+        raise ValueError("not a message of Flower's") from None
+
+
+def mark_received(metadata: Metadata) -> None:
+    """Let a message that came over a link live on from now by this machine's clock: the sender's may be wrong."""
+    metadata.created_at = time.time()
+    metadata.ttl = _A_WEEK
 
 
 def payload_to_bytes(message: Message) -> bytes:
@@ -104,15 +145,45 @@ def payload_to_bytes(message: Message) -> bytes:
     return encoded
 
 
-def message_from_bytes(header: bytes, payload: bytes) -> Message:
+def reply_from_bytes(asked: Metadata, payload: bytes | bytearray) -> Message:
+    """A reply from a link: what it holds is its sender's word; whom it is from and what it answers is ours.
+
+    Args:
+        asked: of the message that it answers.
+        payload: as `payload_to_bytes` wrote it.
+
+    Raises:
+        ValueError: the bytes are no message's payload.
+    """
+    metadata = Metadata(
+        run_id=asked.run_id,
+        message_id="",
+        src_node_id=asked.dst_node_id,
+        dst_node_id=asked.src_node_id,
+        reply_to_message_id=asked.message_id,
+        group_id=asked.group_id,
+        created_at=time.time(),
+        ttl=_A_WEEK,
+        message_type=asked.message_type,
+    )
+    return message_from_bytes(header_to_bytes(metadata), payload)
+
+
+def message_from_bytes(header: bytes, payload: bytes | bytearray) -> Message:
     """A message from a link.
+
+    Args:
+        header: its head.
+        payload: the rest. A `bytearray` is emptied on the way: a large message is in memory twice then, not thrice.
 
     Raises:
         ValueError: the bytes are no message of Flower's, or hold neither content nor error, or both.
     """
     try:
         metadata = ProtoMessage.FromString(header)
-        body = ProtoMessage.FromString(payload)
+        body = ProtoMessage.FromString(payload)  # type: ignore[arg-type]  # it takes any buffer
+        if isinstance(payload, bytearray):
+            payload.clear()
         if not metadata.HasField("metadata") or body.HasField("metadata"):
             raise ValueError("not a message of Flower's")
         if body.HasField("content") == body.HasField("error"):

@@ -2,6 +2,8 @@
 
 Only what is trained travels, under its own name, as a Flower `ArrayRecord`. Both sides derive the same `Layout` from
 the plan's model and compare its digest before anything is computed, so a wrong name, shape or type is found at once.
+
+This is how a model goes down to the clients. How an update comes back, perhaps compressed, is `wire`.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,37 +21,65 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 Parameters = dict[str, npt.NDArray[np.float32]]
-Wire = Literal["float32", "float16"]
+Wire = Literal["float32", "float16", "int8", "top-k"]
 
 
 class LayoutError(ValueError):
     """Arrays that don't have the names, shapes and types of the plan's model. The text names the first difference."""
 
 
+class DamagedError(LayoutError):
+    """Arrays of the right form that hold what no honest sender would send."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Names and shapes of a model's trainable parameters, in order, and their type on the wire."""
+    """Names and shapes of a model's trainable parameters, in order, and how they travel.
+
+    Attributes:
+        entries: name and shape of each.
+        wire: form of an update on its way to the server. The model goes down as float16 where that is float16, else
+            as float32.
+        top_fraction: with "top-k": part of all values that is sent; else None.
+
+    Raises:
+        ValueError: a fraction without "top-k", "top-k" without one, or one that is no part.
+    """
 
     entries: tuple[tuple[str, tuple[int, ...]], ...]
     wire: Wire
+    top_fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        fraction = self.top_fraction
+        if (self.wire == "top-k") != (fraction is not None) or not 0 < (1 if fraction is None else fraction) <= 1:
+            raise ValueError(f"wire {self.wire!r} with a top fraction of {fraction}")
 
     @property
     def digest(self) -> str:
-        """SHA-256 of names, shapes and wire type, in hexadecimal."""
-        text = json.dumps([self.wire, [[name, list(shape)] for name, shape in self.entries]], separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of names, shapes, wire and fraction, in hexadecimal."""
+        parts: list[Any] = [self.wire, [[name, list(shape)] for name, shape in self.entries]]
+        if self.top_fraction is not None:
+            parts.append(self.top_fraction)
+        return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
     @property
     def size(self) -> int:
         """Number of trained values."""
         return sum(int(np.prod(shape, dtype=np.int64)) for _, shape in self.entries)
 
+    @property
+    def model_type(self) -> Literal["float32", "float16"]:
+        """Number format of the model on its way down."""
+        return "float16" if self.wire == "float16" else "float32"
 
-def layout_of(model: torch.nn.Module, wire: Wire) -> Layout:
+
+def layout_of(model: torch.nn.Module, wire: Wire, top_fraction: float | None = None) -> Layout:
     """The layout of a model's trainable parameters."""
     return Layout(
         entries=tuple((name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad),
         wire=wire,
+        top_fraction=top_fraction,
     )
 
 
@@ -79,7 +109,7 @@ def set_parameters(model: torch.nn.Module, parameters: Mapping[str, npt.NDArray[
 
 
 def to_arrays(parameters: Mapping[str, npt.NDArray[np.float32]], layout: Layout) -> ArrayRecord:
-    """Encode parameters (or an update) for the wire.
+    """Encode a model for the wire (or an update that goes value by value).
 
     Under float16, finite values beyond its range become its largest values. NaN and infinity stay what they are, so
     that the other side sees them.
@@ -87,22 +117,20 @@ def to_arrays(parameters: Mapping[str, npt.NDArray[np.float32]], layout: Layout)
     Raises:
         LayoutError: names or shapes differ from the layout.
     """
-    if parameters.keys() != {name for name, _ in layout.entries}:
-        raise LayoutError("the parameters' names are not those of the layout")
     arrays: dict[str, Array] = {}
-    for name, shape in layout.entries:
-        value = np.asarray(parameters[name], dtype=np.float32)
-        if value.shape != shape:
-            raise LayoutError(f"parameter {name}: has shape {value.shape}, not {shape}")
-        if layout.wire == "float16":
-            limit = np.finfo(np.float16).max
-            value = np.where(np.isfinite(value), np.clip(value, -limit, limit), value).astype(np.float16)
-        arrays[name] = Array(np.asarray(value, order="C"))  # unlike ascontiguousarray it leaves a scalar a scalar
+    for name, value in in_order(parameters, layout):
+        sent = _as_float16(value) if layout.model_type == "float16" else value
+        arrays[name] = Array(np.asarray(sent, order="C"))  # unlike ascontiguousarray it leaves a scalar a scalar
     return ArrayRecord(arrays)
 
 
+def _as_float16(value: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    limit = np.finfo(np.float16).max
+    return np.where(np.isfinite(value), np.clip(value, -limit, limit), value).astype(np.float16)
+
+
 def from_arrays(record: ArrayRecord, layout: Layout) -> Parameters:
-    """Decode arrays from the wire to float32, trusting nothing they say.
+    """Decode what `to_arrays` made to float32, trusting nothing it says.
 
     Raises:
         LayoutError: names, shapes or types differ from the layout, or the bytes are damaged.
@@ -110,12 +138,38 @@ def from_arrays(record: ArrayRecord, layout: Layout) -> Parameters:
     names = [name for name, _ in layout.entries]
     if list(record.keys()) != names:
         raise LayoutError("the parameters' names are not those of the plan's model")
-    return {name: _decode(record[name], name, shape, layout.wire) for name, shape in layout.entries}
+    return {
+        name: read_array(record[name], name, shape, layout.model_type).astype(np.float32)
+        for name, shape in layout.entries
+    }
 
 
-def _decode(array: Array, name: str, shape: tuple[int, ...], wire: Wire) -> npt.NDArray[np.float32]:
-    """One array. The header is compared before a byte of content is read, so a lie can't make us allocate."""
-    dtype = np.dtype(wire)
+def in_order(
+    parameters: Mapping[str, npt.NDArray[np.float32]], layout: Layout
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Names and values in the layout's order, each of the layout's shape.
+
+    Raises:
+        LayoutError: names or shapes differ from the layout.
+    """
+    if parameters.keys() != {name for name, _ in layout.entries}:
+        raise LayoutError("the parameters' names are not those of the layout")
+    for name, shape in layout.entries:
+        value = np.asarray(parameters[name], dtype=np.float32)
+        if value.shape != shape:
+            raise LayoutError(f"parameter {name}: has shape {value.shape}, not {shape}")
+        yield name, value
+
+
+def read_array(array: Array, name: str, shape: tuple[int, ...], type_name: str) -> npt.NDArray[Any]:
+    """One array off the wire, as it is in the message's own bytes: not to be written to.
+
+    The header is compared before a byte of content is read, so a lie can't make us allocate.
+
+    Raises:
+        LayoutError: it has another shape or type, or its bytes are damaged.
+    """
+    dtype = np.dtype(type_name)
     buffer = io.BytesIO(array.data)
     try:
         version = np.lib.format.read_magic(buffer)
@@ -131,7 +185,7 @@ def _decode(array: Array, name: str, shape: tuple[int, ...], wire: Wire) -> npt.
     start = buffer.tell()
     if len(array.data) - start != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
         raise LayoutError(f"parameter {name}: damaged array")
-    return np.frombuffer(array.data, dtype=dtype, offset=start).reshape(shape).astype(np.float32)
+    return np.frombuffer(array.data, dtype=dtype, offset=start).reshape(shape)
 
 
 def wire_bytes(record: ArrayRecord) -> int:

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from privacy.lifetime import Balance, Terms, multiset
 from privacy.mechanisms import DpSgd, NoisyCounts, Release
-from shared_models.plan_data import DataPlan, NaturalPartition, numbered
+from shared_models.plan_data import DataPlan, NaturalPartition, is_numbered
 from shared_models.plan_federation import (
     MEAN_STRATEGIES,
     ROBUST_STRATEGIES,
@@ -232,11 +232,12 @@ class Plan(Section):
             )
         clients = getattr(partition, "clients", None)
         if clients is not None:
-            ids = numbered(clients) if privacy.client_budgets else ()
-            nobody = privacy.client_budgets.keys() - set(ids)
+            nobody = [name for name in privacy.client_budgets if not is_numbered(name, clients)]
             if nobody:  # a budget of nobody's would hold nobody back
+                last = str(clients - 1)
                 raise ValueError(
-                    f"privacy.client_budgets: no client has the id {min(nobody)!r}; allowed: {ids[0]!r} to {ids[-1]!r}"
+                    f"privacy.client_budgets: no client has the id {min(nobody)!r}; allowed: {'0' * len(last)!r} to "
+                    f"{last!r}"
                 )
             if isinstance(federation.cohort, FixedCohort) and federation.cohort.size > clients:
                 raise ValueError(
@@ -246,6 +247,16 @@ class Plan(Section):
                 raise ValueError(
                     f"federation.min_clients = {federation.min_clients} is more than data.partition.clients = {clients}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _wire(self) -> Self:
+        wire, trust = self.federation.wire, self.privacy.trust
+        if wire in ("int8", "top-k") and trust in ("distributed", "central"):
+            raise ValueError(
+                f"federation.wire = '{wire}' changes each update after it was clipped, and privacy.trust = '{trust}' "
+                "counts on clipped ones; allowed: float32, float16"
+            )
         return self
 
     @property

@@ -138,6 +138,12 @@ def numbered(clients: int) -> tuple[str, ...]:
     return tuple(f"{number:0{width}}" for number in range(clients))
 
 
+def is_numbered(name: str, clients: int) -> bool:
+    """Whether `numbered(clients)` has that id; without making them all, for a stranger may say how many there are."""
+    digits = len(str(clients - 1))
+    return len(name) == digits and name.isascii() and name.isdigit() and int(name) < clients
+
+
 def located(path: str, folder: Path) -> str:
     """A plan's `data.path` made absolute: a relative one is taken from that folder, one from a home (`~`) stays."""
     if path.startswith("~") or Path(path).is_absolute():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from security.errors import did_you_mean
 from shared_models.plan_section import Count, Positive, Rate, Section
@@ -73,8 +73,23 @@ class FederationPlan(Section):
     weighting: Literal["uniform", "examples"] | None = Field(
         None, description="Weight of an update; default: examples without privacy, uniform with it."
     )
-    wire: Literal["float32", "float16"] = Field("float32", description="Number format of parameters on the wire.")
+    wire: Literal["float32", "float16", "int8", "top-k"] = Field(
+        "float32",
+        description="Form of updates on the wire: whole, as eight bits a value, or the largest values alone. The "
+        "model goes down as float16 where that is float16, else as float32.",
+    )
+    top_fraction: Rate | None = Field(None, description="With wire = 'top-k': part of all values that is sent.")
     round_timeout: Positive | None = Field(None, description="Seconds after which a round goes on with what it has.")
+
+    @model_validator(mode="after")
+    def _fraction_of_top_k(self) -> Self:
+        if self.wire == "top-k" and self.top_fraction is None:
+            raise ValueError("wire = 'top-k' needs top_fraction, the part of all values that is sent, e.g. 0.01")
+        if self.wire != "top-k" and self.top_fraction is not None:
+            raise ValueError(
+                f"top_fraction = {self.top_fraction} belongs to wire = 'top-k', not to '{self.wire}'; remove it"
+            )
+        return self
 
 
 class EvaluationPlan(Section):

@@ -40,6 +40,8 @@ class ModelFactory:
     summary: str
 
 
+_LARGEST_EXAMPLE = 1 << 28  # values
+
 _FACTORIES = {
     factory.name: factory
     for factory in (
@@ -133,6 +135,29 @@ def build_for(plan: Plan) -> nn.Module:
         classes=len(card.classes),
         seed=plan.seed,
     )
+
+
+def count_parameters(plan: Plan) -> int:
+    """How many numbers the plan's network trains, without making it: a stranger's plan may ask for any size.
+
+    Raises:
+        UsageError: as `build_for`; or an example or the network is larger than can be counted.
+    """
+    card = card_for(plan.data)
+    chosen = factory(plan.model.name)
+    config = _config(chosen, plan.model.options)
+    too_large = UsageError(f"model.name = {plan.model.name!r}: too large for examples of shape {card.input_shape}")
+    if math.prod(card.input_shape) > _LARGEST_EXAMPLE:
+        raise too_large
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            network = chosen.build(config, card.input_shape, len(card.classes))
+    except ValueError as error:
+        given = f"; the data's examples have shape {card.input_shape}"
+        raise _blame(error, chosen, dataclasses.asdict(config), given) from error
+    except RuntimeError as error:  # torch can't count so far
+        raise too_large from error
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _config(chosen: ModelFactory, options: Mapping[str, object]) -> Any:

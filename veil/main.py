@@ -14,7 +14,7 @@ import click
 import typer
 
 from security.errors import RunError, UsageError, VeilError
-from veil.commands import budget, doctor, ledger, plan, report, scenarios, simulate
+from veil.commands import budget, client, doctor, ledger, plan, provision, report, scenarios, server, simulate, site
 
 app = typer.Typer(
     name="veil",
@@ -30,6 +30,10 @@ app.add_typer(plan.app, name="plan")
 app.command("report")(report.report)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(budget.app, name="budget")
+app.add_typer(provision.app, name="provision")
+app.add_typer(site.app, name="site")
+app.add_typer(client.app, name="client")
+app.add_typer(server.app, name="server")
 app.command("doctor")(doctor.doctor)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from client.datasets import csv_table, digits, fashion_mnist, heart_disease, image_folder, npz
@@ -16,7 +17,7 @@ from client.datasets.sources import did_you_mean
 from client.datasets.split import bound_rows_per_person, split
 from security.errors import UsageError
 from shared_models.cards import DataCard, card_for
-from shared_models.plan_data import DataPlan
+from shared_models.plan_data import DataPlan, IidPartition
 
 # Loaders import what they read with (pandas, scikit-learn, Pillow, ...) when they are called: a client that
 # only has a CSV file needs neither the others' libraries nor their start-up time.
@@ -71,17 +72,70 @@ def load(data: DataPlan, *, split_key: bytes, whole: bool = False) -> Loaded:
     train, test = loader(data, card)
     for part in (train,) if test is None else (train, test):
         _check(part, card)
-    if data.max_rows_per_person is not None:
-        if train.people is None:
-            raise UsageError(
-                f"data.person_column: data.name = '{data.name}' has no column {data.person_column!r}; remove "
-                f"data.person_column and data.max_rows_per_person"
-            )
-        train = bound_rows_per_person(train, key=split_key, most=data.max_rows_per_person)
+    train = _bounded(train, data, key=split_key)
     if test is None:
         none = train.take([])
         train, test = (train, none) if whole else split(train, key=split_key, test_fraction=data.test_fraction)
     return Loaded(train=train, test=test, card=card)
+
+
+def load_file(data: DataPlan, *, kind: str, path: Path, split_key: bytes) -> Records:
+    """All records of a file of one's own, read by the card of the plan: what a deployed site or server has.
+
+    There is no partition, and no test part.
+
+    Args:
+        data: the plan's [data]; where it says that the data lies is another machine's business.
+        kind: what the file is: csv, npz or image-folder.
+        path: of the file or folder.
+        split_key: as for `load`.
+
+    Raises:
+        UsageError: there is nothing, or its content is not as the card describes it. The text counts what is wrong,
+            it shows no value.
+    """
+    if not split_key:
+        raise ValueError("split_key is empty: who stays under a person's bound would not be secret (rule 6)")
+    if not path.expanduser().exists():
+        raise UsageError(
+            f"{path}: the data for data.name = '{data.name}' does not exist; put it there, or mend the path"
+        )
+    card = card_for(data)
+    refusal = misfit(data, kind)
+    if refusal is not None:
+        raise UsageError(f"{path}: {refusal}")
+    own = data.model_copy(update={"name": kind, "path": str(path), "partition": IidPartition()})
+    records, _ = _LOADERS[kind](own, card)
+    _check(records, card)
+    return _bounded(records, data, key=split_key)
+
+
+def misfit(data: DataPlan, kind: str) -> str | None:
+    """Why a file of that kind can't hold the data a plan asks for; None if it may. Public facts alone decide.
+
+    Raises:
+        UsageError: as `card_for`.
+    """
+    card = card_for(data)
+    if kind == "csv" and card.target is None:
+        return f"'{data.name}' is no table: a csv file can't hold it; save it as npz"
+    if kind == "image-folder" and (len(card.input_shape) != 3 or card.input_shape[0] not in (1, 3)):
+        return f"'{data.name}' has no images: an image-folder can't hold it; save it as csv or npz"
+    if kind == "image-folder" and data.person_column is not None:
+        return f"the plan bounds each person's records, but a folder of images names nobody; save {data.name} as npz"
+    return None
+
+
+def _bounded(records: Records, data: DataPlan, *, key: bytes) -> Records:
+    """At most so many records of each person as the plan says (rule 6)."""
+    if data.max_rows_per_person is None:
+        return records
+    if records.people is None:
+        raise UsageError(
+            f"data.person_column: data.name = '{data.name}' has no column {data.person_column!r}; remove "
+            f"data.person_column and data.max_rows_per_person"
+        )
+    return bound_rows_per_person(records, key=key, most=data.max_rows_per_person)
 
 
 def _check(records: Records, card: DataCard) -> None:

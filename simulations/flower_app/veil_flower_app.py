@@ -14,6 +14,7 @@ from client import app as veil_client
 from client.books import create_simulated
 from security.errors import RunError, UsageError
 from server.app import ServerJob, lead
+from server.claim import Remark
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
@@ -24,7 +25,9 @@ from simulations.scenarios import find_plan
 client = ClientApp()
 server = ServerApp()
 
-_CODE_FROM_THE_SERVER = "under Flower's own engine the server brings the code that runs beside the data (rule 7)"
+_CODE_FROM_THE_SERVER = Remark(
+    code="own-code", text="under Flower's own engine the server brings the code that runs beside the data (rule 7)"
+)
 
 
 @client.train()

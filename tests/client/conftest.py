@@ -17,6 +17,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from client import app as app_module
 from client import books as books_module
+from client import simulated_site as simulated_site_module
 from client import workplace as workplace_module
 from client.app import app
 from client.books import Books, books, create_simulated
@@ -28,12 +29,13 @@ from privacy.mechanisms import Release
 from privacy.noise import ReproducibleNoise
 from shared_models.faults import Fault
 from shared_models.flower_messages import act_as_server, client_context, rebuild
-from shared_models.parameters import Layout, Parameters, from_arrays, get_parameters, to_arrays
+from shared_models.parameters import Layout, Parameters, get_parameters, to_arrays
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
 from shared_models.protocol import ARRAYS, CONFIG, LAYOUT_DIGEST, LEDGER, METRICS, PLAN_DIGEST, ROUND, RUN
 from shared_models.registry import build
 from shared_models.resolve import resolve
+from shared_models.wire import decode_update
 
 SECRET = "patient-4711"
 CARD = {
@@ -124,7 +126,7 @@ def through_the_wire(record: RecordDict) -> RecordDict:
 
 
 def update_of(plan: Plan, reply: Message) -> Parameters:
-    return from_arrays(reply.content.array_records[ARRAYS], layout_of(plan))
+    return decode_update(reply.content.array_records[ARRAYS], layout_of(plan))
 
 
 def metrics_of(reply: Message) -> dict[str, Any]:
@@ -168,7 +170,7 @@ class Clients:
             "client_parts",
             lambda *_, **__: self._read({name: (own, self.held[name]) for name, own in self.data.items()}),
         )
-        monkeypatch.setattr(app_module, "simulated_policy", self._policy_of)
+        monkeypatch.setattr(simulated_site_module, "simulated_policy", self._policy_of)
         monkeypatch.setattr(Ledger, "reserve", self._watched("reserve", Ledger.reserve))
         for event, name in (("train", "train_plain"), ("train", "train_private"), ("evaluate", "count_correct")):
             monkeypatch.setattr(app_module, name, self._watched(event, getattr(app_module, name)))
@@ -197,18 +199,23 @@ class Clients:
         client: str = "0",
         kind: str = "train",
         config: dict[str, str] | None = None,
+        state: RecordDict | None = None,
     ) -> Message:
-        """Send one message to one client and bring back its reply, both as the wire carries them."""
+        """Send one message to one client and bring back its reply, both as the wire carries them.
+
+        `state` is the client's own, changed in place; without it the client remembers nothing.
+        """
         request = Message(through_the_wire(content), 7, kind, group_id="1")
         context = client_context(
             run_id=1,
             node_id=7,
             client=client,
             config={"plan": write_plan(plan), "ledger": str(self.path)} if config is None else config,
-            state=RecordDict(),
+            state=RecordDict() if state is None else state,
         )
         reply = app(rebuild(request.metadata, request.content), context)
-        assert len(context.state) == 0  # what was spent is in the ledger, and nowhere else
+        if plan.federation.wire != "top-k":
+            assert len(context.state) == 0  # what was spent is in the ledger, and nowhere else
         if not reply.has_error():
             reply = rebuild(reply.metadata, through_the_wire(reply.content))
         return reply

@@ -251,12 +251,20 @@ def seen_of(reply: Message) -> Any:
     )
 
 
-@pytest.mark.parametrize("form", ["float32", "float16"])
+FORMS: dict[str, dict[str, Any]] = {
+    "float32": {"wire": "float32"},
+    "float16": {"wire": "float16"},
+    "int8": {"wire": "int8"},
+    "top-k": {"wire": "top-k", "top_fraction": 0.2},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_principle_1_no_field_of_a_private_reply_depends_on_the_data(
     clients: Clients, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, form: str
 ) -> None:
     monkeypatch.setattr(module, "_noise", lambda *_: Silence(b"zeros"))
-    plan = plan_of(federation={"wire": form}, privacy={"clipping_norm": 100.0})
+    plan = plan_of(federation=FORMS[form], privacy={"clipping_norm": 100.0})
     seen, updates, ledgers = [], [], []
     for number, data in enumerate(DATA.values()):
         clients.path = tmp_path / f"{number}.sqlite"
@@ -312,8 +320,8 @@ def test_rule_5_a_model_made_to_overflow_changes_no_replys_form(clients: Clients
 
 
 def test_without_privacy_what_diverges_is_sent_as_it_is(clients: Clients) -> None:
-    for form in ("float32", "float16"):
-        plan = plan_of(private=False, training={"learning_rate": 1e30, "steps": 4}, federation={"wire": form})
+    for form, federation in FORMS.items():
+        plan = plan_of(private=False, training={"learning_rate": 1e30, "steps": 4}, federation=federation)
         reply = clients.train(plan)
         update = update_of(plan, reply)
         assert not all(np.isfinite(value).all() for value in update.values()), form

@@ -300,6 +300,30 @@ def test_arrays_leave_in_train_replies_only_and_by_the_layouts_names_only() -> N
             classes(RecordDict({**good("evaluate", private), ARRAYS: arrays("w", "b")}), "evaluate", private)
 
 
+COMPRESSED = [(Layout(LAYOUT.entries, "int8"), ("levels", "scales"))]
+COMPRESSED += [(Layout(LAYOUT.entries, "top-k", 0.5), ("indices", "values"))]
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize(("layout", "names"), COMPRESSED, ids=["int8", "top-k"])
+def test_the_arrays_of_a_compressed_update_have_the_class_of_whole_ones(
+    layout: Layout, names: tuple[str, str], private: bool
+) -> None:
+    plan = plain_or_private(private)
+
+    def found(*sent: str) -> dict[str, Any]:
+        reply = RecordDict({**good("train", private), ARRAYS: arrays(*sent)})
+        return classify(reply, phase="train", plan=plan, policy=site(plan), layout=layout)
+
+    kind = Disclosure.CHARGED if private else Disclosure.ENTRUSTED
+    assert {name: one for name, one in found(*names).items() if name.startswith(ARRAYS)} == {
+        f"{ARRAYS}.{name}": kind for name in names
+    }
+    for wrong in (("w", "b"), names[:1], (*names, "w"), ()):
+        with pytest.raises(EgressError, match="nothing says"):
+            found(*wrong)
+
+
 @pytest.mark.parametrize("weight", [0, 2, -1, 17, 2**60])
 def test_rule_1_under_privacy_a_weight_that_is_not_the_public_constant_stops_the_reply(weight: int) -> None:
     with pytest.raises(EgressError, match="the weight is 1 for everybody"):

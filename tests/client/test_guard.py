@@ -26,7 +26,7 @@ from client.books import Books, create_simulated, register
 from client.guard import Guard, RefusedError, Request
 from client.policy import Allow, Budget, ReleasePolicy, SitePolicy, simulated_policy
 from privacy.accountant import epsilon
-from privacy.ledger import Ledger, LedgerError
+from privacy.ledger import Ledger, LedgerError, Reason
 from privacy.lifetime import Balance
 from privacy.mechanisms import Release
 from privacy.statement import verify_statement
@@ -558,11 +558,14 @@ def test_principle_2_what_the_policy_does_not_allow_is_refused_and_noted_with_no
     assert berlin.play(plan, 1, policy) is fault
     assert berlin.play(plan, 1, policy) is fault  # noted once
     assert berlin.charged() == before
-    assert berlin.kinds[-1] == ("rounds-a-day" if fault is Fault.POLICY_RATE else "policy")
-    assert berlin.kinds.count(berlin.kinds[-1]) == (
-        1 if fault is Fault.POLICY_RATE else 1 + berlin.kinds[:-1].count("policy")
-    )
+    assert berlin.kinds.count(fault.reason) == 1
+    assert berlin.kinds[-1] == fault.reason
     assert played(berlin.play(plan, 1))  # and nothing stays behind of it
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault.name.startswith(("POLICY_", "SITE_"))])
+def test_the_ledger_has_a_code_of_its_own_for_every_rule_of_the_policy(fault: Fault) -> None:
+    assert Reason(fault.reason) not in (Reason.POLICY, Reason.ROUNDS_A_DAY)
 
 
 def test_principle_2_noise_that_follows_from_a_seed_is_refused_unless_the_site_allows_it(berlin: Site) -> None:

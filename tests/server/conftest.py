@@ -325,7 +325,7 @@ class Player:
         return Federation(
             plan=plan,
             grid=grid,
-            layout=Layout(entries=LAYOUT.entries, wire=plan.federation.wire),
+            layout=Layout(LAYOUT.entries, plan.federation.wire, plan.federation.top_fraction),
             initial=START,
             evaluate=evaluate,
             folder=folder,

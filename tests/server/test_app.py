@@ -42,6 +42,7 @@ from tests.server.conftest import (
     make_plan,
     same_bits,
 )
+from tests.server.test_statements import Owner
 
 CLIENTS = ["0", "1", "2"]
 NETWORK = {
@@ -169,6 +170,19 @@ def test_the_summary_of_a_failure_does_not_outlive_it(tmp_path: Path) -> None:
     assert not failed.folder.summary.exists()
     assert not failed.folder.report.exists()
     assert not failed.folder.report.with_suffix(".json").exists()
+
+
+def test_a_client_whose_statement_says_that_its_history_has_a_gap_withdraws_its_claim(tmp_path: Path) -> None:
+    owner = Owner(tmp_path / "ledger.sqlite", rounds=9)  # longer than the clients of this test tell of
+    owner.ledger.append_recovery("people", {"acknowledged": [], "charges": [], "withdrawn": True})
+    grid = StreamingFakeGrid(CLIENTS, shrinks_privately)
+    grid.statements = {"1": owner.says("epsilon")}
+    keys = dict.fromkeys(CLIENTS, owner.identity.public_hex)
+    given = job(make_plan(NETWORK, PRIVATE), tmp_path / "run", test=DATA, simulated=False, identities=keys)
+    lead(given, grid)
+    found = {one["code"]: one["clients"] for one in given.folder.read_summary()["privacy"]["withdrawn"]}
+    assert found == {"no-gap": ["1"], "stated": ["0", "2"]}
+    assert grid.timeouts[-1] is None  # as patient as the grid: a claim hangs on it
 
 
 def test_a_run_that_cant_begin_says_so_and_writes_no_summary(tmp_path: Path) -> None:

@@ -114,6 +114,19 @@ def test_each_client_is_reminded_of_its_own_newest_entry_and_answers_once(
     assert configs[0][HEAD_HASH] == owner.heads[-1].hash
 
 
+def test_rule_8_where_owners_are_known_nobody_else_can_sign(owner: Owner) -> None:
+    grid = FakeGrid(["a", "b"], learns)
+    grid.statements = {"a": owner.says(), "b": owner.says()}
+    for key, wrong in ((owner.identity.public_hex, None), (Identity.create().public_hex, "signed by another key")):
+        (first, second), faults = ask_for_statements(
+            grid, PLAN, grid.nodes, {"a": owner.tally(), "b": owner.tally()}, owners={"a": key}
+        )
+        assert faults == []
+        assert (first.problem is None) is (wrong is None)
+        assert wrong is None or wrong in str(first.problem)
+        assert (second.statement, second.problem) == (None, "no key of its owner is known here")
+
+
 def test_who_says_nothing_is_named(owner: Owner) -> None:
     class Deaf(FakeGrid):
         def replies(self, messages: Any, timeout: float | None) -> list[Message]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from flwr.app import Message
 
+from privacy.report.catalogue import upper
 from server import summary as module
+from server.claim import NO_PRIVACY, Remark
 from server.replies import ClientFault
 from server.run_folder import RunFolder
 from server.run_state import RunState
-from server.summary import NO_PRIVACY, disclosed, privacy_summary, privacy_unit, summarise, versions, withdrawn
+from server.summary import privacy_summary, summarise, versions
 from shared_models.faults import Fault
 from shared_models.plan import Plan
 from tests.server.conftest import (
@@ -30,7 +31,6 @@ from tests.server.conftest import (
     StreamingFakeGrid,
     counts,
     error,
-    head,
     learns,
     learns_privately,
     make_plan,
@@ -267,76 +267,11 @@ def test_where_no_epsilon_can_be_computed_none_is_claimed() -> None:
     assert found["clients"][0]["epsilon"] is None
     assert found["clients"][1]["epsilon"] == 0.0
     assert found["epsilon_max"] is None
-    assert "spent too much for an epsilon to be computed: clients north" in found["withdrawn"]
+    assert [one["clients"] for one in found["withdrawn"] if one["code"] == "priced"] == [["north"]]
     json.dumps(found, allow_nan=False)
 
 
 # --- words --------------------------------------------------------------------------------------------------------
-
-
-def people(bound: int) -> Plan:
-    return make_plan(PRIVATE, {"data": {"person_column": "who", "max_rows_per_person": bound}})
-
-
-def test_rule_6_without_a_person_column_the_unit_is_a_record_not_a_person() -> None:
-    assert privacy_unit(PLAN) == "record, not person"
-    assert rows(PLAN, state(1, north=1))["north"]["person_epsilon"] is None
-
-
-def test_rule_6_one_record_each_makes_the_unit_a_person() -> None:
-    assert privacy_unit(people(1)) == "person, at most 1 record each"
-
-
-@pytest.mark.parametrize(
-    ("priced", "unit", "own"),
-    [(5, "person, at most 5 records each", "person_epsilon"), (1, "record, not person", "record_epsilon")],
-)
-def test_rule_6_the_unit_is_a_person_only_if_all_of_a_persons_records_are_priced(
-    monkeypatch: pytest.MonkeyPatch, priced: int, unit: str, own: str
-) -> None:
-    """The epsilon of one record must never be printed as that of a person who has five."""
-    plan = people(5)
-    release = plan.train_release()
-    assert release is not None
-    monkeypatch.setattr(Plan, "train_release", lambda _: replace(release, records_per_unit=priced))
-    row = rows(plan, state(3, north=3))["north"]
-    assert row["person_epsilon"] > 2 * row["record_epsilon"] > 0
-    assert privacy_unit(plan) == unit
-    assert row["epsilon"] == row[own]
-
-
-def test_rule_6_a_person_spread_over_clients_is_told_so() -> None:
-    assert any("several clients" in line and "rule 6" in line for line in disclosed(people(2)))
-    assert not any("several clients" in line for line in disclosed(PLAN))
-
-
-def test_rule_5_a_failure_withdraws_its_clients_claim_and_names_it() -> None:
-    books = state(3, north=3, south=2, fault=ClientFault("south", Fault.CLIENT_FAILED))
-    assert rows(PLAN, books)["south"]["withdrawn_rounds"] == [3]
-    assert rows(PLAN, books)["north"]["withdrawn_rounds"] == []
-    assert [line for line in withdrawn(PLAN, books) if "rule 5" in line] == [
-        "failed, which may tell something of their data (rule 5): clients south"
-    ]
-    assert not any("rule 5" in line for line in withdrawn(PLAN, state(3, north=3)))
-
-
-def test_what_left_unprotected_withdraws_its_clients_claim_and_is_named() -> None:
-    plan = make_plan(PRIVATE, {"privacy": {"unprotected": ["train-loss"]}})
-    books = state(3, north=3, south=3)
-    assert not any("unprotected" in line for line in withdrawn(plan, books))  # no site let it out
-    books.client("south").note_unprotected(2)
-    assert "sent unprotected beside private updates (train-loss): clients south" in withdrawn(plan, books)
-    found = rows(plan, books)
-    assert (found["north"]["unprotected_rounds"], found["south"]["unprotected_rounds"]) == ([], [2])
-
-
-def test_a_ledger_that_contradicts_itself_withdraws_its_clients_claim() -> None:
-    books = state(3, north=3, south=3)
-    assert books.client("south").tell(2, epsilon=None, head=head(2))
-    assert not books.client("south").tell(3, epsilon=None, head=head(1))
-    line = "told of ledgers that lack what they had told of before: clients south"
-    assert line in withdrawn(PLAN, books)
-    assert rows(PLAN, books)["south"]["head"] == {"position": head(2).position, "hash": head(2).hash}
 
 
 def test_without_privacy_it_says_so_and_prints_no_figure() -> None:
@@ -344,8 +279,8 @@ def test_without_privacy_it_says_so_and_prints_no_figure() -> None:
     assert found["unit"] is None
     assert found["trust"] == "none"
     assert found["claim"] is None
-    assert found["withdrawn"] == [NO_PRIVACY]
-    assert "protects nobody" in NO_PRIVACY
+    assert found["withdrawn"] == [NO_PRIVACY.to_json()]
+    assert "protects nobody" in NO_PRIVACY.text
     assert found["clients"][0]["rounds"] == 10
     assert {row["epsilon"] for row in found["clients"]} == {None}
     assert {row["charged_rounds"] for row in found["clients"]} == {0}
@@ -365,51 +300,80 @@ def test_principle_3_every_figure_stands_beside_what_it_means() -> None:
 
 
 def test_rule_9_a_simulation_claims_nothing() -> None:
-    found = privacy_summary(PLAN, state(10, north=10), stopped=None, clients=CLIENTS)
+    stated = dict.fromkeys(CLIENTS, "verified")
+    found = privacy_summary(PLAN, state(10, north=10), stopped=None, clients=CLIENTS, statements=stated)
     assert found["claim"] is None
-    assert any(line.startswith("simulated, not a claim") for line in found["withdrawn"])
-    reproducible = make_plan(PRIVATE, {"privacy": {"noise": "reproducible"}})
-    assert any("seed" in line for line in withdrawn(reproducible, RunState()))
-    assert not any("seed" in line for line in withdrawn(PLAN, RunState()))
+    assert codes(found["withdrawn"]) == ["deployed"]
 
 
-def test_rules_11_and_12_what_is_not_covered_is_listed() -> None:
-    assert disclosed(PLAN) == [
-        "when a client answers is not protected (rule 12)",
-        "the server's own evaluation data is not protected (rule 11)",
-        "the reported figures are of the test records that also chose the best model",
-        "hyper-parameters may have been chosen by looking at the data, uncharged (rule 11)",
+def codes(remarks: list[dict[str, Any]]) -> list[str]:
+    return [remark["code"] for remark in remarks]
+
+
+def deployed(books: RunState, statements: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    """The privacy part of a deployment's summary; unless told otherwise both clients' statements hold."""
+    stated = dict.fromkeys(CLIENTS, "verified") if statements is None else statements
+    given = {"stopped": None, "clients": CLIENTS, "statements": stated, "simulated": False} | more
+    return privacy_summary(PLAN, books, **given)
+
+
+def test_principle_3_a_deployment_that_meets_every_condition_claims_each_epsilon_with_all_that_it_means() -> None:
+    found = deployed(state(10, north=10, south=3))
+    assert found["withdrawn"] == []
+    north, south = (upper(pld(PLAN, rounds)) for rounds in (10, 3))
+    assert found["claim"] == (
+        f"each record is protected against everybody, the server included: epsilon at most {north} at north, {south} "
+        "at south, with delta 1e-05 (unit: record, not person; relation: add or remove one unit; accountant: PLD, "
+        "pessimistic, interval 0.001; selection: uncharged), as far as the assumptions hold"
+    )
+    assert codes(found["assumptions"]) == ["noise-testimony", "batch-independence", "record-not-person"]
+
+
+STATEMENTS = ["verified", "not verified: the ledger is shorter than the server has seen it", "none: unreachable"]
+
+
+@pytest.mark.parametrize("said", [*STATEMENTS[1:], None])
+def test_a_client_without_a_verified_statement_ends_the_claim_and_is_named(said: str | None) -> None:
+    stated = {"north": "verified"} | ({} if said is None else {"south": said})
+    found = deployed(state(3, north=3, south=3), stated)
+    assert found["claim"] is None
+    assert found["withdrawn"] == [
+        {"code": "stated", "text": "no verified statement: clients south", "clients": ["south"]}
     ]
-    chosen = make_plan(PRIVATE, {"privacy": {"selection": "public"}, "evaluation": {"where": "none"}})
-    assert disclosed(chosen) == ["when a client answers is not protected (rule 12)"]
+    assert deployed(state(3, north=3, south=0), stated)["claim"] is not None  # it was charged nothing
 
 
-def test_the_names_of_natural_clients_are_values_in_the_data() -> None:
-    """They are told to the server before anything is charged."""
-    natural = make_plan(PRIVATE, {"data": {"partition": {"kind": "natural", "column": "hospital"}}})
-    line = "the names of the clients are values of the column hospital and are not protected"
-    assert line in disclosed(natural)
-    assert not any("names of the clients" in line for line in disclosed(PLAN))
+def test_a_gap_that_an_owner_wrote_off_ends_the_claim() -> None:
+    assert codes(deployed(state(3, north=3), gaps=["north"])["withdrawn"]) == ["no-gap"]
+
+
+def test_what_the_grid_does_not_meet_ends_the_claim() -> None:
+    found = deployed(state(3, north=3), also_withdrawn=[Remark(code="own-code", text="the server brings the code")])
+    assert found["claim"] is None
+    assert codes(found["withdrawn"]) == ["own-code"]
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "chosen"),
+    ("spoil", "code"),
     [
-        ({}, "the best model"),
-        ({"target": 0.9}, "the best model and when to stop"),
-        ({"patience": 2}, "the best model and when to stop"),
-        ({"every": 9}, "the best model"),  # after rounds 9 and 10
-        ({"every": 10}, None),  # after round 10 alone: one model, and no round left to stop before
-        ({"every": 99, "target": 0.9}, None),
-        ({"where": "none"}, None),
-        ({"where": "clients"}, "the best model"),
+        (lambda books: books.note_client(4, "south", ClientFault("south", Fault.CLIENT_FAILED)), "no-client-failed"),
+        (lambda books: books.client("south").note_unprotected(2), "nothing-unprotected"),
+        (lambda books: books.client("south").contradicted.append(2), "ledgers-grow"),
     ],
 )
-def test_figures_of_test_records_that_chose_something_say_so(evaluation: dict[str, Any], chosen: str | None) -> None:
-    plan = make_plan(PRIVATE, {"federation": {"rounds": 10}, "evaluation": evaluation})
-    found = [line for line in disclosed(plan) if "reported figures" in line]
-    line = f"the reported figures are of the test records that also chose {chosen}"
-    assert found == ([] if chosen is None else [line])
+def test_a_condition_that_fails_for_one_client_leaves_the_run_without_a_claim(
+    spoil: Callable[[RunState], None], code: str
+) -> None:
+    books = state(3, north=3, south=3)
+    spoil(books)
+    found = deployed(books)
+    assert found["claim"] is None
+    assert [(one["code"], one["clients"]) for one in found["withdrawn"]] == [(code, ["south"])]
+
+
+def test_a_run_that_charged_nothing_claims_nothing() -> None:
+    found = deployed(RunState(), {})
+    assert (found["claim"], found["withdrawn"]) == (None, [])
 
 
 def test_versions_name_what_computed_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,9 +435,6 @@ def test_a_schema_is_closed_and_describes_each_property(name: str) -> None:
     assert count > 15
 
 
-STATEMENTS = ["verified", "not verified: the ledger is shorter than the server has seen it"]
-
-
 def judges(trains: Answer, epsilon: float | None) -> Answer:
     """A client that judges the model too."""
 
@@ -518,7 +479,8 @@ def outputs(play: Player) -> Iterator[tuple[Plan, RunFolder, dict[str, Any]]]:
                     reason=outcome.reason,
                     clients=list(outcome.nodes),
                     startup_seconds=0.1,
-                    statements=dict(zip(CLIENTS, STATEMENTS, strict=True)) if private else None,
+                    statements=dict(zip(CLIENTS, STATEMENTS[: len(CLIENTS)], strict=True)) if private else None,
+                    simulated=kind != "good",
                 )
                 played.folder.write_summary(found)
                 yield plan, played.folder, found
@@ -556,6 +518,7 @@ def inside(node: Any, path: tuple[str | int, ...]) -> Any:
 def test_a_field_too_many_or_too_few_anywhere_is_found(play: Player) -> None:
     """Only metrics that are undefined, and packages that aren't installed, may be missing."""
     optional = {("final",), ("versions",), ("evaluation",), ("baselines", "rows", 0, "metrics")}
+    remarks = ("withdrawn", "assumptions", "disclosed")
     checked = 0
     for _, folder, found in outputs(play):
         table = {"metrics": ["auc"], "rows": [{"name": "federated", "metrics": {"auc": 0.9}}]}
@@ -569,6 +532,8 @@ def test_a_field_too_many_or_too_few_anywhere_is_found(play: Player) -> None:
                 assert not check.is_valid(spoilt), path
                 checked += 1
                 for key in inside(value, path) if path not in optional else ():
+                    if set(path) & {*remarks} and (key in ("clients", "values") or "values" in path):
+                        continue  # a remark has them where it concerns somebody, or mentions something
                     spoilt = copy.deepcopy(value)
                     del inside(spoilt, path)[key]
                     assert not check.is_valid(spoilt), (path, key)
@@ -586,7 +551,11 @@ def test_a_field_too_many_or_too_few_anywhere_is_found(play: Player) -> None:
         (("privacy", "unit"), "person"),
         (("privacy", "unit"), None),
         (("privacy", "trust"), "none"),
+        (("setting",), "production"),
         (("privacy", "claim"), 3.0),
+        (("privacy", "withdrawn", 0), "simulated, not a claim: all clients ran in one place"),
+        (("privacy", "withdrawn", 0, "code"), "Not a code"),
+        (("privacy", "withdrawn", 0, "clients"), []),
         (("privacy", "delta"), 0),
         (("privacy", "clients", 0, "epsilon"), -0.1),
         (("privacy", "clients", 0, "withdrawn_rounds"), [0]),

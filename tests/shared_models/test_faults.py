@@ -31,6 +31,9 @@ def test_rule_5_the_numbers_are_fixed() -> None:
         "POLICY_CLIPPING": 1017,
         "POLICY_FIELD": 1018,
         "POLICY_RATE": 1019,
+        "POLICY_APPROVAL": 1020,
+        "SITE_DATA": 1021,
+        "POLICY_RESOURCES": 1022,
     }
 
 

@@ -215,6 +215,10 @@ def test_the_digest_depends_on_names_shapes_order_and_wire() -> None:
     layouts = [
         LAYOUT,
         Layout(entries=LAYOUT.entries, wire="float16"),
+        Layout(entries=LAYOUT.entries, wire="int8"),
+        Layout(entries=LAYOUT.entries, wire="top-k", top_fraction=0.01),
+        Layout(entries=LAYOUT.entries, wire="top-k", top_fraction=0.010000000000000002),
+        Layout(entries=LAYOUT.entries, wire="top-k", top_fraction=1.0),
         Layout(entries=LAYOUT.entries[::-1], wire="float32"),
         Layout(entries=LAYOUT.entries[:1], wire="float32"),
         Layout(entries=(("weight", (3, 2)), ("bias", (3,))), wire="float32"),
@@ -227,6 +231,14 @@ def test_the_digest_depends_on_names_shapes_order_and_wire() -> None:
     assert len({layout.digest for layout in layouts}) == len(layouts)
     assert Layout(entries=(("weight", (2, 3)), ("bias", (3,))), wire="float32").digest == LAYOUT.digest
     assert LAYOUT.digest == "8dd49f5292b17f3020807249412c1b7fd07922a66d213a15ef0b734371ff1f3f"
+
+
+@pytest.mark.parametrize(
+    ("wire", "fraction"), [("top-k", None), ("top-k", 0.0), ("top-k", 1.5), ("top-k", float("nan")), ("int8", 0.1)]
+)
+def test_a_fraction_is_top_ks_and_a_part(wire: Any, fraction: float | None) -> None:
+    with pytest.raises(ValueError, match="wire"):
+        Layout(entries=LAYOUT.entries, wire=wire, top_fraction=fraction)
 
 
 names = st.text(max_size=4) | st.sampled_from(['","', "a", "b", "[1]", "é"])

@@ -116,7 +116,7 @@ RICH: dict[str, dict[str, Any]] = {
     "fixed": {
         "data": {"partition": {"kind": "pathological", "clients": 5, "classes_per_client": 3}},
         "training": {"schedule": {"kind": "constant", "warmup_rounds": 1}},
-        "federation": {"cohort": {"sampling": "fixed", "size": 4}},
+        "federation": {"cohort": {"sampling": "fixed", "size": 4}, "wire": "top-k", "top_fraction": 0.25},
     },
     "skewed": {"data": {"partition": {"kind": "size-skewed", "clients": 5, "growth": "square"}}},
     "iid": {"data": {"partition": {"kind": "iid", "clients": 5}}},
@@ -373,6 +373,16 @@ def test_strategies_that_may_not_be_named(name: str) -> None:
         ({"privacy": {"unit": "client", "epsilon": 1.0}}, "unit = 'client' with trust = 'local' is not offered"),
         ({"privacy": {"trust": "central", "epsilon": 1.0}}, "unit = 'example' with trust = 'central' is not offered"),
         ({"federation": {"weighting": "examples"}}, "would release each client's number of records"),
+        ({"federation": {"wire": "top-k"}}, "wire = 'top-k' needs top_fraction"),
+        ({"federation": {"wire": "int8", "top_fraction": 0.1}}, "belongs to wire = 'top-k', not to 'int8'"),
+        *(
+            (
+                {"privacy": {"unit": "client", "trust": trust, "epsilon": 1.0}, "federation": form},
+                f"changes each update after it was clipped, and privacy.trust = '{trust}' counts on clipped ones",
+            )
+            for trust in ("central", "distributed")
+            for form in ({"wire": "int8"}, {"wire": "top-k", "top_fraction": 0.1})
+        ),
         ({"training": {"epochs": 1}}, "training.epochs depends on each client's number of records"),
         ({"federation": {"strategy": "fedprox"}}, "needs training.proximal_mu > 0"),
         ({"evaluation": {"where": "none", "patience": 1}}, "need evaluation.where = 'server'"),

@@ -176,7 +176,19 @@ def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
             "[training]\noptimizer = 'adamm'",
             "training.optimizer = 'adamm': did you mean adam? allowed: 'sgd', 'adam', 'adamw'",
         ),
-        ("[federation]\nwire = 3", "federation.wire = 3: allowed: 'float32', 'float16'"),
+        ("[federation]\nwire = 3", "federation.wire = 3: allowed: 'float32', 'float16', 'int8', 'top-k'"),
+        ("[federation]\nwire = 'topk'", "federation.wire = 'topk': did you mean top-k? allowed: 'float32', 'float16'"),
+        ("[federation]\nwire = 'top-k'\ntop_fraction = 0.0", "federation.top_fraction = 0.0: should be greater than 0"),
+        ("[federation]\nwire = 'top-k'\ntop_fraction = 2", "federation.top_fraction = 2: should be less than or equal"),
+        ("[federation]\nwire = 'top-k'", "federation: wire = 'top-k' needs top_fraction, the part of all values that"),
+        (
+            "[federation]\ntop_fraction = 0.1",
+            "federation: top_fraction = 0.1 belongs to wire = 'top-k', not to 'float32'; remove it",
+        ),
+        (
+            "[federation]\nwire = 'int8'\n[privacy]\nunit = 'client'\ntrust = 'central'\nepsilon = 1.0",
+            "federation.wire = 'int8' changes each update after it was clipped, and privacy.trust = 'central' counts",
+        ),
         (
             "[federation]\nstrategy = 'fedvag'",
             "federation.strategy = 'fedvag': did you mean fedavg? allowed: fedavg, fedavgm,",
@@ -456,6 +468,10 @@ def plans(draw: st.DrawFn) -> Plan:
             }
         )
     )
+    if privacy.get("trust") != "central" and draw(st.booleans()):
+        federation |= draw(
+            st.just({"wire": "int8"}) | st.fixed_dictionaries({"wire": st.just("top-k"), "top_fraction": part})
+        )
     evaluation = draw(
         table(
             {

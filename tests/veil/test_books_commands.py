@@ -177,6 +177,25 @@ def test_several_runs_are_compared(veil: Command, run: Path, tmp_path: Path) -> 
     assert "comparison.html" in out
 
 
+def test_a_summary_of_another_version_is_read_or_refused_in_one_line(veil: Command, run: Path, tmp_path: Path) -> None:
+    early = tmp_path / "early"
+    early.mkdir()
+    for name in ("plan.toml", "metrics.jsonl"):
+        shutil.copy(run / name, early)
+    summary = json.loads((run / "summary.json").read_text())
+    for kind in ("withdrawn", "disclosed"):
+        summary["privacy"][kind] = [remark["text"] for remark in summary["privacy"][kind]]
+    del summary["privacy"]["assumptions"], summary["setting"]
+    (early / "summary.json").write_text(json.dumps(summary))
+    assert veil("report", early)[0] == 0
+    assert json.loads((early / "report.json").read_text())["status"] == "simulated"
+    del summary["privacy"]["clients"][0]["record_epsilon"]
+    (early / "summary.json").write_text(json.dumps(summary))
+    code, _, err = veil("report", early)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "summary.json: lacks 'record_epsilon'" in err
+
+
 def test_a_ledger_has_a_report_of_its_own(veil: Command, run: Path, tmp_path: Path) -> None:
     statement = run / "statements" / "2.json"
     code, *_ = veil("report", "--ledger", run / "ledger.sqlite", "--statement", statement, "--out", tmp_path / "site")

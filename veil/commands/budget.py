@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from client.policy import SitePolicy
+    from privacy.lifetime import Account, Balance, Limit
     from privacy.mechanisms import Release
     from privacy.planning import Offer
 
@@ -95,36 +98,89 @@ def status(
     site: Annotated[Path | None, typer.Option(help="site.toml: its budgets, charged or not.")] = None,
 ) -> None:
     """Say what is left of each budget of a site."""
+    from client.site_settings import read_settings
+
+    print_budgets(budgets(ledger, None if site is None else read_settings(site).policy))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """How one budget stands.
+
+    Attributes:
+        scope, unit, trust: which one.
+        charged: epsilon that the charges cost at the limit's delta; None where a gap withdrew every claim.
+        limit, delta: the budget.
+        fraction: of it, that is used.
+        plans: how many plans have charged it.
+    """
+
+    scope: str
+    unit: str
+    trust: str
+    charged: float | None
+    limit: float
+    delta: float
+    fraction: float
+    plans: int
+
+
+def budgets(ledger: Path | None, policy: SitePolicy | None) -> list[Spent]:
+    """How each budget stands: those that were charged, and those of the policy.
+
+    Args:
+        ledger: of the site; None if it has not begun.
+        policy: of the site; without one, what the ledger knows.
+
+    Raises:
+        LedgerError: the ledger can't be relied on.
+    """
+    from privacy.ledger import Ledger
+    from privacy.lifetime import Account
+
+    if ledger is None:
+        assert policy is not None
+        return [_spent(policy.budget_scope, own.balance, own.limit, Account()) for own in policy.budget]
+    found = []
+    with Ledger.open(ledger, read_only=True) as books:
+        known = books.scopes()
+        for scope in known if policy is None else (policy.budget_scope,):
+            limits = dict(books.snapshot(scope).limits) if scope in known else {}
+            if policy is not None:
+                limits |= {budget.balance: budget.limit for budget in policy.budget}
+            for balance, limit in limits.items():
+                account = books.account(scope, balance) if scope in known else Account()
+                found.append(_spent(scope, balance, limit, account))
+    return found
+
+
+def print_budgets(found: list[Spent]) -> None:
+    """One line a budget."""
     from rich.console import Console
     from rich.table import Table
-
-    from client.policy import read_policy
-    from privacy.ledger import Ledger
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("scope", "unit", "trust", "spent", "budget", "delta", "used", "plans"):
         table.add_column(title, justify="left" if title in ("scope", "unit", "trust") else "right")
-    with Ledger.open(ledger, read_only=True) as books:
-        policy = None if site is None else read_policy(site)
-        for scope in books.scopes() if policy is None else (policy.budget_scope,):
-            snapshot = books.snapshot(scope)
-            limits = dict(snapshot.limits)
-            if policy is not None:
-                limits |= {budget.balance: budget.limit for budget in policy.budget}
-            for balance, limit in limits.items():
-                account = books.account(scope, balance)
-                spent = limit.spent(account)
-                table.add_row(
-                    scope,
-                    balance.unit,
-                    balance.trust,
-                    f"{spent.charged_epsilon:.4f}" if not account.withdrawn else "no claim",
-                    f"{limit.epsilon:g}",
-                    f"{limit.delta:g}",
-                    f"{spent.fraction:.0%}",
-                    str(len(account.plans)),
-                )
+    for own in found:
+        charged = "no claim" if own.charged is None else f"{own.charged:.4f}"
+        numbers = (f"{own.limit:g}", f"{own.delta:g}", f"{own.fraction:.0%}", str(own.plans))
+        table.add_row(own.scope, own.unit, own.trust, charged, *numbers)
     Console(highlight=False).print(table)
+
+
+def _spent(scope: str, balance: Balance, limit: Limit, account: Account) -> Spent:
+    spent = limit.spent(account)
+    return Spent(
+        scope=scope,
+        unit=balance.unit,
+        trust=balance.trust,
+        charged=None if account.withdrawn else spent.charged_epsilon,
+        limit=limit.epsilon,
+        delta=limit.delta,
+        fraction=spent.fraction,
+        plans=len(account.plans),
+    )
 
 
 def _print(head: str, limit: float, asked: list[int], made: list[Offer]) -> None:

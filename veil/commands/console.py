@@ -20,9 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from server.claim import privacy_unit
 from server.federation import RoundRecord
 from server.run_folder import RunFolder
-from server.summary import privacy_unit
 from shared_models.plan import Plan
 from simulations.repeat import Repeated
 from simulations.run import client_log_hint
@@ -175,10 +175,11 @@ class Console:
             f"{_epsilon(privacy['epsilon_max'])} at delta {privacy['delta']:g} ({privacy['relation']}; "
             f"{privacy['accountant']}); selection {privacy['selection']}"
         )
-        for reason in privacy["withdrawn"]:
-            self._rich.print(f"  no claim: {reason}")
-        for fact in privacy["disclosed"]:
-            self._rich.print(f"  not covered: {fact}")
+        if privacy["claim"] is not None:
+            self._rich.print(f"  claim: {privacy['claim']}")
+        for title, remarks in (("no claim", "withdrawn"), ("assumed", "assumptions"), ("not covered", "disclosed")):
+            for remark in privacy.get(remarks, ()):  # a summary of an early version has fewer, and plain sentences
+                self._rich.print(f"  {title}: {remark if isinstance(remark, str) else remark['text']}")
         self._rich.print(_client_table(privacy))
         if len(privacy["clients"]) > _SHOWN_CLIENTS:
             self._rich.print(f"... and {len(privacy['clients']) - _SHOWN_CLIENTS} more in summary.json")

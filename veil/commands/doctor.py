@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 _LEAST_DISK = 2e9
 _LEAST_MEMORY = 2e9
@@ -31,14 +34,20 @@ class Finding:
     text: str
 
 
-def doctor() -> int:
-    """Check Python, packages, devices, disk and data; exit 1 if something needed is missing."""
+Check = tuple[str, Callable[[], "Finding | list[Finding]"]]
+"""Its name, and what it finds."""
+
+
+def doctor(
+    site: Annotated[Path | None, typer.Option("--site", help="A site's home: check that too.", metavar="HOME")] = None,
+) -> int:
+    """Check Python, packages, devices, disk and data; exit 1 if something needed is missing or wrong."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    findings = examine()
+    findings = examine() if site is None else _of_site(site)
     for finding in findings:
-        mark = "[green]ok     [/]" if finding.good else "[red]missing[/]" if finding.needed else "[yellow]note   [/]"
+        mark = "[green]ok     [/]" if finding.good else "[red]wrong  [/]" if finding.needed else "[yellow]note   [/]"
         console.print(f"{mark} {finding.name}: ", end="")
         console.print(finding.text, markup=False, soft_wrap=True)
     bad = sum(not finding.good and finding.needed for finding in findings)
@@ -47,8 +56,8 @@ def doctor() -> int:
 
 
 def examine() -> list[Finding]:
-    """Every check, in order; a check that breaks is itself a finding."""
-    checks: tuple[tuple[str, Callable[[], Finding | list[Finding]]], ...] = (
+    """Every check of the machine, in order."""
+    checks: tuple[Check, ...] = (
         ("python", _python),
         ("packages", _packages),
         ("ray", _ray),
@@ -57,6 +66,11 @@ def examine() -> list[Finding]:
         ("disk", _disk),
         ("data", _data),
     )
+    return run_checks(checks)
+
+
+def run_checks(checks: Iterable[Check]) -> list[Finding]:
+    """What each check finds; one that breaks is itself a finding."""
     findings: list[Finding] = []
     for name, check in checks:
         try:
@@ -65,6 +79,17 @@ def examine() -> list[Finding]:
             found = Finding(name, False, True, f"the check itself failed: {type(error).__name__}: {error}")
         findings += found if isinstance(found, list) else [found]
     return findings
+
+
+def _of_site(home: Path) -> list[Finding]:
+    """What a client needs of the machine, and how the site stands."""
+    from security.homes import SiteHome
+    from veil.commands.asking import passphrase_for
+    from veil.site_doctor import examine_site
+
+    place = SiteHome(home)
+    machine = run_checks((("python", _python), ("packages", _packages)))
+    return machine + examine_site(place, passphrase_for(place.identity_key))
 
 
 def _python() -> Finding:
@@ -101,6 +126,7 @@ def _ray() -> Finding:
 
 
 def _device() -> Finding:
+    """The fastest device there is."""
     import torch
 
     if torch.cuda.is_available():

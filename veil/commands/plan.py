@@ -23,8 +23,8 @@ def check(
     data: Annotated[bool, typer.Option("--data", help="Also load the data and spread it over the clients.")] = False,
 ) -> None:
     """Say whether a plan can run, and what it would cost."""
+    from server.claim import privacy_unit
     from server.strategies import make_strategy
-    from server.summary import privacy_unit
     from shared_models.resolve import resolve
     from simulations.scenarios import find_plan
 

@@ -1,0 +1,133 @@
+"""Offers of plans, and what the owner says to them, now or when asked again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from client.notes import Notes
+from client.running import place_of
+from security.frames import ACCEPTED, PENDING, Answer, Offer
+from shared_models.faults import Fault, fault_of
+
+if TYPE_CHECKING:
+    from shared_models.plan import Plan
+
+_APPROVAL_SECONDS: Final = 2.0  # between two looks whether the owner has approved
+
+_log = logging.getLogger("veil.client")
+
+
+class Verdict(Protocol):
+    """What an owner says to an offer (`client.site.Verdict`)."""
+
+    @property
+    def code(self) -> int:
+        """As an `Answer` carries it."""
+
+    @property
+    def reason(self) -> str:
+        """For the owner alone, one line."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """What was offered, where it could be read."""
+
+
+class Owner(Protocol):
+    """Whose data it is (`client.site.DeployedSite`)."""
+
+    def consider(self, plan_text: str, digest: str) -> Verdict:
+        """What to say to an offered plan; may take seconds."""
+
+    def is_approved(self, digest: str) -> bool:
+        """Whether a plan that waited may run now; quick."""
+
+
+class Considering:
+    """Takes offers and answers them. An answer holds for the very text that it was given to.
+
+    Args:
+        owner: decides.
+        worker: thread in which the owner is asked.
+        answer: sends an answer, if anybody listens.
+        notes: where the answer is noted.
+    """
+
+    def __init__(self, owner: Owner, *, worker: Executor, answer: Callable[[Answer], None], notes: Notes) -> None:
+        self._owner = owner
+        self._worker = worker
+        self._answer = answer
+        self._notes = notes
+        self._offer: Offer | None = None
+        self._news = asyncio.Event()
+        self.accepted: tuple[Offer, Plan] | None = None
+
+    def offered(self, offer: Offer) -> None:
+        """A plan is about to be played; what was accepted before is accepted at once."""
+        self._offer = offer
+        if self.accepted is not None and self.accepted[0] == offer:
+            self._say(offer, ACCEPTED)
+        else:
+            self.accepted = None
+            self._news.set()
+
+    async def run(self) -> None:
+        """Answer offers, for ever."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            offer = self._offer
+            assert offer is not None
+            verdict = await asyncio.get_running_loop().run_in_executor(self._worker, self._verdict, offer)
+            if offer is not self._offer:
+                continue  # a newer one has come meanwhile
+            self._note(offer, verdict)
+            self._say(offer, verdict.code)
+            while verdict.code == PENDING and not self._news.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), _APPROVAL_SECONDS)
+                if await asyncio.to_thread(self._owner.is_approved, offer.digest):
+                    self._news.set()
+
+    def _verdict(self, offer: Offer) -> Verdict:
+        try:
+            return self._owner.consider(offer.plan, offer.digest)
+        except Exception as error:  # a stranger's plan must not end a client that others rely on
+            _log.warning("an offer could not be considered: %s", place_of(error))
+            return _Failed()
+
+    def _note(self, offer: Offer, verdict: Verdict) -> None:
+        plan, name, code = verdict.plan, offer.digest[:16], verdict.code
+        if code <= PENDING:
+            answer = "accepted" if code == ACCEPTED else "pending"
+            text = "accepted" if code == ACCEPTED else verdict.reason
+        else:
+            answer = fault_of(code).reason
+            text = f"refused: {answer}" + (f": {verdict.reason}" if verdict.reason else "")
+            self._notes.fault(answer)
+        shown: dict[str, Any] = {"run": offer.run, "digest": offer.digest, "answer": answer}
+        if offer.run != self._notes.status.run:
+            shown |= {"round": None, "epsilon": None, "plan": None, "rounds": None, "epsilon_planned": None}
+        if plan is not None:
+            name = f"{plan.name} ({name})"
+            shown |= {"plan": plan.name, "rounds": plan.federation.rounds, "epsilon_planned": plan.privacy.epsilon}
+        if plan is not None and code == ACCEPTED:
+            self.accepted = offer, plan
+        self._notes.show(**shown)
+        self._notes.once("offer", f"plan {name}: {text}", run=offer.run, digest=offer.digest, answer=answer)
+
+    def _say(self, offer: Offer, code: int) -> None:
+        self._answer(Answer(run=offer.run, digest=offer.digest, code=code))
+
+
+class _Failed:
+    """What is said where nothing could be found out."""
+
+    code = int(Fault.CLIENT_FAILED)
+    reason = "client.log says where"
+    plan = None

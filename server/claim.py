@@ -1,0 +1,218 @@
+"""What a run claims, and what its claim hangs on: conditions that fail, assumptions, and what is not covered.
+
+Each is a fixed code, which programs read, and a sentence, which people read. The codes are the report's
+(`privacy.report.conditions`); a code names the condition, so one among what withdraws a claim says that it isn't met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from privacy.accountant import ACCOUNTANT, RELATION
+from privacy.report.catalogue import upper
+from privacy.report.conditions import BATCH_INFLUENCE
+from server.run_state import RunState
+from shared_models.plan import Plan
+from shared_models.plan_data import NaturalPartition
+
+_NAMED = 20  # clients whose epsilons a claim lists one by one
+
+# Against whom a claim holds, by the plan's trust. There is no claim under any other.
+_AGAINST = {"local": "everybody, the server included"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remark:
+    """A condition, an assumption, or something that is not covered.
+
+    Attributes:
+        code: which one; fixed.
+        text: one plain sentence, clients and values filled in.
+        clients: whom it concerns; empty for everybody.
+        values: what the sentence mentions, by name.
+    """
+
+    code: str
+    text: str
+    clients: tuple[str, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the summary holds it: `clients` and `values` only where there are any."""
+        found: dict[str, Any] = {"code": self.code, "text": self.text}
+        if self.clients:
+            found["clients"] = list(self.clients)
+        if self.values:
+            found["values"] = dict(self.values)
+        return found
+
+
+NO_PRIVACY = Remark(code="privacy", text="no privacy: plain federated learning protects nobody")
+
+
+def privacy_unit(plan: Plan) -> str:
+    """What the epsilon protects, in words (rule 6): a person only where all of a person's records are priced."""
+    bound, release = plan.data.max_rows_per_person, plan.train_release()
+    if bound is None or release is None or release.records_per_unit < bound:
+        return "record, not person"
+    return f"person, at most {bound} record{'s' if bound > 1 else ''} each"
+
+
+def claim(plan: Plan, epsilons: Mapping[str, float | None]) -> str | None:
+    """What is claimed once no condition fails, with all that principle 3 asks for; None where nothing was charged.
+
+    Args:
+        plan: the resolved plan.
+        epsilons: of each client, at the plan's delta.
+
+    Raises:
+        ValueError: one of them has none, or the plan's trust is one without a claim.
+    """
+    charged = {client: value for client, value in epsilons.items() if value != 0}
+    if not charged:
+        return None
+    known = {client: value for client, value in charged.items() if value is not None}
+    if len(known) < len(charged) or plan.privacy.trust not in _AGAINST:
+        raise ValueError("without an epsilon for everybody, and somebody it holds against, there is no claim")
+    figures = f"epsilon at most {upper(max(known.values()))} at each of {len(known)} clients"
+    if len(known) <= _NAMED:
+        figures = "epsilon at most " + ", ".join(f"{upper(value)} at {client}" for client, value in known.items())
+    unit = privacy_unit(plan)
+    return (
+        f"each {unit.partition(',')[0]} is protected against {_AGAINST[plan.privacy.trust]}: {figures}, with delta "
+        f"{plan.privacy.delta:g} (unit: {unit}; relation: {RELATION}; accountant: {ACCOUNTANT}; "
+        f"selection: {plan.privacy.selection}), as far as the assumptions hold"
+    )
+
+
+def withdrawn(
+    plan: Plan,
+    state: RunState,
+    *,
+    simulated: bool = True,
+    unpriced: Sequence[str] = (),
+    unstated: Sequence[str] = (),
+    gaps: Sequence[str] = (),
+) -> list[Remark]:
+    """Conditions that a claim needs and this run does not meet.
+
+    Args:
+        plan: the resolved plan.
+        state: the server's books.
+        simulated: whether all clients were in one place.
+        unpriced: clients that have no epsilon.
+        unstated: clients that were charged, and whose signed statement the server has not verified.
+        gaps: clients whose statement says that a gap in their ledger was written off.
+    """
+    found = []
+    if simulated:
+        found.append(Remark(code="deployed", text="simulated, not a claim: all clients ran in one place"))
+    if plan.privacy.noise == "reproducible":
+        found.append(Remark(code="secret-noise", text="the noise follows from the plan's seed, which others may know"))
+    tallies = state.clients.items()
+    found += _about(
+        "no-client-failed",
+        "failed, which may tell something of their data (rule 5)",
+        (client for client, tally in tallies if tally.withdrawn),
+    )
+    fields = ", ".join(plan.privacy.unprotected)
+    found += _about(
+        "nothing-unprotected",
+        f"sent unprotected beside private updates ({fields})",
+        (client for client, tally in tallies if tally.unprotected),
+        fields=fields,
+    )
+    found += _about(
+        "ledgers-grow",
+        "told of ledgers that lack what they had told of before",
+        (client for client, tally in tallies if tally.contradicted),
+    )
+    found += _about("priced", "spent too much for an epsilon to be computed", unpriced)
+    found += _about("stated", "no verified statement", unstated)
+    found += _about("no-gap", "wrote off a gap in the ledger", gaps)
+    return found
+
+
+def _about(code: str, text: str, clients: Iterable[str], **values: str) -> list[Remark]:
+    named = tuple(sorted(clients))
+    return (
+        [Remark(code=code, text=f"{text}: clients {', '.join(named)}", clients=named, values=values)] if named else []
+    )
+
+
+def assumptions(plan: Plan) -> list[Remark]:
+    """What a claim rests on that nothing here proves."""
+    found = [
+        Remark(
+            code="noise-testimony",
+            text="each site runs Veil unchanged, with secret noise of its own: what it signs is testimony, and no "
+            "proof that noise was added",
+        ),
+        Remark(
+            code="batch-independence",
+            text="an example's clipped gradient does not depend on the others in its batch beyond rounding, which the "
+            f"figures leave out: measured on a CPU, up to {BATCH_INFLUENCE['most']} of the clipping norm, mostly below "
+            f"{BATCH_INFLUENCE['mostly']}; not proven",
+            values=BATCH_INFLUENCE,
+        ),
+    ]
+    if privacy_unit(plan).startswith("record"):
+        found.append(
+            Remark(
+                code="record-not-person",
+                text="a person has one record: somebody with several is protected less than the figures say (rule 6)",
+            )
+        )
+    return found
+
+
+def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
+    """What the claim does not cover."""
+    found = []
+    if plan.evaluation.baselines:
+        found.append(
+            Remark(code="baselines", text="the figures of each client alone and of all data pooled are not protected")
+        )
+    found.append(Remark(code="timing", text="when a client answers is not protected (rule 12)"))
+    if simulated and isinstance(plan.data.partition, NaturalPartition):
+        column = plan.data.partition.column
+        found.append(
+            Remark(
+                code="client-names",
+                text=f"the names of the clients are values of the column {column} and are not protected",
+                values={"column": column},
+            )
+        )
+    if plan.data.max_rows_per_person is not None:
+        found.append(
+            Remark(
+                code="several-clients",
+                text="somebody with records at several clients spends at each of them, and the epsilons add up "
+                "(rule 6)",
+            )
+        )
+    if plan.evaluation.where == "server":
+        found.append(Remark(code="evaluation-data", text="the server's own evaluation data is not protected (rule 11)"))
+    if plan.evaluation.where != "none":
+        found += _chosen_on_test_records(plan)
+    if plan.privacy.selection == "uncharged":
+        found.append(
+            Remark(
+                code="selection-uncharged",
+                text="hyper-parameters may have been chosen by looking at the data, uncharged (rule 11)",
+            )
+        )
+    return found
+
+
+def _chosen_on_test_records(plan: Plan) -> list[Remark]:
+    """Says so where the records that the figures are of have chosen among models first."""
+    evaluation = plan.evaluation
+    if plan.federation.rounds <= evaluation.every:  # evaluated once, after the last round: there is nothing to choose
+        return []
+    stops = evaluation.target is not None or evaluation.patience is not None
+    chosen = "the best model and when to stop" if stops else "the best model"
+    code = "test-records-stop" if stops else "test-records-best"
+    return [Remark(code=code, text=f"the reported figures are of the test records that also chose {chosen}")]

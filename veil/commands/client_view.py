@@ -1,0 +1,171 @@
+"""What `veil client` prints: a plan as its owner must know it before saying yes, and how a site stands."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from shared_models.protocol import METRICS, WEIGHT
+
+if TYPE_CHECKING:
+    from client.plan_facts import Cost, PlanFacts
+    from privacy.lifetime import LifetimeSpent
+    from privacy.mechanisms import Release
+    from shared_models.plan import Plan
+
+_LABEL = 12
+_WIDTH = 118
+
+_WEIGHT = f"{METRICS}.{WEIGHT}"  # on the wire it is called a number of examples, which under privacy it never is
+_CLASSES = {
+    "charged": "private releases, paid for",
+    "public": "the same whatever the data is",
+    "entrusted": "AS IT IS, to the server: no privacy against it",
+    "unprotected": "AS IT IS: withdraws the claim",
+}
+
+
+def print_plan(facts: PlanFacts) -> None:
+    """All that an owner should read before approving a plan."""
+    from server.claim import assumptions, disclosed
+
+    plan = facts.plan
+    _say("plan", f"{plan.name} of {facts.federation}")
+    _say("digest", facts.digest)
+    _say("asks", _asks(plan))
+    _say(
+        "model",
+        f"{plan.model.name}, {facts.parameters:,} parameters; at least {max(1, facts.memory >> 20)} MB of memory",
+    )
+    _say("computes", f"on {facts.device}, {plan.training.threads} thread{'s' * (plan.training.threads > 1)}")
+    data = facts.data
+    _say("data", f"{plan.data.name}: " + ("none at this site" if data is None else f"{data.format} at {data.path}"))
+    _say("privacy", *_privacy(plan))
+    _say("releases", *(_release(release, times, plan) for release, times in facts.releases.items()))
+    if plan.is_private:
+        _say("budget", *_budget(facts.cost, plan))
+    _say("leaves", *_leaves(facts))
+    if plan.is_private:
+        _say("rests on", *(remark.text for remark in assumptions(plan)))
+    _say("not covered", *(remark.text for remark in disclosed(plan, simulated=False)))
+    if facts.objection is not None:
+        _say("but", f"as things stand the site refuses it: {facts.objection}")
+
+
+def plan_line(plan: Plan) -> str:
+    """A plan in one line."""
+    from server.claim import privacy_unit
+
+    what = "no privacy"
+    if plan.is_private:
+        what = f"epsilon {plan.privacy.epsilon:g} a {privacy_unit(plan).partition(',')[0]}, {plan.privacy.trust}"
+    return f"{plan.digest()[:16]}  {plan.name}: {plan.federation.rounds} rounds, {plan.model.name}, {what}"
+
+
+def print_status(status: Mapping[str, Any]) -> None:
+    """How a site stands, as `client_status` found it."""
+    _say("site", f"{status['site']} of {status['federation']}")
+    client = status["client"]
+    state = "running" if client["running"] else "not running"
+    if client["running"]:
+        state += f", {'connected' if client['connected'] else 'not connected'} since {client['since']}"
+    _say("client", f"{state}; server at {status['server']}")
+    if client.get("plan") is not None and client["running"]:
+        answer = f"plan {client['plan']} ({str(client['digest'])[:16]}): {client['answer']}"
+        _say("", answer + _progress(client))
+    if client.get("waiting"):
+        _say("", f"waits: {client['waiting']}")
+    if client.get("unsent"):
+        _say("", f"{client['unsent']} replies the server doesn't have yet")
+    if client.get("faults"):
+        _say("faults", ", ".join(f"{name} {times}" for name, times in client["faults"].items()))
+    _say("certificate", status["certificate"]["text"])
+    _say("roster", status["roster"])
+    pending = status["pending"]
+    _say("approval", f"{len(status['approved'])} plans approved, {len(pending)} waiting")
+    for item in pending:
+        _say("", item["text"])
+
+
+def _progress(client: Mapping[str, Any]) -> str:
+    text = f", round {client['round']} of {client['rounds']}" if client["round"] is not None else ""
+    if client["epsilon"] is not None:
+        text += f", epsilon {client['epsilon']:.4g} so far"
+    return text + (", at work now" if client["working"] else "")
+
+
+def _asks(plan: Plan) -> str:
+    training = plan.training
+    work = f"{training.epochs} epochs" if training.epochs is not None else f"{training.local_steps} steps"
+    text = f"{plan.federation.rounds} rounds of {work}"
+    where = {"server": "judged by the server, on its own data", "clients": "judged here, on what is held out"}
+    return f"{text}; {where.get(plan.evaluation.where, 'not judged')}"
+
+
+def _privacy(plan: Plan) -> Iterable[str]:
+    from privacy.accountant import ACCOUNTANT, RELATION
+    from server.claim import privacy_unit
+
+    if not plan.is_private:
+        return ("NONE: the server sees what this site's updates tell of its records",)
+    privacy = plan.privacy
+    against = {"local": "everybody, the server included"}.get(privacy.trust, f"as trust = '{privacy.trust}' says")
+    return (
+        f"each {privacy_unit(plan)}; against {against} (trust: {privacy.trust})",
+        f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g} here, once all rounds are played ({RELATION}; "
+        f"{ACCOUNTANT}; selection: {privacy.selection})",
+    )
+
+
+def _leaves(facts: PlanFacts) -> Iterable[str]:
+    for kind, fields in facts.leaves.items():
+        names = (f"{name} (1 for everybody)" if facts.plan.is_private and name == _WEIGHT else name for name in fields)
+        yield f"{kind.value} ({_CLASSES[kind.value]}): {', '.join(names)}"
+
+
+def _release(release: Release, times: int, plan: Plan) -> str:
+    from privacy.mechanisms import DpSgd, NoisyCounts
+
+    if isinstance(release, DpSgd):
+        return (
+            f"{times} x training: {release.steps} steps at sample rate {release.sample_rate:g}, noise multiplier "
+            f"{release.noise_multiplier:.4g}, clipping norm {plan.privacy.clipping_norm:g}"
+        )
+    if isinstance(release, NoisyCounts):
+        return f"{times} x counts of right and of all held-out records, with noise of deviation {release.noise:g} each"
+    return f"{times} x {type(release).__name__}"
+
+
+def _budget(cost: Cost | None, plan: Plan) -> Iterable[str]:
+    balance = plan.balance
+    if cost is None:
+        return (f"none for {balance.unit} x {balance.trust}",)
+    limit = cost.limit
+    rounds = plan.federation.rounds
+    covered = f"all {rounds} rounds are covered"
+    if cost.rounds < rounds:
+        covered = f"{cost.rounds} of {rounds} rounds are covered, the others will be refused"
+    lines = [
+        f"epsilon {limit.epsilon:g} at delta {limit.delta:g} for {balance.unit} x {balance.trust}, over the lifetime "
+        f"of the data (filter: {limit.filter})",
+        f"before: {_spent(cost.before, limit.epsilon)}",
+        f"after:  {_spent(cost.after, limit.epsilon)}; {covered}",
+    ]
+    return [*lines, f"this plan has charged {cost.played} releases already"] if cost.played else lines
+
+
+def _spent(spent: LifetimeSpent, limit: float) -> str:
+    if spent.proof == "withdrawn":
+        return "a gap in the ledger was written off: nothing is claimed, nothing more is admitted"
+    return f"epsilon {spent.charged_epsilon:.4g} charged, {spent.fraction:.0%} of the budget of {limit:g} is used"
+
+
+def _say(label: str, *texts: str) -> None:
+    """Lines under a label, broken where they are long."""
+    for number, text in enumerate(texts):
+        head = f"{label if number == 0 else '':<{_LABEL}}"
+        lines = textwrap.wrap(
+            head + text, _WIDTH, subsequent_indent=" " * _LABEL, break_long_words=False, break_on_hyphens=False
+        )
+        print("\n".join(lines))
