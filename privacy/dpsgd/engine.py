@@ -14,6 +14,7 @@ from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+import privacy.dpsgd.convolution  # noqa: F401 - its sampler takes the place of Opacus' own
 from privacy.dpsgd.optimizer import PrivateOptimizer
 from security.errors import UsageError
 

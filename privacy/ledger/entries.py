@@ -45,9 +45,22 @@ class Reason(StrEnum):
     CLIENT_FAILED = "client-failed"  # after a reservation; the claim for the round is withdrawn
     MODEL_MISMATCH = "model-mismatch"
     PLAN_MISMATCH = "plan-mismatch"
+    POLICY_APPROVAL = "policy-approval"
+    POLICY_CLIPPING = "policy-clipping"
+    POLICY_ENTRUST = "policy-entrust"
+    POLICY_FEDERATION = "policy-federation"
+    POLICY_FIELD = "policy-field"
+    POLICY_MODEL = "policy-model"
+    POLICY_NOISE = "policy-noise"
+    POLICY_PLAN = "policy-plan"
+    POLICY_RATE = "policy-rate"
+    POLICY_RESOURCES = "policy-resources"
+    POLICY_UNIT = "policy-unit"
+    SITE_DATA = "site-data"
+    TOO_FEW_HONEST = "too-few-honest"
+    # Of early ledgers, which named no rule of the policy.
     POLICY = "policy"
     ROUNDS_A_DAY = "rounds-a-day"
-    TOO_FEW_HONEST = "too-few-honest"
 
 
 @dataclass(frozen=True, kw_only=True)

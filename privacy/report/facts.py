@@ -16,22 +16,23 @@ from privacy.report.plain import from_plain, to_plain
 VERSION = 1
 """Of report.json. A reader refuses another."""
 
-ConditionStatus = Literal["met", "not-met", "unchecked", "outside"]
-"""Met; not met, so that no claim is made; not checked by this report; not covered by any claim."""
+ConditionStatus = Literal["met", "not-met", "unchecked", "assumed", "outside"]
+"""Met; not met, so that no claim is made; not checked by this report; assumed, for nothing here proves it; not covered
+by any claim."""
 
 FieldKind = Literal["charged", "public", "entrusted", "unprotected", "refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Something a claim needs, or does not cover.
+    """Something a claim needs, assumes, or does not cover.
 
     Attributes:
-        code: which one; "other" for one that this version doesn't know.
+        code: which one; "other" for a sentence without a code, of an early summary.
         status: whether it is met.
         values: what its sentence mentions, by name.
         clients: whom it concerns; empty for everybody.
-        text: in plain English, where the code is "other"; else null.
+        text: in plain English, where this version doesn't know the code; else null.
     """
 
     code: str
@@ -234,7 +235,7 @@ class Facts:
         plan: of the run; null in a ledger's report.
         balances: one a kind of epsilon; none where nobody is protected.
         clients: number of clients.
-        conditions: what the claims need and what they don't cover.
+        conditions: what the claims need, what they assume, and what they don't cover.
         parameters: constants that the figures rest on.
         selection: how hyper-parameters were chosen: "public", "charged", "uncharged"; null if unknown (rule 11).
         charged: mechanisms charged.

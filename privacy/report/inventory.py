@@ -14,7 +14,7 @@ from privacy.report.verdicts import natural
 from privacy.report.views import ChargeView, LedgerView, StatementView
 
 # What a client says before it touches data; all else is a fault.
-_REFUSAL = re.compile(r"(budget-exhausted|plan-mismatch|model-mismatch|ledger-closed|reply-gone|policy-.*)")
+_REFUSAL = re.compile(r"(budget-exhausted|plan-mismatch|model-mismatch|ledger-closed|reply-gone|site-data|policy-.*)")
 
 _KINDS: tuple[FieldKind, ...] = ("charged", "unprotected", "entrusted", "public", "refused")
 
@@ -62,14 +62,25 @@ def released_by_ledgers(ledgers: Sequence[LedgerView]) -> list[Released]:
 
 
 def released_by_plan(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Released]:
-    """What leaves by the protocol, where no ledger recorded it: one update a round, and two numbers beside it."""
-    private = _at(plan, "privacy.trust") != "none"
+    """What leaves by the protocol, where no ledger recorded it: one update a round with numbers beside it, and counts
+    where clients judge the model, of which nobody kept how often they came."""
     sent = sum(int(row["rounds"]) for row in rows)
-    fields: list[tuple[str, FieldKind]] = [("arrays", "charged"), ("num-examples", "public"), ("epsilon", "public")]
-    if not private:
+    judged = _at(plan, "evaluation.where") == "clients"
+    often = None if judged else sent
+    fields: list[tuple[str, FieldKind, int | None]]
+    if _at(plan, "privacy.trust") == "none":
         counted: FieldKind = "unprotected" if _at(plan, "federation.weighting") == "examples" else "public"
-        fields = [("arrays", "unprotected"), ("num-examples", counted), ("train-loss", "unprotected")]
-    found = [Released(name=name, kind=kind, count=sent, recorded=False) for name, kind in fields]
+        fields = [("arrays", "unprotected", sent), ("num-examples", counted, sent), ("train-loss", "unprotected", sent)]
+    else:
+        fields = [("arrays", "charged", sent), ("num-examples", "public", sent)]
+        fields += [(name, "public", often) for name in ("epsilon", "ledger.position", "ledger.hash")]
+        opened = sum(len(row.get("unprotected_rounds", ())) for row in rows)
+        if opened:
+            fields += [(f"metrics.{name}", "unprotected", opened) for name in _at(plan, "privacy.unprotected") or ()]
+    if judged:
+        kind: FieldKind = "unprotected" if _at(plan, "privacy.trust") == "none" else "charged"
+        fields += [(f"metrics.{name}", kind, None) for name in ("correct", "total")]
+    found = [Released(name=name, kind=kind, count=count, recorded=False) for name, kind, count in fields]
     refused = sum(int(row["refused"]) for row in rows)
     if refused:
         found.append(Released(name="reply", kind="refused", count=refused, recorded=False))

@@ -43,8 +43,10 @@ def facts_of_ledger(
     ]
     books = {view.client: view.charges for view in ledgers}
     keys = list(dict.fromkeys(_key(one) for view in ledgers for one in view.balances))
+    if keys:
+        found += needs.ASSUMED
     if any(unit == "record" for unit, *_ in keys):
-        found.append(Condition(code="record-not-person", status="outside"))
+        found.append(Condition(code="record-not-person", status="assumed"))
     for trust, code in (("central", "server-trusted"), ("distributed", "honest-clients")):
         if any(key[1] == trust for key in keys):
             found.append(Condition(code=code, status="unchecked"))

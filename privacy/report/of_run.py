@@ -44,7 +44,7 @@ def facts_of_run(
     privacy = summary["privacy"]
     run = Run(plan=plan, summary=summary, metrics=metrics, ledgers=ledgers)
     protected = privacy["trust"] != "none"
-    found = [*needs.of_run(plan, privacy, stopped=summary["stopped"])] if protected else [_NO_PRIVACY]
+    found = [*needs.of_run(plan, summary)] if protected else [_NO_PRIVACY]
     found += [one for one in needs.of_ledgers(ledgers) if protected or one.code != "nothing-unprotected"]
     found = needs.merged([*found, *needs.of_statements(statements, ledgers)])
     balances: list[BalanceFacts] = []
@@ -75,7 +75,7 @@ def facts_of_run(
         released=tuple(_released(run)),
         utility=_utility(run),
         incidents=inventory.incidents(summary["faults"], run.books),
-        statements=inventory.statements(statements),
+        statements=inventory.statements([_as_the_server_found(run, view) for view in statements]),
         heads=inventory.heads(ledgers),
         versions={str(name): str(text) for name, text in summary["versions"].items()},
     )
@@ -84,30 +84,40 @@ def facts_of_run(
 _NO_PRIVACY = Condition(code="privacy", status="not-met")
 
 
+def _as_the_server_found(run: Run, view: StatementView) -> StatementView:
+    """A signature may hold and be a stranger's, or a ledger's that the server knows to be longer."""
+    said = str(run.rows.get(view.client, {}).get("statement"))
+    problem = said.removeprefix("not verified: ")
+    return replace(view, problem=problem) if problem != said and view.problem is None else view
+
+
 def _charged(run: Run) -> list[Charged]:
     if run.summary["privacy"]["trust"] == "none":
         return []
     found = inventory.charged_by_ledgers(run.books, dict.fromkeys(run.balances, run.delta))
-    release = run.round_release()
-    rounds = [int(row["charged_rounds"]) for row in run.rows.values()]
-    if found or release is None or not any(rounds):
+    if found:
         return found
-    values = release.to_json()
-    most = max(rounds)
-    return [
-        Charged(
-            mechanism=str(values.pop("mechanism")),
-            parameters=values,
-            text=release.describe(),
-            unit=run.main[0],
-            trust=run.main[1],
-            phase="train",
-            most=most,
-            total=sum(rounds),
-            epsilon=figures.finite(figures.cost({release: most}, run.delta).epsilon),
-            delta=run.delta,
+    charged = [run.charged_to(client) for client in run.rows]
+    for release, phase in ((run.round_release(), "train"), (run.evaluation_release(), "evaluate")):
+        times = [counts[release] for counts in charged] if release is not None else []
+        if release is None or not any(times):
+            continue
+        values = release.to_json()
+        found.append(
+            Charged(
+                mechanism=str(values.pop("mechanism")),
+                parameters=values,
+                text=release.describe(),
+                unit=run.main[0],
+                trust=run.main[1],
+                phase=phase,
+                most=max(times),
+                total=sum(times),
+                epsilon=figures.finite(figures.cost({release: max(times)}, run.delta).epsilon),
+                delta=run.delta,
+            )
         )
-    ]
+    return found
 
 
 def _released(run: Run) -> list[Released]:

@@ -174,8 +174,7 @@ def _largest_counts(
     if not standing or standing[0].epsilon is None:
         return None
     top = standing[0]
-    release = run.round_release() if key == run.main else None
-    by_summary = Counter({release: top.charged_rounds}) if release and top.charged_rounds else None
+    by_summary = run.charged_to(top.client) if key == run.main and top.client in run.rows else None
     for counts in (totals.get(top.client), by_summary):
         if counts and figures.cost(counts, run.delta).epsilon >= (top.epsilon or 0.0) * (1 - 1e-6):
             return counts

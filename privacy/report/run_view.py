@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from privacy.mechanisms import DpSgd, Release
+from privacy.mechanisms import DpSgd, NoisyCounts, Release
 from privacy.report import figures, inventory
 from privacy.report.accounts import Lifetime
 from privacy.report.figures import Counts
@@ -70,6 +71,22 @@ class Run:
         noise, rate, steps = values
         records = int(unit.partition(":")[2] or 1)
         return DpSgd(noise_multiplier=noise, sample_rate=rate, steps=steps, records_per_unit=records)
+
+    def evaluation_release(self) -> Release | None:
+        """What one evaluation at a client releases by the plan, beside the rounds of `round_release`."""
+        evaluation, training = self.plan.get("evaluation", {}), self.round_release()
+        if evaluation.get("where") != "clients" or not isinstance(training, DpSgd) or "count_noise" not in evaluation:
+            return None
+        return NoisyCounts(noise=float(evaluation["count_noise"]), counts=2, records_per_unit=training.records_per_unit)
+
+    def charged_to(self, client: str) -> Counts:
+        """What a client was charged by the summary, as far as its releases are known; training and evaluations."""
+        row = self.rows[client]
+        known = {
+            self.round_release(): int(row["charged_rounds"]),
+            self.evaluation_release(): int(row.get("charged_evaluations", 0)),
+        }
+        return Counter({release: times for release, times in known.items() if release is not None and times})
 
     def honest(self, totals: Iterable[Counts]) -> dict[str, int]:
         """How many clients of a secure sum the charges need to be honest, and how many there are."""

@@ -33,9 +33,10 @@ def verdict(accounts: Sequence[AccountFacts], basis: Basis, conditions: Sequence
 
 
 def _status(accounts: Sequence[AccountFacts], lacking: Sequence[str]) -> Status:
-    if set(lacking) - SIMULATION or (accounts and all(one.withdrawn for one in accounts)):
+    simulated = "deployed" in lacking and not set(lacking) - SIMULATION
+    if (lacking and not simulated) or (accounts and all(one.withdrawn for one in accounts)):
         return "withdrawn"
-    if lacking:
+    if simulated:
         return "simulated"
     charged = any(one.charged_rounds or one.epsilon != 0 for one in accounts)
     return "stands" if charged else "empty"

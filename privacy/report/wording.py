@@ -110,9 +110,13 @@ class Wording:
         """The conditions that nobody checked."""
         return [one for one in self._facts.conditions if one.status == "unchecked"]
 
+    def assumed(self) -> list[Condition]:
+        """What the claims rest on that nothing proves."""
+        return [one for one in self._facts.conditions if one.status == "assumed"]
+
     def conditions(self) -> list[Condition]:
         """All of them, those that make or break the claim first."""
-        order = ("not-met", "unchecked", "met", "outside")
+        order = ("not-met", "unchecked", "assumed", "met", "outside")
         return sorted(self._facts.conditions, key=lambda one: order.index(one.status))
 
     def condition(self, condition: Condition, kind: str) -> Markup:
@@ -120,7 +124,7 @@ class Wording:
         key = f"condition.{condition.code}.{kind}"
         if condition.code == "other" or not self._t.has(key):
             return Markup('<span lang="en">{}</span>').format(condition.text or condition.code)
-        return self._t(key, **condition.values)
+        return self._t(key, **{name: _figure(value) for name, value in condition.values.items()})
 
     def left(self, verdict: Verdict) -> Markup:
         """What is left, as a part of a sentence."""
@@ -187,13 +191,23 @@ class Wording:
             epsilon=epsilon,
             delta=power(basis.delta),
             left=self.left(verdict),
-            reasons=self._reasons([one for one in self.failing() if one.code not in SIMULATION]),
+            reasons=self._reasons(self._weightiest()),
         )
+
+    def _weightiest(self) -> list[Condition]:
+        """What fails, but for what makes a run a simulation where anything else does."""
+        failing = self.failing()
+        return [one for one in failing if one.code not in SIMULATION] or failing
 
     def _reasons(self, conditions: list[Condition]) -> Markup:
         # A reason that concerns everybody outweighs one that concerns a few.
         ordered = sorted(conditions, key=lambda one: bool(one.clients))
         return self._t("verdict.reason_join").join(self.condition(one, "fail") for one in ordered[:2])
+
+
+def _figure(value: str) -> str:
+    """A small number as a person writes it: 3.2e-4 is 3.2·10⁻⁴; any other text as it is."""
+    return power(float(value)) if re.fullmatch(r"\d+(\.\d+)?e-\d+", value) else value
 
 
 def basis_key(basis: Basis) -> tuple[str, str, str, float]:

@@ -220,8 +220,8 @@ def test_a_simulated_run_says_that_it_is_no_claim(small_plan: PlanMaker, tmp_pat
     folder, _ = start_run(plan, tmp_path / "run", INLINE)
     privacy = folder.read_summary()["privacy"]
     assert privacy["claim"] is None
-    assert any("simulated, not a claim" in reason for reason in privacy["withdrawn"])
-    assert any("seed" in reason for reason in privacy["withdrawn"])
+    assert [reason["code"] for reason in privacy["withdrawn"]] == ["deployed", "secret-noise"]
+    assert folder.read_summary()["setting"] == "simulation"
 
 
 def test_a_run_can_be_read_back(small_plan: PlanMaker, tmp_path: Path) -> None:

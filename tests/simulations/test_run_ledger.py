@@ -15,6 +15,7 @@ import pytest
 from flwr.common.serde import recorddict_to_proto
 
 import client.app
+import client.simulated_site
 from client.guard import Guard
 from privacy.accountant import epsilon as epsilon_of
 from privacy.ledger import LedgerError
@@ -216,7 +217,7 @@ def test_a_private_round_that_was_cut_off_is_charged_once_and_answered_with_the_
     privacy = folder.read_summary()["privacy"]
     assert {(row["charged_rounds"], row["rounds"], row["refused"]) for row in privacy["clients"]} == {(3, 3, 0)}
     assert privacy["epsilon_max"] <= plan.privacy.epsilon
-    assert not any("rule 5" in reason for reason in privacy["withdrawn"])
+    assert "no-client-failed" not in {reason["code"] for reason in privacy["withdrawn"]}
     assert {row["statement"] for row in privacy["clients"]} == {"verified"}
 
 
@@ -574,22 +575,22 @@ def test_fields_that_leave_unprotected_withdraw_the_claim_of_those_who_let_them_
 ) -> None:
     """The site has the last word: one that doesn't allow it takes part all the same, and keeps its claim."""
     plan = small_plan(*PRIVATE, 'privacy.unprotected=["train-loss", "examples"]', "federation.rounds=2")
-    original: Callable[..., Any] = client.app.simulated_policy
+    original: Callable[..., Any] = client.simulated_site.simulated_policy
 
     def strict(plan: Plan, name: str) -> Any:
         policy = original(plan, name)
         release = policy.release.model_copy(update={"unprotected": ()})
         return policy.model_copy(update={"release": release}) if name == "2" else policy
 
-    monkeypatch.setattr(client.app, "simulated_policy", strict)
+    monkeypatch.setattr(client.simulated_site, "simulated_policy", strict)
     folder, outcome = start_run(plan, tmp_path / "run", INLINE)
     assert outcome.state.faults == []
     assert all(line["train_loss"] > 0 for line in folder.read_metrics())
     assert {line["examples"] for line in folder.read_metrics()} == {_examples(plan, without="2")}
     privacy = folder.read_summary()["privacy"]
-    open_ones = ", ".join(name for name in CLIENTS if name != "2")
-    reason = f"sent unprotected beside private updates (train-loss, examples): clients {open_ones}"
-    assert reason in privacy["withdrawn"]
+    (reason,) = [one for one in privacy["withdrawn"] if one["code"] == "nothing-unprotected"]
+    assert reason["clients"] == [name for name in CLIENTS if name != "2"]
+    assert reason["values"] == {"fields": "train-loss, examples"}
     assert {row["id"]: row["unprotected_rounds"] for row in privacy["clients"]} == {
         name: [] if name == "2" else [1, 2] for name in CLIENTS
     }

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -291,9 +291,20 @@ class TestStoredReplies:
 class TestRefusals:
     def test_a_refusal_names_the_task_and_a_code_once_each(self, ledger: Ledger) -> None:
         """Rule 5: fixed codes, no text."""
-        for reason in (Reason.POLICY, Reason.POLICY, Reason.ROUNDS_A_DAY):
+        for reason in (Reason.POLICY_NOISE, Reason.POLICY_NOISE, Reason.POLICY_RATE):
             ledger.refuse("site", task(), reason)
-        assert [entry.body["reason"] for entry in list(ledger.entries("site"))[1:]] == ["policy", "rounds-a-day"]
+        assert [entry.body["reason"] for entry in list(ledger.entries("site"))[1:]] == ["policy-noise", "policy-rate"]
+
+    @pytest.mark.parametrize("reason", ["policy", "rounds-a-day", "a-rule-of-a-newer-veil"])
+    def test_a_code_of_an_earlier_or_a_newer_ledger_is_read(self, path: Path, reason: str) -> None:
+        with Ledger.create(path, durable=False) as ledger:
+            ledger.open_scope("site", owner="")
+            with ledger.batch():
+                chain, _ = ledger._store.opened("site")
+                ledger._store.append(chain, "refuse", {"task": asdict(task()), "reason": reason})
+        assert verify(path) == []
+        with Ledger.open(path) as ledger:
+            assert [entry.body["reason"] for entry in list(ledger.entries("site"))[1:]] == [reason]
 
     def test_free_text_is_no_reason(self, ledger: Ledger) -> None:
         with pytest.raises(ValueError, match="not a valid Reason"):

@@ -19,7 +19,7 @@ from privacy.report.render import json_text
 from tests.privacy.report import examples
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[3] / "docs/schemas/report.schema.json").read_text("utf-8"))
-RUNS = ["simulated", "deployed", "troubled", "withdrawn", "plain"]
+RUNS = ["simulated", "deployed", "remote", "troubled", "withdrawn", "plain"]
 
 
 def made(name: str) -> Facts:

@@ -12,7 +12,19 @@ from privacy.mechanisms import DpSgd, Gaussian, NoisyCounts, SkellamSum
 from privacy.report import Facts, facts_of_run, figures
 from privacy.report.accounts import BalanceFacts
 from tests.privacy.report import examples
-from tests.privacy.report.examples import DELTA, ROUND, SITES, charge, ledger, metrics, plan, row, summary
+from tests.privacy.report.examples import (
+    DELTA,
+    ROUND,
+    SITES,
+    charge,
+    failed,
+    ledger,
+    metrics,
+    plan,
+    remark,
+    row,
+    summary,
+)
 
 PLD = "PLD, pessimistic, interval 0.001"
 
@@ -48,14 +60,22 @@ class TestVerdict:
     def test_a_simulation_is_not_a_claim(self) -> None:
         assert facts_of_run(**examples.simulated()).status == "simulated"
 
-    @pytest.mark.parametrize(
-        "reason",
-        [
-            "something that no version before knew",
-            "cut off after it had begun, and played again: round 3; both times are charged",
-        ],
-    )
-    def test_any_other_reason_withdraws_the_claim(self, reason: str) -> None:
+    def test_a_run_is_a_deployment_only_if_its_summary_says_so(self) -> None:
+        found = summary([row("a", 3)], rounds=3)
+        for said in ({**found, "setting": "simulation"}, {k: v for k, v in found.items() if k != "setting"}):
+            facts = facts_of_run(plan=plan(), summary=said, metrics=metrics(3))
+            assert facts.status == "simulated"
+            assert statuses(facts)["deployed"] == "not-met"
+
+    def test_noise_that_others_may_know_is_no_simulation(self) -> None:
+        facts = run([row("a", 3)], rounds=3, withdrawn=[remark("secret-noise")])
+        assert facts.status == "withdrawn"
+        assert (
+            run([row("a", 3)], rounds=3, withdrawn=[examples.SIMULATED, remark("secret-noise")]).status == "simulated"
+        )
+
+    @pytest.mark.parametrize("reason", [remark("something-newer", "no version before knew it"), examples.SERVERS_CODE])
+    def test_any_other_reason_withdraws_the_claim(self, reason: dict[str, Any]) -> None:
         facts = run([row("a", 3)], rounds=3, withdrawn=[examples.SIMULATED, reason])
         assert facts.status == "withdrawn"
 
@@ -71,8 +91,7 @@ class TestVerdict:
         assert only(facts).meaning is None
 
     def test_a_client_withdrawn_by_itself_is_left_out_of_the_claim(self) -> None:
-        failed = "failed, which may tell something of their data (rule 5): clients b"
-        facts = run([row("a", 3), row("b", 9), row("c", 5)], rounds=9, withdrawn=[failed])
+        facts = run([row("a", 3), row("b", 9), row("c", 5)], rounds=9, withdrawn=[failed("b")])
         verdict = only(facts).verdict
         assert (verdict.status, verdict.clients, verdict.clients_withdrawn) == ("stands", 3, 1)
         assert verdict.epsilon == accountant.epsilon({ROUND: 5}, DELTA).epsilon
@@ -83,12 +102,30 @@ class TestVerdict:
         }
 
     def test_all_clients_withdrawn_by_themselves_withdraw_the_claim(self) -> None:
-        failed = "failed, which may tell something of their data (rule 5): clients a, b"
-        assert run([row("a", 3), row("b", 9)], rounds=9, withdrawn=[failed]).status == "withdrawn"
+        assert run([row("a", 3), row("b", 9)], rounds=9, withdrawn=[failed("a", "b")]).status == "withdrawn"
+
+    def test_a_client_without_a_verified_statement_is_left_out_of_the_claim(self) -> None:
+        facts = facts_of_run(**examples.remote())
+        verdict = only(facts).verdict
+        assert (verdict.status, verdict.clients, verdict.clients_withdrawn) == ("stands", 4, 1)
+        assert {one.client: one.withdrawn for one in only(facts).accounts if one.withdrawn} == {"Doubs": ("stated",)}
+
+    def test_what_is_assumed_is_told_of_every_figure(self) -> None:
+        for example in (examples.deployed, examples.simulated, examples.remote):
+            found = statuses(facts_of_run(**example()))
+            assert {code for code, status in found.items() if status == "assumed"} == {
+                "noise-testimony",
+                "batch-independence",
+                "record-not-person",
+            }
+        without = examples.remote()["summary"]
+        bare = {**without, "privacy": {k: v for k, v in without["privacy"].items() if k != "assumptions"}}
+        facts = facts_of_run(plan=plan(), summary=bare, metrics=metrics(12))
+        assert statuses(facts)["batch-independence"] == "assumed"  # nor can a summary leave it out
 
     def test_one_client_without_a_price_leaves_no_largest_epsilon(self) -> None:
         nothing = row("b", 1) | {"epsilon": None, "rdp_epsilon": None, "record_epsilon": None}
-        lacking = ["spent too much for an epsilon to be computed: clients a"]
+        lacking = [remark("priced", "spent too much for an epsilon to be computed: clients a", "a")]
         facts = run([row("a", 3), nothing], rounds=3)
         assert only(facts).verdict.epsilon is None
         assert only(facts).accounts[0].client == "b"
@@ -208,6 +245,14 @@ class TestBooks:
         facts = run([row("a", 1), row("b", 1)], rounds=1, statements=[false, examples.statement("b")])
         assert {one.client: one.withdrawn for one in only(facts).accounts} == {"a": ("statements-verified",), "b": ()}
 
+    def test_what_the_server_has_against_a_statement_stands_beside_its_signature(self) -> None:
+        rows = [row("a", 1, statement="not verified: signed by another key"), row("b", 1, statement="verified")]
+        facts = run(rows, rounds=1, statements=[examples.statement("a"), examples.statement("b")])
+        assert [(one.verified, one.problem) for one in facts.statements] == [
+            (True, "signed by another key"),
+            (True, None),
+        ]
+
     @pytest.mark.parametrize(("position", "lacking"), [(2, False), (3, True), (4, True)])
     def test_a_statement_about_an_entry_that_the_ledger_lacks_withdraws_the_claim(
         self, position: int, lacking: bool
@@ -219,14 +264,43 @@ class TestBooks:
         assert (statuses(facts)["statements-match"] == "not-met") is lacking
 
 
+class TestWithoutLedgers:
+    """What the server of a deployment knows: its own books alone."""
+
+    def test_training_and_evaluation_are_charged_by_the_summary(self) -> None:
+        counts = NoisyCounts(noise=40.0)
+        both = accountant.epsilon({ROUND: 12, counts: 3}, DELTA).epsilon
+        example = examples.remote()
+        top = {**example["summary"]["privacy"]["clients"][0], "epsilon": both}
+        facts = facts_of_run(
+            plan=example["plan"], summary=summary([top], rounds=12), metrics=metrics(12), statements=()
+        )
+        assert [(one.mechanism, one.phase, one.most, one.total) for one in facts.charged] == [
+            ("dp-sgd", "train", 12, 12),
+            ("noisy-counts", "evaluate", 3, 3),
+        ]
+        assert only(facts).meaning == figures.meaning(Counter({ROUND: 12, counts: 3}), failure=DELTA)
+
+    def test_every_value_that_left_is_listed(self) -> None:
+        released = {one.name: (one.kind, one.count) for one in facts_of_run(**examples.remote()).released}
+        assert released["arrays"] == ("charged", 12 + 11 + 10 + 9)
+        assert released["metrics.correct"] == released["metrics.total"] == ("charged", None)
+        assert released["epsilon"] == ("public", None)
+
+    def test_so_is_what_left_unprotected(self) -> None:
+        asked = plan(privacy={"unprotected": ["train-loss"]})
+        for rounds, found in (([], None), ([1, 2], ("unprotected", 2))):
+            facts = run([row("a", 2, unprotected_rounds=rounds)], rounds=2, plan_=asked)
+            assert {one.name: (one.kind, one.count) for one in facts.released}.get("metrics.train-loss") == found
+
+
 class TestSelection:
     @pytest.mark.parametrize("how", ["public", "charged"])
     def test_a_choice_that_costs_nothing_or_was_paid_for_is_a_condition_met(self, how: str) -> None:
         assert statuses(run([row("a", 1)], rounds=1, selection=how))["selection"] == "met"
 
     def test_a_choice_by_looking_at_the_data_is_not_covered_and_no_condition_says_otherwise(self) -> None:
-        sentence = "hyper-parameters may have been chosen by looking at the data, uncharged (rule 11)"
-        found = statuses(run([row("a", 1)], rounds=1, selection="uncharged", disclosed=[sentence]))
+        found = statuses(run([row("a", 1)], rounds=1, selection="uncharged", disclosed=[remark("selection-uncharged")]))
         assert found["selection-uncharged"] == "outside"
         assert "selection" not in found
 
@@ -288,7 +362,7 @@ class TestPeople:
         assert statuses(facts)["person-bounded"] == "met"
 
     def test_without_a_bound_the_unit_is_no_person(self) -> None:
-        assert statuses(facts_of_run(**examples.deployed()))["record-not-person"] == "outside"
+        assert statuses(facts_of_run(**examples.deployed()))["record-not-person"] == "assumed"
 
 
 class TestLists:

@@ -17,7 +17,7 @@ from privacy.report.render import MOST_PRINTED, html
 from tests.privacy.report import examples
 from tests.privacy.report.examples import SITES, ledger, metrics, plan, row, summary
 
-ALL = ["simulated", "deployed", "troubled", "withdrawn", "plain", "lifetime"]
+ALL = ["simulated", "deployed", "remote", "troubled", "withdrawn", "plain", "lifetime"]
 LANGUAGES = ["en", "zh"]
 
 
@@ -88,8 +88,8 @@ class TestSafety:
         found = summary(
             rows,
             rounds=3,
-            withdrawn=[f"moon {evil}"],
-            disclosed=[evil],
+            withdrawn=[examples.remark("moon", f"moon {evil}", evil), f"sun {evil}"],
+            disclosed=[examples.remark(evil, evil), examples.remark("client-names", "x", column=evil)],
             faults=[{"round": 1, "client": evil, "reason": evil}],
         )
         found |= {"name": evil, "reason": evil, "stopped": "failed", "versions": {evil: evil}}
@@ -131,7 +131,8 @@ class TestVerdict:
         text = text_of(page("deployed"))
         assert (
             "Each record is protected from everyone, the server included: ε is at most 1.21 at δ = 10⁻⁵; "
-            "of every budget at least 2.79 is left; no condition checked here withdraws the claim." in text
+            "of every budget at least 2.79 is left; no condition checked here withdraws the claim, which rests on the "
+            "assumptions below." in text
         )
 
     def test_what_nobody_checked_stands_beside_the_verdict(self) -> None:
@@ -168,7 +169,7 @@ class TestVerdict:
         assert "withdraws the claim" not in text
 
     @pytest.mark.parametrize("language", LANGUAGES)
-    @pytest.mark.parametrize("name", ["simulated", "deployed", "troubled", "withdrawn", "lifetime"])
+    @pytest.mark.parametrize("name", ["simulated", "deployed", "remote", "troubled", "withdrawn", "lifetime"])
     def test_every_section_with_an_epsilon_says_what_it_is_about(self, name: str, language: str) -> None:
         made = page(name, language)
         sections = re.findall(r'<section id="([a-z]+)".*?</section>', made, re.DOTALL)
@@ -196,13 +197,13 @@ class TestContent:
 
     def test_every_condition_is_listed_the_failing_ones_first(self) -> None:
         made = between(page("troubled"), '<section id="assumptions"', "</table>")
-        statuses = re.findall(r'<span class="status (not-met|unchecked|met|outside)"><span class="mark"', made)
-        order = ["not-met", "unchecked", "met", "outside"]
+        statuses = re.findall(r'<span class="status (not-met|unchecked|assumed|met|outside)"><span class="mark"', made)
+        order = ["not-met", "unchecked", "assumed", "met", "outside"]
         assert statuses == sorted(statuses, key=order.index)
         assert statuses[0] == "not-met"
 
     def test_a_sentence_that_nobody_translated_is_shown_as_it_is(self) -> None:
-        found = summary([row("a", 2)], rounds=2, withdrawn=["the moon was full"])
+        found = summary([row("a", 2)], rounds=2, withdrawn=[examples.remark("moon", "the moon was full")])
         made = html(facts_of_run(plan=plan(), summary=found, metrics=metrics(2)), language="zh")
         assert '<span lang="en">the moon was full</span>' in made
 
