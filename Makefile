@@ -12,7 +12,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: install simulate test lint clean prove-ledger proto deploy-demo
+.PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls
 
 install: $(VENV)/.installed
 
@@ -36,6 +36,23 @@ test: install
 # Hundreds of clients killed at work: nothing leaves that isn't charged. Finished campaigns are not repeated.
 prove-ledger: install
 	$(BIN)/python -m tests.proofs.ledger --kills 200 --seed 1
+
+# Hundreds of faults done to a federation of real processes, half an hour or more: killed, cut, stalled, its disks full,
+# its clocks wrong. Finished campaigns are not repeated. What needs root, or libfaketime, is left out without it.
+prove-chaos: install
+	$(BIN)/python -m tests.proofs.chaos --faults 300 --seed 1
+
+# Every door but the right one is shut: real clients with something wrong at a real link, and wrong certificates.
+prove-doors: install
+	$(BIN)/python -m pytest tests/e2e/test_doors.py tests/security/test_credentials.py tests/security/test_tls_probe.py
+
+# A hundred thousand hostile messages to parser, server and sites. Finished campaigns are not repeated.
+prove-fuzz: install
+	$(BIN)/python -m tests.proofs.fuzz --messages 100000 --seed 1
+
+# A scan of a running server's TLS by sslyze, which gets an environment of its own in build/.
+prove-tls: install
+	$(BIN)/python -m tests.proofs.tls_scan --environment build/sslyze
 
 # The link's frames; run it after a change of link.proto.
 proto: install

@@ -106,6 +106,7 @@ class Agent:
         self._session: Session | None = None
         self._left_out = False  # a task that there was no room for: it comes again with the next stream
         self._coming_under: tuple[Offer, Plan] | None = None  # the offer to which a task belongs that is coming in
+        self._delivered = False  # a reply, on this stream: however short, it was a good one
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="veil-app")
         self._considering = Considering(owner, worker=self._worker, answer=self._answer, notes=notes)
         self._tasks = Tasks(largest=place.largest, clock=clock)
@@ -123,7 +124,7 @@ class Agent:
     @property
     def is_working(self) -> bool:
         """Whether the app is at work."""
-        return self._tasks.in_work is not None
+        return self._tasks.in_work is not None or self._working.is_busy
 
     def stop(self) -> None:
         """End: begin nothing new, finish and store what is in work, say what there is to say, hang up."""
@@ -178,7 +179,7 @@ class Agent:
                 return 0
             if self._left_out and end.why == "ended":
                 continue
-            if end.welcomed and self._clock() - begun >= _GOOD_SECONDS:
+            if self._delivered or (end.welcomed and self._clock() - begun >= _GOOD_SECONDS):
                 self._backoff.reset()
             if end.goodbye in (Goodbye.DONE, Goodbye.REPLACED):
                 self._backoff.slow_down()
@@ -190,7 +191,7 @@ class Agent:
                 return 0
 
     async def _call(self) -> End:
-        self._left_out = False
+        self._left_out = self._delivered = False
         try:
             wire = await self._dial()
         except UsageError as error:  # key or certificate: they may be replaced while this waits
@@ -303,6 +304,7 @@ class Agent:
 
     async def delivered(self, reply_id: str, taken: Taken) -> None:
         """The server has a reply, or will not have it."""
+        self._delivered = self._delivered or taken is Taken.STORED
         word = taken.name.lower().replace("_", "-")
         if taken in (Taken.TOO_LARGE, Taken.DAMAGED):
             self._notes.note("reply not taken", f"the server did not take a reply: {word}", task=reply_id, taken=word)

@@ -105,7 +105,7 @@ class Considering:
         plan, name, code = verdict.plan, offer.digest[:16], verdict.code
         if code <= PENDING:
             answer = "accepted" if code == ACCEPTED else "pending"
-            text = "accepted" if code == ACCEPTED else verdict.reason
+            text = _accepted(plan) if code == ACCEPTED else verdict.reason
         else:
             answer = fault_of(code).reason
             text = f"refused: {answer}" + (f": {verdict.reason}" if verdict.reason else "")
@@ -123,6 +123,15 @@ class Considering:
 
     def _say(self, offer: Offer, code: int) -> None:
         self._answer(Answer(run=offer.run, digest=offer.digest, code=code))
+
+
+def _accepted(plan: Plan | None) -> str:
+    if plan is None:
+        return "accepted"
+    rounds = f"accepted: {plan.federation.rounds} rounds, "
+    if not plan.is_private:
+        return rounds + "no privacy"
+    return rounds + f"epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g}"
 
 
 class _Failed:

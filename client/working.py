@@ -11,9 +11,9 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from client.notes import Notes, Value
 from client.outbox import Outbox, OutboxError
@@ -71,11 +71,17 @@ class Working:
         self._notes = notes
         self._send = send
         self._stored = dict.fromkeys(reply.id for reply in outbox.replies())
+        self._job: Future[Any] | None = None
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
         self.idle = asyncio.Event()
         """Set while nothing waits."""
         self._show_unsent()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the app is at work, or a reply is being stored: also when nobody waits for it any more."""
+        return self._job is not None and not self._job.done()
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -169,7 +175,9 @@ class Working:
         """Do something in the worker's thread, again while the disk is full; None if the client ends before."""
         while True:
             try:
-                found = await asyncio.get_running_loop().run_in_executor(self._worker, job)
+                future = self._worker.submit(job)
+                self._job = future
+                found = await asyncio.wrap_future(future)
             except OutboxError as error:
                 if not error.passes:
                     raise
@@ -267,4 +275,6 @@ class Working:
             parts.append(f"failed: {answer.fault.reason}; client.log says where")
         if answer.epsilon is not None and plan.privacy.epsilon is not None:
             parts.append(f"epsilon so far {answer.epsilon:.3g} of {plan.privacy.epsilon:g}")
+        elif not plan.is_private:
+            parts.append("no privacy")
         self._notes.note("answered", "  ".join(parts), **facts)

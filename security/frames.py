@@ -85,7 +85,6 @@ _FINAL = (
     Goodbye.OTHER_SITE,
     Goodbye.OTHER_FEDERATION,
     Goodbye.REVOKED,
-    Goodbye.EXPIRED,
 )
 
 

@@ -29,6 +29,9 @@ from shared_models.faults import Fault
 _ids = count(1)
 _A_WEEK = 7 * 86400.0
 
+# What Flower's own reading makes of hostile bytes, beside ValueError: a value that is of no type is an AttributeError.
+_UNREADABLE = (DecodeError, TypeError, KeyError, AttributeError, OverflowError)
+
 
 def act_as_server(run_id: int) -> None:
     """Let this process make messages: Flower asks who it is."""
@@ -103,7 +106,7 @@ def state_from_bytes(data: bytes) -> RecordDict:
     """
     try:
         return recorddict_from_proto(ProtoRecordDict.FromString(data))
-    except (DecodeError, TypeError, KeyError, OverflowError):
+    except _UNREADABLE:
         raise ValueError("not an app's state") from None
 
 
@@ -127,7 +130,7 @@ def header_from_bytes(header: bytes) -> Metadata:
         if not found.HasField("metadata"):
             raise ValueError("not a message of Flower's")
         return metadata_from_proto(found.metadata)
-    except (DecodeError, TypeError, KeyError, OverflowError):
+    except _UNREADABLE:
         raise ValueError("not a message of Flower's") from None
 
 
@@ -177,7 +180,8 @@ def message_from_bytes(header: bytes, payload: bytes | bytearray) -> Message:
         payload: the rest. A `bytearray` is emptied on the way: a large message is in memory twice then, not thrice.
 
     Raises:
-        ValueError: the bytes are no message of Flower's, or hold neither content nor error, or both.
+        ValueError: the bytes are no message of Flower's, hold neither content nor error, or both, or two things of one
+            name.
     """
     try:
         metadata = ProtoMessage.FromString(header)
@@ -188,9 +192,17 @@ def message_from_bytes(header: bytes, payload: bytes | bytearray) -> Message:
             raise ValueError("not a message of Flower's")
         if body.HasField("content") == body.HasField("error"):
             raise ValueError("a message holds content, or an error")
+        _check_names(body.content)
         body.metadata.CopyFrom(metadata.metadata)
         return message_from_proto(body)
-    except DecodeError:
+    except _UNREADABLE:
         raise ValueError("not a message of Flower's") from None
-    except (TypeError, KeyError, OverflowError):  # of Flower's own reading of what is in it
-        raise ValueError("not a message of Flower's") from None
+
+
+def _check_names(content: ProtoRecordDict) -> None:
+    """Each name stands once: Flower would take the last of them, and print the name, which is a stranger's text."""
+    records = (getattr(item, item.WhichOneof("value") or "", None) for item in content.items)
+    for named in (content, *(record for record in records if record is not None)):
+        names = [item.key for item in named.items]
+        if len(set(names)) < len(names):
+            raise ValueError("a message holds two things of one name")

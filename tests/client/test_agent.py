@@ -41,7 +41,7 @@ from shared_models.flower_messages import state_from_bytes
 from shared_models.plan import Plan
 from shared_models.resolve import resolve
 from tests.client import link_app
-from tests.client.conftest import CARD
+from tests.client.conftest import CARD, plan_of
 from tests.client.link_client import Client, offer_of, read, refuse_credentials, task_id, task_of
 from tests.client.link_server import LinkServer, Over, Stream, begin_of, eventually
 
@@ -703,6 +703,20 @@ def test_a_final_goodbye_ends_the_client_with_a_line_that_says_what_to_do(
     assert not client.status.running
 
 
+def test_a_client_that_ends_while_the_app_works_knows_that_it_does(
+    client: Client, server: LinkServer, plan: Plan
+) -> None:
+    stream = at_work(client, server, plan)
+    link_app.go_on.clear()
+    stream.send(*task_of(plan))
+    assert link_app.entered.wait(10)
+    stream.end(Goodbye.REVOKED)
+    assert client.wait() == 1
+    assert client._agent.is_working, "whoever closes the ledger now pulls it from under the app"
+    link_app.go_on.set()
+    eventually(lambda: not client._agent.is_working)
+
+
 @pytest.mark.parametrize("why", [code for code in Goodbye if not code.is_final])
 @pytest.mark.parametrize("welcomed", [True, False])
 def test_any_other_goodbye_passes(client: Client, server: LinkServer, plan: Plan, why: Goodbye, welcomed: bool) -> None:
@@ -749,6 +763,29 @@ def test_a_good_connection_ends_the_long_waits_and_a_short_one_does_not(
     stream = at_work(client, server, plan)
     assert resets == []
     monkeypatch.setattr(agent_module, "_GOOD_SECONDS", 0.0)
+    stream.cut()
+    at_work(client, server, plan)
+    assert resets == [True]
+
+
+def test_a_connection_on_which_a_reply_was_delivered_was_good_however_short(
+    client: Client, server: LinkServer, plan: Plan
+) -> None:
+    resets: list[bool] = []
+
+    class Watched(Backoff):
+        def reset(self) -> None:
+            resets.append(True)
+            super().reset()
+
+    client.backoff = Watched(first=0.01, longest=0.01)
+    stream = at_work(client, server, plan)
+    stream.send(*task_of(plan))
+    stream.reply(taken=Taken.STORED)
+    eventually(lambda: client.outbox.replies() == ())
+    stream.cut()
+    stream = at_work(client, server, plan)
+    assert resets == [True]
     stream.cut()
     at_work(client, server, plan)
     assert resets == [True]
@@ -849,10 +886,26 @@ def test_the_terminal_shows_a_line_for_connection_offer_and_round(
     stream.reply()
     client.end()
     calm = [line for line in client.lines if not line.startswith("  ")]
-    assert calm[:2] == [f"connected to {server.address} as berlin", f"plan digits ({plan.digest()[:16]}): accepted"]
+    assert calm[:2] == [
+        f"connected to {server.address} as berlin",
+        f"plan digits ({plan.digest()[:16]}): accepted: 20 rounds, epsilon 8 at delta 1e-05",
+    ]
     assert calm[2].startswith("round 3/20  trained ")
     assert calm[2].endswith(" s  epsilon so far 0.5 of 8")
     assert len(calm) == 3
+
+
+def test_what_protects_nobody_says_so_in_every_line(client: Client, server: LinkServer) -> None:
+    plain = plan_of(private=False)
+    client.owner.verdict.plan = plain
+    link_app.work.append(lambda _: RecordDict())
+    stream = at_work(client, server, plain)
+    stream.send(*task_of(plain, 1))
+    stream.reply()
+    client.end()
+    calm = [line for line in client.lines if not line.startswith("  ")]
+    assert len(calm) == 3
+    assert all(line.endswith("no privacy") for line in calm[1:])
 
 
 def test_status_says_how_things_stand(client: Client, server: LinkServer, plan: Plan) -> None:

@@ -32,7 +32,7 @@ from tests.proofs.chaos_campaign import STYLES, Counts, campaign
 from tests.proofs.chaos_faults import KINDS
 from tests.proofs.chaos_world import LOSS
 
-EACH = 40
+EACH = 50
 
 
 def prove(faults: int, seed: int, results: Path, *, each: int = EACH) -> list[Counts]:

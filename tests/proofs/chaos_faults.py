@@ -99,7 +99,7 @@ def clock_jump(world: World, target: str, chance: random.Random) -> Repair:
     clock.write_text(f"{chance.uniform(*_JUMPS) * 3600:+.0f}\n", encoding="utf-8")
     return Repair(
         targets=frozenset({target}),
-        due=_in(chance, 2.5, 6.0),
+        due=_in(chance, 2.5, 4.5),
         mend=lambda: _set_right(world, target),
     )
 
@@ -145,13 +145,13 @@ def _all(world: World) -> tuple[str, ...]:
 
 KINDS: Final[Mapping[str, Kind]] = {
     "server killed": Kind(weight=5, targets=lambda world: (SERVER,), do=kill),
-    "site killed": Kind(weight=8, targets=lambda world: world.sites, do=kill),
-    "stream cut": Kind(weight=9, targets=lambda world: tuple(world.wires), do=cut),
-    "wire stalled": Kind(weight=3, targets=lambda world: tuple(world.wires), do=stall),
-    "process stalled": Kind(weight=4, targets=_all, do=freeze),
+    "site killed": Kind(weight=7, targets=lambda world: world.sites, do=kill),
+    "stream cut": Kind(weight=12, targets=lambda world: tuple(world.wires), do=cut),
+    "wire stalled": Kind(weight=4, targets=lambda world: tuple(world.wires), do=stall),
+    "process stalled": Kind(weight=5, targets=_all, do=freeze),
     "restarted in another order": Kind(weight=1, targets=lambda world: (SERVER,), do=reordered_restart),
-    "disk full": Kind(weight=4, targets=lambda world: tuple(world.disks), do=full_disk, exits="all"),
-    "clock jumped": Kind(weight=4, targets=lambda world: tuple(world.clocks), do=clock_jump, exits="all"),
-    "certificate expired": Kind(weight=3, targets=lambda world: world.sites, do=expired_certificate, exits="own"),
+    "disk full": Kind(weight=6, targets=lambda world: tuple(world.disks), do=full_disk, exits="all"),
+    "clock jumped": Kind(weight=6, targets=lambda world: tuple(world.clocks), do=clock_jump, exits="all"),
+    "certificate expired": Kind(weight=4, targets=lambda world: world.sites, do=expired_certificate, exits="own"),
 }
 """Every kind, by what the evidence calls it."""

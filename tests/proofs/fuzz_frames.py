@@ -101,7 +101,7 @@ def _set(rng: random.Random, message: Any, field: Any) -> None:
         value = rng.choice(_HUGE) % (1 << (32 if field.type == field.TYPE_UINT32 else 64))
     try:
         if field.name in ("compression", "holding") and not isinstance(getattr(message, field.name), str):
-            getattr(message, field.name).extend([value] * rng.choice((0, 1, 9, 1025)))
+            getattr(message, field.name).extend([value] * (1 if len(value) > 999 else rng.choice((0, 1, 9, 1025))))
         else:
             setattr(message, field.name, value)
     except ValueError:  # the library itself won't write it

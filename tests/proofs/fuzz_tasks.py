@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app.metadata import Metadata
 from flwr.proto.error_pb2 import Error as ProtoError
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
@@ -30,8 +31,17 @@ from client.workplace import workplace
 from privacy.ledger import Entry
 from privacy.ledger.check import verify
 from privacy.statement import verify_statement
+from server.replies import ClientFault, read_counts, read_reply
 from shared_models.faults import Fault
-from shared_models.flower_messages import act_as_server, header_to_bytes, message_from_bytes, payload_to_bytes
+from shared_models.flower_messages import (
+    act_as_server,
+    header_from_bytes,
+    header_to_bytes,
+    message_from_bytes,
+    payload_to_bytes,
+    reply_from_bytes,
+)
+from shared_models.parameters import Layout, from_arrays
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
 from shared_models.protocol import (
@@ -94,6 +104,41 @@ def tasks(rng: random.Random, number: int, folder: Path, *, epsilon: float) -> O
         attack.check_ledger(epsilon)
         attack.check_alive()
     return attack.found
+
+
+def replies(rng: random.Random, number: int, folder: Path) -> Outcomes:
+    """So many hostile replies to a server, made of a site's good ones: what it takes is within its bounds."""
+    found: Outcomes = Counter()
+    with _site(folder, 500.0) as running:
+        attack = _Attack(rng, running)
+        good = []
+        for name in attack.plans:
+            for kind in ("train", "evaluate"):
+                header, payload = attack.good[name][kind]
+                answer, _ = attack._ask(name, header, payload)
+                assert answer is not None
+                good.append((name, kind, header_from_bytes(header), answer.payload))
+    for _ in range(number):
+        name, kind, asked, payload = rng.choice(good)
+        _, hostile = spoiled_task(rng, b"", payload)
+        found[_taken(attack.plans[name], kind, asked, hostile)] += 1
+    return found
+
+
+def _taken(plan: Plan, kind: str, asked: Metadata, payload: bytes) -> str:
+    """What a server makes of a reply: as `LinkGrid` and the rounds read it."""
+    try:
+        reply = reply_from_bytes(asked, bytearray(payload))
+    except ValueError:
+        return "no message"
+    if kind == "evaluate":
+        counts = read_counts(reply, SITE, plan)
+        return counts.fault.reason if isinstance(counts, ClientFault) else "counts taken"
+    update = read_reply(reply, SITE, layout_of(plan), plan)
+    if isinstance(update, ClientFault):
+        return update.fault.reason
+    assert all(np.isfinite(value).all() for value in update.delta.values())
+    return "update taken"
 
 
 @contextmanager
@@ -248,14 +293,14 @@ class _Attack:
             layout = layout_of(plan)
             assert list(content.array_records[ARRAYS]) == list(update_arrays(layout))
             update = decode_update(content.array_records[ARRAYS], layout)
-            if _is_tame(asked):
+            if _is_tame(asked, layout):
                 assert all(np.isfinite(value).all() for value in update.values()), "an update that isn't finite"
 
 
-def _is_tame(asked: Message) -> bool:
+def _is_tame(asked: Message, layout: Layout) -> bool:
     """Whether the model is one that can be trained: what is not finite, or huge, makes a change that is neither."""
-    arrays = [array.numpy() for array in asked.content.array_records[ARRAYS].values()]
-    return all(np.isfinite(array).all() and (np.abs(array) < 1e30).all() for array in arrays)
+    arrays = from_arrays(asked.content.array_records[ARRAYS], layout)
+    return all(np.isfinite(array).all() and (np.abs(array) < 1e30).all() for array in arrays.values())
 
 
 def _good_task(plan: Plan, kind: str, number: int, run: str) -> tuple[bytes, bytes]:

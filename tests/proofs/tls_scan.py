@@ -102,13 +102,18 @@ def problems(found: dict[str, Any]) -> list[str]:
 
 def report(found: dict[str, Any]) -> str:
     """The scan in a few lines."""
-    lines = [f"refused: {', '.join(version.replace('_', ' ') for version in _REFUSED)}"]
-    lines += [f"{version.replace('_', ' ')}: {', '.join(suites(found, version))}" for version in _TAKEN]
+    lines = [f"refused: {', '.join(map(_spoken, _REFUSED))}"]
+    lines += [f"{_spoken(version)}: {', '.join(suites(found, version))}" for version in _TAKEN]
     curves = [curve["name"] for curve in found["elliptic_curves"]["supported_curves"]]
     lines.append(f"key exchange: {', '.join(curves)}")
     lines.append(f"robot: {found['robot']['robot_result']}")
     lines += [f"{name}: {key} {found[name][key]}" for name, sound in _SOUND.items() for key in sound]
     return "\n".join(lines)
+
+
+def _spoken(version: str) -> str:
+    kind, *numbers = version.split("_")
+    return f"{kind.upper()} {'.'.join(numbers)}"
 
 
 def main() -> int:

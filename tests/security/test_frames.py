@@ -194,8 +194,7 @@ def test_goodbyes_that_calling_again_cannot_help_are_final() -> None:
         "other-site",
         "other-federation",
         "revoked",
-        "expired",
-    }
+    }  # not "expired": a clock is set right again, a renewed certificate is taken up by the next call
 
 
 def test_an_id_is_a_digest_in_hexadecimal() -> None:

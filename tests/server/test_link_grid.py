@@ -318,9 +318,13 @@ def test_a_query_is_asked_anew_each_time(make: Callable[..., World]) -> None:
 
     world.site("north", counting)
     grid = grid_of(world, ("north",))
+    ids = set()
     for turn in ("1", "2", "3"):
-        (reply,) = grid.stream(ask(grid, kind="query.statement", group="statement"))
+        asked = ask(grid, kind="query.statement", group="statement")
+        (reply,) = grid.stream(asked)
         assert said(reply) == turn
+        ids |= {message.metadata.message_id for message in asked}
+    assert len(ids) == 3  # a site that still holds the answer to one is not asked for it
     assert world.mailbox.kinds(RUN) == []  # nothing is kept of them
 
 

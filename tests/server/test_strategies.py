@@ -22,7 +22,7 @@ from security.errors import RunError, UsageError
 from server.replies import Update
 from server.rounds.plain import EveryReplyRound, MeanRound, Tally
 from server.strategies import _CLASSES, ServerStrategy, StrategyError, make_strategy
-from shared_models.parameters import Parameters, from_arrays, to_arrays
+from shared_models.parameters import Layout, Parameters, from_arrays, to_arrays
 from shared_models.plan_federation import MEAN_STRATEGIES, ROBUST_STRATEGIES
 from shared_models.protocol import ARRAYS, METRICS, WEIGHT
 from tests.server.conftest import (
@@ -544,8 +544,8 @@ def test_memory_of_parameters_without_axes_can_be_saved(name: str, tmp_path: Pat
     strategy = make(name)
     model = {"scale": np.array(1.0, dtype=np.float32)}
     for number in (1, 2):
-        layout = types.SimpleNamespace(entries=(("scale", ()),), wire="float32")
-        messages = strategy.configure(number, to_arrays(model, layout), ConfigRecord(), GRID)  # type: ignore[arg-type]
+        layout = Layout(entries=(("scale", ()),), wire="float32")
+        messages = strategy.configure(number, to_arrays(model, layout), ConfigRecord(), GRID)
         update = Update("site-0", {"scale": np.array(0.5, dtype=np.float32)}, 1, None, None, 0, head(1))
         (contributions,) = MeanRound().steps(model, [update], Tally())
         model = strategy.aggregate(number, {"site-0": messages[0]}, contributions)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from shared_models.flower_messages import (
     act_as_server,
@@ -44,6 +45,30 @@ def test_a_payload_is_read_from_any_buffer_and_one_that_can_be_emptied_is(messag
     for given in (payload, buffer):
         assert message_from_bytes(header, given).content == message.content
     assert (len(buffer), len(payload) > 0) == (0, True)
+
+
+def test_a_word_that_is_of_no_type_is_no_message(message: Message) -> None:
+    """Flower's own reading fails on it with an error that is none of bytes."""
+    body = ProtoMessage.FromString(payload_to_bytes(message))
+    body.content.items[0].config_record.items[0].value.Clear()
+    with pytest.raises(ValueError, match=r"^not a message of Flower's$"):
+        message_from_bytes(header_to_bytes(message.metadata), body.SerializeToString())
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_two_things_of_one_name_are_no_message_and_nobody_prints_the_name(
+    message: Message, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], inner: bool
+) -> None:
+    body = ProtoMessage.FromString(payload_to_bytes(message))
+    if inner:
+        items = body.content.items[0].config_record.items
+        items.add().CopyFrom(items[0])
+    else:
+        body.content.items[0].key = "\x1b[2J a stranger's text"
+        body.content.items.add(key=body.content.items[0].key).metric_record.SetInParent()
+    with pytest.raises(ValueError, match=r"^a message holds two things of one name$"):
+        message_from_bytes(header_to_bytes(message.metadata), body.SerializeToString())
+    assert (caplog.text, *capfd.readouterr()) == ("", "", "")
 
 
 def test_a_message_that_came_lives_by_this_machines_clock(message: Message) -> None:

@@ -306,3 +306,31 @@ def test_a_short_training_recognises_digits(name: str, steps: int, accuracy: flo
     with torch.no_grad():
         predicted = model.eval()(images[test]).argmax(dim=1)
     assert (predicted == labels[test]).double().mean() >= accuracy
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_parameters_are_counted_without_making_the_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan.model_validate({"data": {"name": "digits"}, "model": {"name": name}})
+    state = torch.get_rng_state()
+    counted = registry.count_parameters(plan)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert counted == sum(parameter.numel() for parameter in registry.build_for(plan).parameters())
+
+
+@pytest.mark.parametrize(
+    ("shape", "hidden", "expected"),
+    [
+        ([2**14, 2**14], [4096] * 16, 4096 * (2**28 + 1) + 15 * 4096 * 4097 + 2 * 4097),  # 4 TB, in no time
+        ([2**30, 2**30], [4], None),
+        ([2**20, 2**20, 2**20, 2**20], [4], None),
+    ],
+)
+def test_a_strangers_network_may_have_any_size(shape: list[int], hidden: list[int], expected: int | None) -> None:
+    card = {"classes": ["a", "b"], "input_shape": shape}
+    model = {"name": "mlp", "options": {"hidden": hidden}}
+    plan = Plan.model_validate({"data": {"name": "npz", "card": card}, "model": model})
+    if expected is None:
+        with pytest.raises(UsageError, match="too large for examples of shape"):
+            registry.count_parameters(plan)
+    else:
+        assert registry.count_parameters(plan) == expected

@@ -1,4 +1,4 @@
-"""A file of one's own, read by the plan's card: as in a simulation, without a partition, with errors that show no value."""
+"""A file of one's own, read by the card: as in a simulation, without a partition, with errors that show no value."""
 
 from __future__ import annotations
 
