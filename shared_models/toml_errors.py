@@ -17,6 +17,9 @@ from shared_models.plan_section import Section, alternatives, tables
 
 TOO_DEEP: Final = "tables within tables without end; a file has five levels at most"
 
+_MOST_DOTS: Final = 1000  # in a line, those of numbers aside
+_NUMBER: Final = re.compile(r"(?<=[,=\[\s])[+-]?\d+\.\d")
+
 Table = TypeVar("Table", bound=Section)
 
 
@@ -63,10 +66,18 @@ def parse(text: str, where: str) -> dict[str, Any]:
     Raises:
         UsageError: the text isn't TOML; `where` names it.
     """
+    if any(_dots(line) > _MOST_DOTS for line in text.split("\n")):
+        raise UsageError(f"{where}: {TOO_DEEP}")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers too long and nesting too deep for Python
         raise UsageError(f"{where}: not valid TOML: {error}") from error
+
+
+def _dots(line: str) -> int:
+    """Dots that may be those of one key: the library takes time that grows with their square, hours for a megabyte."""
+    found = line.count(".")
+    return found if found <= _MOST_DOTS else found - len(_NUMBER.findall(line))
 
 
 def quoted(part: str) -> str:

@@ -2,11 +2,12 @@
 
     python -m tests.proofs.fuzz --messages 100000 --seed 1
 
-Six kinds of hostile messages, most of them good ones spoiled, in campaigns that follow from their seeds:
+Seven kinds of hostile messages, most of them good ones spoiled, in campaigns that follow from their seeds:
 
 * bytes to the link's parser;
 * streams of frames to the server's end of the link, from a site that TLS has let in, without a network and over TLS;
 * streams of frames to a site's end, from a server that TLS has let in;
+* plans that a server offers to a site;
 * tasks to a site's app, guard and ledger;
 * replies to a server.
 
@@ -34,11 +35,11 @@ from pathlib import Path
 import psutil
 
 from tests.proofs.fuzz_frames import over_tls, parse, to_server, to_site
-from tests.proofs.fuzz_tasks import replies, tasks
+from tests.proofs.fuzz_tasks import offers, replies, tasks
 
 PARSER, SERVER, TLS, SITE = "bytes to the parser", "frames to a server", "frames to a server, TLS", "frames to a site"
-TASKS, REPLIES = "tasks to a site", "replies to a server"
-_SHARES = {PARSER: 0.4, SERVER: 0.22, TLS: 0.04, SITE: 0.14, TASKS: 0.1, REPLIES: 0.1}
+OFFERS, TASKS, REPLIES = "offers to a site", "tasks to a site", "replies to a server"
+_SHARES = {PARSER: 0.38, SERVER: 0.22, TLS: 0.04, SITE: 0.14, OFFERS: 0.02, TASKS: 0.1, REPLIES: 0.1}
 _BUDGETS = (500.0, 8.0)  # epsilon: one that lasts, and one that is soon spent
 _MOST_GROWTH = 64 << 20  # bytes that memory may grow by in a campaign's second half
 _MOST_PEAK = 64 << 20  # bytes that its highest may rise by there
@@ -84,6 +85,7 @@ def campaign(seed: int, folder: Path, *, messages: int) -> Counts:
             counts.add(SERVER, to_server(rng, number[SERVER], place / "server.sqlite"))
             counts.add(TLS, over_tls(rng, number[TLS], place / "tls.sqlite"))
             counts.add(SITE, to_site(rng, number[SITE], place / "outbox.sqlite"))
+            counts.add(OFFERS, offers(rng, number[OFFERS], place / "offers"))
             counts.add(TASKS, tasks(rng, number[TASKS], place / "tasks", epsilon=budget))
             counts.add(REPLIES, replies(rng, number[REPLIES], place / "replies"))
             memory.append(psutil.Process().memory_info().rss)

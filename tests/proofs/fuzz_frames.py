@@ -420,7 +420,7 @@ def to_site(rng: random.Random, number: int, path: Path) -> Outcomes:
             assert end.why in ("farewell", "ended", "malformed", "unavailable"), end
             if server.read_count:
                 found["taken"] += server.read_count - 1
-                found["the last of a stream: " + ("it ended" if end.why == "unavailable" else end.why)] += 1
+                found[f"the last of a stream ({'cut' if end.why == 'unavailable' else end.why})"] += 1
 
     try:
         asyncio.run(streams())

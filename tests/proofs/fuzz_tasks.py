@@ -1,7 +1,8 @@
-"""Hostile tasks for a site: spoiled Flower messages to the real ClientApp, its guard and its ledger, as bytes.
+"""Hostile tasks and offers for a site, and hostile replies for a server.
 
-They go the way that an agent sends them (`client/running.py`). Each gets a good reply, all of whose fields are planned,
-or one of the fixed codes; what a refusal costs is nothing.
+Tasks are spoiled Flower messages to the real ClientApp, its guard and its ledger, as bytes. They go the way that an
+agent sends them (`client/running.py`). Each gets a good reply, all of whose fields are planned, or one of the fixed
+codes; what a refusal costs is nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import pickle
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +32,8 @@ from client.workplace import workplace
 from privacy.ledger import Entry
 from privacy.ledger.check import verify
 from privacy.statement import verify_statement
+from security.errors import UsageError
+from security.frames import ACCEPTED
 from server.replies import ClientFault, read_counts, read_reply
 from shared_models.faults import Fault
 from shared_models.flower_messages import (
@@ -43,7 +46,7 @@ from shared_models.flower_messages import (
 )
 from shared_models.parameters import Layout, from_arrays
 from shared_models.plan import Plan
-from shared_models.plan_file import write_plan
+from shared_models.plan_file import parse_plan, write_plan
 from shared_models.protocol import (
     ARRAYS,
     CLIENT_ID,
@@ -59,6 +62,7 @@ from shared_models.protocol import (
     STATEMENT_TEXT,
     WEIGHT,
 )
+from shared_models.resolve import resolve
 from shared_models.wire import decode_update, update_arrays
 from tests.client.conftest import content_of, layout_of, plan_of, question
 from tests.client.real_site import DATA, FEDERATION, SITE, Authority, Running, settings_text, started, write_rows
@@ -123,6 +127,78 @@ def replies(rng: random.Random, number: int, folder: Path) -> Outcomes:
         _, hostile = spoiled_task(rng, b"", payload)
         found[_taken(attack.plans[name], kind, asked, hostile)] += 1
     return found
+
+
+def offers(rng: random.Random, number: int, folder: Path) -> Outcomes:
+    """So many hostile plans for a site: each gets a fixed code, and its owner a line that can be printed."""
+    found: Outcomes = Counter()
+    with _site(folder, 500.0) as running:
+        good = [(write_plan(plan), plan.digest()) for plan in plans().values()]
+        for text, digest in good:
+            assert running.site.consider(text, digest).code == ACCEPTED
+        for _ in range(number):
+            text, digest = rng.choice(good)
+            text = _spoiled_plan(rng, text)
+            if rng.random() < 0.7:  # else most would be refused for their digest alone
+                with suppress(UsageError):
+                    digest = parse_plan(text, where="").digest()
+            verdict = running.site.consider(text, digest)
+            assert verdict.reason.isprintable()
+            assert len(verdict.reason) < 1000
+            if verdict.code == ACCEPTED:
+                assert verdict.plan is not None
+                assert verdict.plan.digest() == digest == resolve(verdict.plan).digest()
+            found["accepted" if verdict.code == ACCEPTED else Fault(verdict.code).reason] += 1
+    return found
+
+
+def _spoiled_plan(rng: random.Random, text: str) -> str:
+    lines = text.splitlines()
+    for _ in range(rng.choice((1, 1, 2))):
+        place = rng.randrange(len(lines))
+        key, equals, _ = lines[place].partition(" = ")
+        match rng.randrange(6):
+            case 0:
+                data = _spoiled_bytes(rng, lines[place].encode())
+                lines[place] = data.decode("utf-8", "replace")
+            case 1:
+                del lines[place]
+            case 2:
+                lines.insert(place, lines[rng.randrange(len(lines))])
+            case 3:
+                lines.insert(place, rng.choice(_LINES))
+            case _ if equals:
+                lines[place] = f"{key} = {rng.choice(_WORDS)}"
+    return "\n".join(lines)
+
+
+_WORDS: Final = (
+    *("0", "1", "-1", "2", "9" * 19, "9" * 5000, "0.0", "1e-300", "1e300", "inf", "nan", "true", "[]", "{}", "[[]]"),
+    *(
+        '""',
+        '"none"',
+        '"local"',
+        '"../../etc/passwd"',
+        '"\\u001b[2J"',
+        '"\\u202e"',
+        "1979-05-27",
+        "'x\x07'",
+        "[1, 'a']",
+    ),
+    *("[" * 5000, "{a=" * 5000, "'" + "x" * 70_000 + "'", "[4096, 4096]", "[1000000000, 1000000000]"),
+)
+_LINES: Final = (
+    *("extra = 1", '"\\u001b[2J" = 1', "[extra]", "[[extra]]", "a.b.c.d.e.f.g = 1", ".".join("a" * 5000) + " = 1"),
+    *(
+        "[privacy]",
+        "[data.card]",
+        "privacy.epsilon = 1e-9",
+        "privacy.noise = 'reproducible'",
+        "\x00",
+        "\ufeff",
+        "#" * 9999,
+    ),
+)
 
 
 def _taken(plan: Plan, kind: str, asked: Metadata, payload: bytes) -> str:

@@ -33,6 +33,19 @@ def test_an_empty_text_is_the_plan_of_defaults() -> None:
     assert parse_plan("", where="p") == Plan()
 
 
+@pytest.mark.parametrize(
+    "text", [".".join("a" * 200_000) + " = 1", f"[{' . '.join('1' * 9000)}]", "a = {'='" + ".'='" * 9000 + " = 1}"]
+)
+def test_a_key_of_parts_without_end_is_refused_at_once(text: str) -> None:
+    """The library would be busy with it for an hour: the plan may be a hostile server's."""
+    assert errors(text) == ["p.toml: tables within tables without end; a file has five levels at most"]
+
+
+@pytest.mark.parametrize("text", ["[" + "0.5, -1.5," * 5000 + "]", '["' + "a.b" * 900 + '"]'])
+def test_a_long_line_of_numbers_or_words_is_no_such_key(text: str) -> None:
+    assert all("without end" not in line for line in errors(f"data.card.classes = {text}"))
+
+
 def test_plain_dictionaries_are_read_and_left_as_they_were() -> None:
     raw: dict[str, Any] = {"privacy": {"epsilon": 2.0}, "training": {}}
     plan = plan_from(raw, where="p", overrides=["privacy.epsilon=3", "training.schedule.kind=step"])
