@@ -22,7 +22,6 @@ import argparse
 import json
 import logging
 import random
-import resource
 import sys
 import tempfile
 import warnings
@@ -34,6 +33,7 @@ from pathlib import Path
 
 import psutil
 
+from client.resources import peak_memory
 from tests.proofs.fuzz_frames import over_tls, parse, to_server, to_site
 from tests.proofs.fuzz_tasks import offers, replies, tasks
 
@@ -75,7 +75,7 @@ def campaign(seed: int, folder: Path, *, messages: int) -> Counts:
     Raises:
         AssertionError: a check failed.
     """
-    counts, memory, peak = Counts(seed=seed), [], _peak()
+    counts, memory, peak = Counts(seed=seed), [], peak_memory()
     with _quiet():
         for half, budget in enumerate(_BUDGETS):
             rng, place = random.Random(f"{seed} {half}"), folder / str(half)
@@ -89,17 +89,12 @@ def campaign(seed: int, folder: Path, *, messages: int) -> Counts:
             counts.add(TASKS, tasks(rng, number[TASKS], place / "tasks", epsilon=budget))
             counts.add(REPLIES, replies(rng, number[REPLIES], place / "replies"))
             memory.append(psutil.Process().memory_info().rss)
-            peak = _peak() if half == 0 else peak
+            peak = peak_memory() if half == 0 else peak
     counts.grown = memory[1] - memory[0]
     assert counts.grown < _MOST_GROWTH, f"memory grew by {counts.grown >> 20} MiB"
-    above = _peak() - peak
+    above = peak_memory() - peak
     assert above < _MOST_PEAK, f"a message took {above >> 20} MiB"
     return counts
-
-
-def _peak() -> int:
-    """The most memory that this process has ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 @contextmanager
