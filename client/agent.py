@@ -272,6 +272,9 @@ class Agent:
             return Taking.ANSWERED
         if self._stop.is_set() or self._tasks.has(begin.id):
             return Taking.SKIP
+        if len(self._working.stored) >= _MOST_HOLDING:  # a server that takes no replies fills no disk with them
+            self._left_out = True
+            return Taking.SKIP
         if self._considering.accepted is None:
             await self._working.refuse(begin, Fault.PLAN_MISMATCH)
             return Taking.SKIP

@@ -107,7 +107,7 @@ def _admitted(
     request, start = _request(message, place, phase)
     site = site_of(place, context)
     guard = _guard(place, site)
-    feedback = ErrorFeedback(context.state, place.layout, request)
+    feedback = ErrorFeedback(context.state, place.layout, request, plan=place.plan.digest())
     stored = guard.admit(request)
     if stored is not None:
         feedback.answered(stored)

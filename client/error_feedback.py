@@ -4,8 +4,10 @@ Stich et al. 2018 (arXiv 1809.07599), Karimireddy et al. 2019 (arXiv 1901.09847)
 under privacy are noised and charged as a whole, whatever part of them is sent; so it costs nothing. It never leaves.
 
 It lies in Flower's `Context.state`, which every grid carries and keeps with the reply, and it says whose remainder it
-is. A reply that left without its remainder (the process died in between, and the ledger had the reply) has used up
-what was kept before: that is dropped, for adding it once more would count it twice. Whatever is lost is logged.
+is. That of another plan is never added: a run's name is the server's to choose, and what a plan without privacy left
+out would leave with a private update as if it were charged. A reply that left without its remainder (the process died
+in between, and the ledger had the reply) has used up what was kept before: that is dropped, for adding it once more
+would count it twice. Whatever is lost is logged.
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ class ErrorFeedback:
         state: the client's own, changed in place.
         layout: of the plan's model, with the form of updates.
         request: that is being answered.
+        plan: digest of the plan that asks.
     """
 
-    def __init__(self, state: RecordDict, layout: Layout, request: Request) -> None:
+    def __init__(self, state: RecordDict, layout: Layout, request: Request, *, plan: str) -> None:
         self._state = state
         self._layout = layout
         self._request = request
+        self._plan = plan
         self._sent: ArrayRecord | None = None
         self._rest: Parameters = {}
         self._unusable = ""
@@ -80,12 +84,12 @@ class ErrorFeedback:
             self._keep()
 
     def _kept(self) -> Parameters | None:
-        """What earlier rounds of this run left out; None if there is nothing, or nothing that can be used."""
+        """What earlier rounds of this plan's run left out; None if there is nothing, or nothing that can be used."""
         if _REST not in self._state and _OF not in self._state:
             return None
-        run, number, _ = self._owner()
-        if run != self._request.run or number >= self._request.round:
-            self._unusable = "it belongs to no earlier round of this run"
+        plan, run, number, _ = self._owner()
+        if (plan, run) != (self._plan, self._request.run) or number >= self._request.round:
+            self._unusable = "it belongs to no earlier round of this plan's run"
             return None
         record, layout = self._state[_REST], self._layout
         try:
@@ -99,26 +103,28 @@ class ErrorFeedback:
         parts = np.split(values, np.cumsum(sizes)[:-1])
         return {name: part.reshape(shape) for (name, shape), part in zip(layout.entries, parts, strict=True)}
 
-    def _owner(self) -> tuple[str, int, str]:
-        """Run, round and digest of the request whose remainder is kept; of none if that is unknown."""
+    def _owner(self) -> tuple[str, str, int, str]:
+        """Plan, run, round and digest of the request whose remainder is kept; of none if that is unknown."""
         record = self._state.get(_OF)
         if not isinstance(record, ConfigRecord) or not isinstance(self._state.get(_REST), ArrayRecord):
-            return "", 0, ""
-        run, number, digest = record.get("run"), record.get("round"), record.get("request")
-        if not isinstance(run, str) or not isinstance(number, int) or not isinstance(digest, str):
-            return "", 0, ""
-        return run, number, digest
+            return "", "", 0, ""
+        plan, run, number, digest = (record.get(name) for name in ("plan", "run", "round", "request"))
+        if not (isinstance(plan, str) and isinstance(run, str) and isinstance(number, int) and isinstance(digest, str)):
+            return "", "", 0, ""
+        return plan, run, number, digest
 
     def _has_rest_of_request_or_later(self) -> bool:
-        run, number, digest = self._owner()
+        plan, run, number, digest = self._owner()
         own = self._request
-        return run == own.run and (number > own.round or (number == own.round and digest == own.digest))
+        return (plan, run) == (self._plan, own.run) and (
+            number > own.round or (number == own.round and digest == own.digest)
+        )
 
     def _keep(self) -> None:
         values = np.concatenate([np.zeros(0, np.float32), *(value.ravel() for value in self._rest.values())])
         own = self._request
         self._state[_REST] = ArrayRecord({_VALUES: Array(values)})
-        self._state[_OF] = ConfigRecord({"run": own.run, "round": own.round, "request": own.digest})
+        self._state[_OF] = ConfigRecord({"plan": self._plan, "run": own.run, "round": own.round, "request": own.digest})
 
     def _lose(self, why: str) -> None:
         for name in (_REST, _OF):

@@ -8,7 +8,8 @@ the first byte leaves. What was committed once is sent again as it was, never co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -228,8 +229,7 @@ class Guard:
         if most is None:
             return self._reserve(task)
         with ledger.batch():  # or another process might begin the day's last round between the two
-            others = ledger.rounds_within(self._scope, timedelta(days=1)) - {(task.federation, task.run, task.round)}
-            if len(others) < most:
+            if _rounds({**ledger.tasks_within(self._scope, timedelta(days=1)), task.id: _part(task)}.values()) <= most:
                 try:
                     return self._reserve(task)
                 except BudgetExhausted:  # its entry is to stay: nothing may be raised in here
@@ -259,6 +259,18 @@ class Guard:
         if release is None:
             raise RefusedError(Fault.PLAN_MISMATCH)  # the plan has no such phase
         return release
+
+
+def _part(task: Task) -> tuple[str, str, str, int]:
+    return task.federation, task.run, task.phase, task.round
+
+
+def _rounds(parts: Iterable[tuple[str, str, str, int]]) -> int:
+    """How many rounds these are: the parts of one count once, but one that is asked for in other words is another."""
+    most: Counter[tuple[str, str, int]] = Counter()
+    for (federation, run, _, number), times in Counter(parts).items():
+        most[federation, run, number] = max(most[federation, run, number], times)
+    return most.total()
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class OfferError(Exception):
     """A plan that this site can't take, whatever its policy says. The text is for the owner."""
 
     def __init__(self, fault: Fault, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(_printable(reason))  # it may quote the plan, which is a stranger's
         self.fault = fault
 
 
@@ -133,7 +133,8 @@ def check_data(plan: Plan, settings: SiteSettings) -> None:
     """Check that the site has a file for the plan's data; its content is not looked at.
 
     Raises:
-        OfferError: it has none, or of a kind that can't hold such data.
+        OfferError: it has none, or of a kind that can't hold such data; or the plan takes another column for people
+            than the owner, so that its epsilon would be about something else (rule 6).
     """
     file = settings.data_for(plan.data.name)
     if file is None:
@@ -144,6 +145,13 @@ def check_data(plan: Plan, settings: SiteSettings) -> None:
         raise OfferError(Fault.SITE_DATA, _line(error)) from None
     if refusal is not None:
         raise OfferError(Fault.SITE_DATA, refusal)
+    people = plan.data.person_column
+    if people is not None and people != file.person_column:
+        raise OfferError(
+            Fault.SITE_DATA,
+            f"data.person_column = '{people}' is not what names people here: in [[data]], person_column = "
+            f"'{file.person_column}'",
+        )
     if not Path(file.path).expanduser().exists():
         raise OfferError(Fault.SITE_DATA, f"{file.path}: the data for '{plan.data.name}' is not there")
 
@@ -173,5 +181,8 @@ def _too_much(reason: str) -> OfferError:
 
 def _line(error: Exception) -> str:
     """The first line of an error over a stranger's plan, so that nothing in it can pass for a line of our own."""
-    first = (str(error).splitlines() or [""])[0]
-    return "".join(letter if letter.isprintable() else "?" for letter in first)[:300]
+    return (str(error).splitlines() or [""])[0]
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:300]

@@ -7,14 +7,16 @@ owners of a simulation are in `client.simulated_site`.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-from client.approvals import Approvals, PendingPlans, stamp_of
+from client.approvals import Approvals, PendingPlans, Stamp, stamp_of
 from client.books import Books
 from client.membership import check_membership
 from client.policy import RefusedError, SitePolicy
@@ -288,7 +290,7 @@ class DeployedSite:
         path = Path(file.path).expanduser()
         with self._lock:
             try:
-                key = (plan.data.model_dump_json(), plan.evaluates_at_clients, file, stamp_of(path))
+                key = (plan.data.model_dump_json(), plan.evaluates_at_clients, file, _stamp_of_all(path))
                 if self._loaded is None or self._loaded[0] != key:
                     self._loaded = None  # never two of them in memory
                     found = load_file(plan.data, kind=file.format, path=path, split_key=self._split_key)
@@ -299,6 +301,14 @@ class DeployedSite:
             except UsageError:
                 raise SiteDataError(self, plan) from None
             return self._loaded[1]
+
+
+def _stamp_of_all(path: Path) -> tuple[Stamp, str]:
+    """As `stamp_of`, of a folder with all that is in it: an image that was removed must not be trained on again."""
+    found = sha256()
+    for inner in sorted(path.rglob("*")) if path.is_dir() else ():
+        found.update(repr((os.fspath(inner), stamp_of(inner))).encode("utf-8", "surrogateescape"))
+    return stamp_of(path), found.hexdigest()
 
 
 class SiteDataError(UsageError):

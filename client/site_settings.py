@@ -75,6 +75,9 @@ class DataSettings(Section):
     name: str = Field(min_length=1, max_length=100, description="Plans whose data.name is this train on the file.")
     format: DataFormat = Field(description="csv, npz or image-folder.")
     path: str = Field(min_length=1, description="File or folder; relative to site.toml.")
+    person_column: str = Field(
+        "", description="Column that names the people; plans that count people must mean this one. None: no such plans."
+    )
 
 
 class ApprovalSettings(Section):

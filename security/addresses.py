@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_ZONE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _DNS: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
@@ -36,6 +37,9 @@ def is_host_name(text: str) -> bool:
 
 
 def _ip_version(text: str) -> int:
+    # What comes after a % is the name of an interface. Python takes anything there, line ends and escapes too.
+    if "%" in text and not _ZONE.fullmatch(text.partition("%")[2]):
+        return 0
     try:
         return ipaddress.ip_address(text).version
     except ValueError:

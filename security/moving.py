@@ -90,8 +90,8 @@ def pack(home: SiteHome, target: Path, *, when: str) -> Packed:
                 sync_folder(target.absolute().parent)
         except BaseException as error:
             if not target.exists():
+                new.unlink(missing_ok=True)  # first: while it is there, the home must not come back to life
                 home.moved.unlink(missing_ok=True)
-            new.unlink(missing_ok=True)
             if not isinstance(error, OSError):
                 raise
             raise UsageError(f"{target}: can't be written ({error.strerror}); name another file") from error

@@ -1,13 +1,16 @@
 """Who must not come in any more: the authority's list (X.509 CRL), and the server operator's own, which acts at once.
 
-Both files are read again when they change. Revocations are never forgotten by mistake: a list that is missing, damaged
-or older than the one before it leaves that one in force, and says so in `problem`.
+Both files are read again when they change. Revocations are never forgotten by mistake: a list that is missing, damaged,
+older than the one before it, or another of the same number, leaves that one in force, and says so in `problem`.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,6 +90,11 @@ class Revocations:
             found = _read_list(self._home.revoked, self._authority)
             if found.number < self._list.number:
                 raise UsageError(f"{self._home.revoked}: is older than the list in force; copy the authority's newest")
+            if found.number == self._list.number and found.revoked != self._list.revoked:
+                raise UsageError(
+                    f"{self._home.revoked}: has the number of the list in force, and says something else; was the "
+                    "authority restored from a backup? revoke there again what the list in force holds"
+                )
             self._list = found
         except UsageError as error:
             problems.append(str(error))
@@ -145,8 +153,23 @@ def revoke_here(home: ServerHome, site: str) -> None:
     """
     if not is_name(site):
         raise UsageError(f"{site!a} can't be the name of a site")
-    sites = {site: datetime.now(UTC).isoformat(timespec="seconds"), **revoked_here(home)}
-    replace_file(home.revoked_here, pretty({"kind": _HERE, "sites": sites}))
+    with _one_at_a_time(home):
+        sites = {site: datetime.now(UTC).isoformat(timespec="seconds"), **revoked_here(home)}
+        replace_file(home.revoked_here, pretty({"kind": _HERE, "sites": sites}))
+
+
+@contextmanager
+def _one_at_a_time(home: ServerHome) -> Iterator[None]:
+    """Two commands that revoke at once would each write the list without the other's site."""
+    try:
+        folder = os.open(home.path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UsageError(f"{home.path}: can't be read ({error.strerror})") from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _read_list(path: Path, authority_pem: bytes) -> RevocationList:

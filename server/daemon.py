@@ -24,7 +24,7 @@ from server.gathering import Answering, Gathering, StoppedError
 from server.link_grid import GridStopped
 from server.progress import Progress, RunGrid, WatchedGrid
 from server.queue import Entry, Queue
-from server.run_folder import RunFolder, reason_of, write_atomically
+from server.run_folder import RunFolder, reason_of, sync_folder, write_atomically
 from server.settings import ServerSettings
 from server.watchers import Watcher, Watchers
 from shared_models.plan import Plan
@@ -278,6 +278,9 @@ def _prepare(folder: RunFolder, plan: Plan) -> None:
     folder.model.parent.mkdir(exist_ok=True)
     if not folder.plan.exists():
         write_atomically(folder.plan, write_plan(plan).encode())
+    # Before a site hears of the run: without its folder a power failure would take the run's id, and all be asked anew.
+    for path in (folder.path, folder.path.parent, folder.path.parent.parent):
+        sync_folder(path)
 
 
 @contextmanager

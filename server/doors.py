@@ -16,9 +16,9 @@ from typing import Self
 from security.certificates import CertificateError, Peer, read_peer
 from security.errors import UsageError
 from security.frames import PROTOCOL, Goodbye, Hello
-from security.homes import ServerHome
+from security.homes import ServerHome, read_public
 from security.revocation import Revocations
-from security.roster import read_roster
+from security.roster import is_signed, read_roster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +103,14 @@ class RosterFile:
     several threads.
 
     Raises:
-        UsageError: it can't be read at first, or is of another federation than the server's authority.
+        UsageError: it can't be read at first, or is not one that the server's authority signed.
     """
 
     def __init__(self, home: ServerHome) -> None:
         self._path = home.roster
         authority = home.authority()
         self._authority = authority.fingerprint
+        self._certificate = read_public(home.authority_certificate)
         self.federation = authority.federation
         self._lock = threading.Lock()
         self._seen = _look(self._path)
@@ -132,6 +133,8 @@ class RosterFile:
         found = read_roster(self._path)
         if found.federation != self.federation or found.authority != self._authority:
             raise UsageError(f"{self._path}: is the roster of another federation; copy this one's here")
+        if not is_signed(found, self._certificate):
+            raise UsageError(f"{self._path}: was changed after the authority signed it; copy the authority's own here")
         return found.sites
 
 

@@ -277,6 +277,8 @@ class LinkServer:
             offer = self._offer
             if offer is None or (answer.run, answer.digest) != (offer.run, offer.digest):
                 return False
+            if self._answers.get(site) == answer.code:  # said again it is no news, and need not wake anybody
+                return True
             self._answers[site] = answer.code
             self._departures += 1
         self.changed()

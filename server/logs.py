@@ -12,7 +12,9 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -65,12 +67,14 @@ FIELDS: Final[Mapping[str, re.Pattern[str] | None]] = {
     "port": _NUMBER,
     "code": _NUMBER,
     "pid": _NUMBER,
+    "unwritten": _NUMBER,
 }
 """The fields of a line beside `time`, `level` and `event`: the form of their texts, None for numbers."""
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _LARGEST: Final = 10 << 20  # bytes a file
 _KEPT: Final = 5  # old files
+_BURST: Final = 100  # lines that one site may cause at once; later one a second
 
 
 class EventLog:
@@ -122,12 +126,30 @@ def _told(form: re.Pattern[str] | None, value: Value) -> Value:
 
 
 class LogWatcher(Watcher):
-    """Writes down what a server does."""
+    """Writes down what a server does.
 
-    def __init__(self, log: EventLog) -> None:
+    What a site can make happen as often as it likes is written once a second for each site, after the first
+    hundred; else one could write the log so full that nothing of before is left in it.
+
+    Args:
+        log: where.
+        clock: monotonic, seconds.
+    """
+
+    def __init__(self, log: EventLog, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
+        self._clock = clock
         self._run: str | None = None
         self._metric = ""
+        self._lock = threading.Lock()
+        self._paces: dict[str | None, _Pace] = {}
+
+    def _of_site(self, event: str, site: str | None, *, level: Level = "info", **fields: Value) -> None:
+        with self._lock:
+            pace = self._paces.setdefault(site, _Pace())
+            left_out = pace.take(self._clock())
+        if left_out is not None:
+            self._log(event, level=level, site=site, **fields, **({"unwritten": left_out} if left_out else {}))
 
     def serving(self, port: int) -> None:
         self._log("serving", port=port, pid=os.getpid())
@@ -176,16 +198,16 @@ class LogWatcher(Watcher):
         self._log("warning", level="warning", warning=code, **fields)
 
     def connected(self, site: str, software: str) -> None:
-        self._log("connected", site=site, software=software)
+        self._of_site("connected", site, software=software)
 
     def disconnected(self, site: str, why: Goodbye | None, seconds: float) -> None:
-        self._log("disconnected", site=site, reason=None if why is None else why.reason, seconds=round(seconds, 3))
+        self._of_site("disconnected", site, reason=None if why is None else why.reason, seconds=round(seconds, 3))
 
     def refused(self, site: str | None, why: Goodbye) -> None:
-        self._log("refused", level="warning", site=site, reason=why.reason)
+        self._of_site("refused", site, level="warning", reason=why.reason)
 
     def answered(self, site: str, code: int) -> None:
-        self._log("answered", run=self._run, site=site, answer=answer_text(code))
+        self._of_site("answered", site, run=self._run, answer=answer_text(code))
 
     def task_sent(self, site: str, task: str, size: int) -> None:
         self._log("task sent", level="debug", run=self._run, site=site, task=task, bytes=size)
@@ -194,10 +216,30 @@ class LogWatcher(Watcher):
         self._log("reply stored", level="debug", run=self._run, site=site, task=task, bytes=size)
 
     def reply_refused(self, site: str, task: str, taken: Taken) -> None:
-        self._log("reply refused", level="warning", site=site, task=task, reason=taken.name.lower())
+        self._of_site("reply refused", site, level="warning", task=task, reason=taken.name.lower())
 
     def failed(self, site: str | None, where: str) -> None:
-        self._log("stream failed", level="error", site=site, where=_FOLDERS.sub("", where))
+        self._of_site("stream failed", site, level="error", where=_FOLDERS.sub("", where))
+
+
+class _Pace:
+    """How many lines one site may cause."""
+
+    def __init__(self) -> None:
+        self._left = float(_BURST)
+        self._since: float | None = None
+        self._unwritten = 0
+
+    def take(self, now: float) -> int | None:
+        """How many lines were left out before this one; None if it is left out as well."""
+        self._left = min(float(_BURST), self._left + (0.0 if self._since is None else max(0.0, now - self._since)))
+        self._since = now
+        if self._left < 1:
+            self._unwritten += 1
+            return None
+        self._left -= 1
+        found, self._unwritten = self._unwritten, 0
+        return found
 
 
 class _Lines(RotatingFileHandler):

@@ -233,6 +233,10 @@ class Mailbox:
         """The site of each open task of a run, by id; of one kind of message."""
         return dict(self._file.rows("SELECT id, site FROM tasks WHERE run = ? AND kind = ? AND state = 0", (run, kind)))
 
+    def runs(self) -> list[str]:
+        """The runs that have tasks."""
+        return [run for (run,) in self._file.rows("SELECT DISTINCT run FROM tasks ORDER BY run")]
+
     def kinds(self, run: str) -> list[str]:
         """The kinds of message of a run's tasks."""
         return [

@@ -65,10 +65,6 @@ class MailboxError(RunError):
     """The mailbox can't be read or written."""
 
 
-class GoneError(MailboxError):
-    """A payload is no longer needed, and was dropped while it was read."""
-
-
 class MailboxFile:
     """The open file. Every method may be called from any thread, and raises `MailboxError` if the disk fails.
 

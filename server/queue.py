@@ -90,7 +90,7 @@ class Queue:
             entries = []
         except OSError as error:
             raise UsageError(f"{path}: can't be read ({error.strerror})") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: is no queue, or is damaged; restore it, or remove it to begin anew") from error
         return cls(home, path, {entry.run: entry for entry in entries})
 

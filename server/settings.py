@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from security.errors import UsageError
+from security.frames import LARGEST_MESSAGE
 from shared_models.plan_section import Count, Positive, Section
 from shared_models.toml_errors import read_section
 
@@ -70,7 +71,9 @@ class ServerSettings(Section):
     beat_seconds: Annotated[float, Field(ge=0.05, le=3600)] = Field(
         10.0, description="Seconds between two signs of life; who gives none for three of them is gone."
     )
-    largest_message: Count = Field(1024, description="Largest message in MiB, either way.")
+    largest_message: Annotated[Count, Field(le=LARGEST_MESSAGE >> 20)] = Field(
+        1024, description="Largest message in MiB, either way."
+    )
     most_sites: Count = Field(1024, description="Most sites that are connected at once.")
     wait: WaitSettings = Field(default_factory=WaitSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)

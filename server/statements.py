@@ -141,8 +141,10 @@ def _problem(statement: Statement, plan: Plan, tally: ClientTally) -> str | None
     )
     if plan.is_private and trained < tally.rounds:
         return "it lists fewer rounds of this run than the server got updates"
-    kinds = {release for _, release, _ in listed}
-    if len(kinds) > _MOST_KINDS or any(getattr(release, "records_per_unit", 1) > _MOST_RECORDS for release in kinds):
+    envelopes = {(own.envelope, own.delta) for account in accounts for own in account.plans if own.envelope is not None}
+    kinds = {release for _, release, _ in listed} | {release for own, _ in envelopes for release, _ in own}
+    is_much = max(len(kinds), len(envelopes)) > _MOST_KINDS  # each envelope is priced by itself
+    if is_much or any(getattr(release, "records_per_unit", 1) > _MOST_RECORDS for release in kinds):
         return "it lists more than is checked here"  # a hostile one could keep the accountant busy for days
     try:
         return "the epsilon is smaller than the charges that it lists cost" if understated(statement) else None

@@ -317,21 +317,21 @@ class Ledger:
         with self._store.reading():
             return self._store.holds(self._store.chain(anchor.scope), anchor)
 
-    def rounds_within(self, scope: str, period: timedelta) -> frozenset[tuple[str, str, int]]:
-        """The (federation, run, round)s reserved in the last `period`: for a limit of so many rounds a day.
+    def tasks_within(self, scope: str, period: timedelta) -> dict[str, tuple[str, str, str, int]]:
+        """Federation, run, phase and round of each task reserved in the last `period`, by its id.
 
-        A clock that jumps back frees nothing. Inside a `batch` the answer holds until the batch ends.
+        For a limit of so many rounds a day. A clock that jumps back frees nothing. Inside a `batch` the answer holds
+        until the batch ends.
         """
         with self._store.reading():
             chain, _ = self._store.opened(scope)
             since = chain.clock_at(self._store.now().timestamp()) - period.total_seconds()
-            found = set()
-            for state in reversed(chain.tasks.values()):
+            found = {}
+            for task, state in reversed(chain.tasks.items()):
                 if state.clock <= since:
                     break
-                federation, run, _ = state.group
-                found.add((federation, run, state.round))
-            return frozenset(found)
+                found[task] = (*state.group, state.round)
+            return found
 
     def snapshot(self, scope: str) -> Snapshot:
         """The scope after its newest entry, all of one moment."""

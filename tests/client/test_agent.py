@@ -540,6 +540,20 @@ def test_tasks_that_there_is_no_room_for_come_with_the_next_stream(
     assert len(link_app.begun) == 5
 
 
+def test_a_server_that_takes_no_replies_fills_no_disk_with_them(
+    client: Client, server: LinkServer, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "_MOST_HOLDING", 3)
+    client.start()
+    stream = server.welcomed()
+    for number in range(1, 7):  # no plan was accepted: each is refused at once
+        stream.send(*task_of(plan, number))
+    for number in range(1, 4):
+        assert stream.reply(taken=None)[0].id == task_id(f"train {number}")
+    assert stream.is_quiet(0.3)
+    assert len(client.outbox.replies()) == 3
+
+
 def test_a_full_disk_makes_work_wait_and_then_go_on(
     client: Client, server: LinkServer, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from shared_models.wire import decode_update, encode_update
 
 ENTRIES = (("weight", (4, 5)), ("scale", ()), ("bias", (4,)))
 TOP = Layout(entries=ENTRIES, wire="top-k", top_fraction=0.12)  # 3 of 25
+PLAN = "plan-1"
 
 
 def request(number: int, run: str = "run-1", digest: str = "") -> Request:
@@ -35,9 +36,11 @@ def reply(arrays: ArrayRecord) -> RecordDict:
     return RecordDict({ARRAYS: arrays})
 
 
-def answer(state: RecordDict, number: int, change: Parameters, layout: Layout = TOP, **asked: str) -> Parameters:
+def answer(
+    state: RecordDict, number: int, change: Parameters, layout: Layout = TOP, *, plan: str = PLAN, **asked: str
+) -> Parameters:
     """One round that goes well: what arrives."""
-    feedback = ErrorFeedback(state, layout, request(number, **asked))
+    feedback = ErrorFeedback(state, layout, request(number, **asked), plan=plan)
     arrays = feedback.encode(change, seed=number)
     feedback.answered(reply(recorddict_from_proto(recorddict_to_proto(reply(arrays))).array_records[ARRAYS]))
     return decode_update(arrays, layout)
@@ -95,7 +98,7 @@ def test_the_state_travels_as_any_of_flowers_does_and_others_may_use_it_too() ->
 @pytest.mark.parametrize("wire", ["float32", "float16", "int8"])
 def test_the_other_forms_keep_nothing(wire: Any) -> None:
     layout, state = Layout(entries=ENTRIES, wire=wire), RecordDict()
-    feedback = ErrorFeedback(state, layout, request(1))
+    feedback = ErrorFeedback(state, layout, request(1), plan=PLAN)
     arrays = feedback.encode(update(1), seed=5)
     assert arrays == encode_update(update(1), layout, seed=5)
     feedback.answered(reply(arrays))
@@ -110,11 +113,11 @@ def test_an_update_that_never_left_changes_nothing() -> None:
     state = RecordDict()
     answer(state, 1, update(1))
     before = kept(state)
-    first = ErrorFeedback(state, TOP, request(2)).encode(update(2), seed=2)
-    ErrorFeedback(state, TOP, request(1, digest="in other words")).encode(update(3), seed=1)
-    ErrorFeedback(state, TOP, request(2, run="run-2")).encode(update(3), seed=1)
+    first = ErrorFeedback(state, TOP, request(2), plan=PLAN).encode(update(2), seed=2)
+    ErrorFeedback(state, TOP, request(1, digest="in other words"), plan=PLAN).encode(update(3), seed=1)
+    ErrorFeedback(state, TOP, request(2, run="run-2"), plan=PLAN).encode(update(3), seed=1)
     assert same(kept(state), before)
-    again = ErrorFeedback(state, TOP, request(2)).encode(update(2), seed=2)
+    again = ErrorFeedback(state, TOP, request(2), plan=PLAN).encode(update(2), seed=2)
     assert first == again
 
 
@@ -123,8 +126,8 @@ def test_a_stored_reply_whose_remainder_is_kept_leaves_it_for_the_next_round(cap
     answer(state, 1, update(1))
     second = answer(state, 2, update(2))
     before = kept(state)
-    ErrorFeedback(state, TOP, request(2)).answered(reply(encode_update(second, TOP, seed=2)))
-    ErrorFeedback(state, TOP, request(1)).answered(reply(encode_update(second, TOP, seed=1)))  # an older one
+    ErrorFeedback(state, TOP, request(2), plan=PLAN).answered(reply(encode_update(second, TOP, seed=2)))
+    ErrorFeedback(state, TOP, request(1), plan=PLAN).answered(reply(encode_update(second, TOP, seed=1)))  # an older one
     assert same(kept(state), before)
     assert caplog.text == ""
 
@@ -134,7 +137,7 @@ def test_a_judgement_changes_nothing(caplog: Any) -> None:
     answer(state, 1, update(1))
     before = kept(state)
     judging = Request(run="run-1", round=1, phase="evaluate", digest="other")
-    ErrorFeedback(state, TOP, judging).answered(RecordDict())
+    ErrorFeedback(state, TOP, judging, plan=PLAN).answered(RecordDict())
     assert same(kept(state), before)
     assert caplog.text == ""
 
@@ -148,8 +151,8 @@ def test_a_stored_reply_whose_remainder_was_lost_has_used_up_what_was_kept_befor
     for number in range(1, rounds_before + 1):
         answer(state, number, update(number))
     now = rounds_before + 1
-    stored = ErrorFeedback(state, TOP, request(now)).encode(update(now), seed=now)
-    ErrorFeedback(state, TOP, request(now)).answered(reply(stored))
+    stored = ErrorFeedback(state, TOP, request(now), plan=PLAN).encode(update(now), seed=now)
+    ErrorFeedback(state, TOP, request(now), plan=PLAN).answered(reply(stored))
     assert len(state) == 0
     assert caplog.messages == [
         f"what updates before round {now} left out is dropped: the reply was made before, and what it left out was "
@@ -162,7 +165,8 @@ def test_a_stored_reply_whose_remainder_was_lost_has_used_up_what_was_kept_befor
 def test_another_requests_remainder_is_not_that_of_a_stored_reply(caplog: Any) -> None:
     state = RecordDict()
     answer(state, 2, update(2), digest="one")
-    ErrorFeedback(state, TOP, request(2, digest="other")).answered(reply(encode_update(update(3), TOP, seed=2)))
+    other = ErrorFeedback(state, TOP, request(2, digest="other"), plan=PLAN)
+    other.answered(reply(encode_update(update(3), TOP, seed=2)))
     assert len(state) == 0
     assert len(caplog.messages) == 1
 
@@ -170,7 +174,7 @@ def test_another_requests_remainder_is_not_that_of_a_stored_reply(caplog: Any) -
 def test_where_another_process_answered_first_its_reply_leaves_and_our_remainder_is_dropped(caplog: Any) -> None:
     state = RecordDict()
     answer(state, 1, update(1))
-    ours = ErrorFeedback(state, TOP, request(2))
+    ours = ErrorFeedback(state, TOP, request(2), plan=PLAN)
     ours.encode(update(2), seed=2)
     theirs = encode_update(update(3), TOP, seed=2)
     ours.answered(reply(theirs))
@@ -186,10 +190,19 @@ def test_what_is_not_of_an_earlier_round_of_this_run_is_dropped(asked: dict[str,
         answer(state, number, update(number))
     found = answer(state, asked["number"], update(9), run=asked.get("run", "run-1"))
     assert same(found, answer(RecordDict(), 1, update(9)))
-    assert caplog.messages == [
-        f"what updates before round {asked['number']} left out is dropped: it belongs to no earlier round of this run"
-    ]
+    dropped = f"what updates before round {asked['number']} left out is dropped"
+    assert caplog.messages == [f"{dropped}: it belongs to no earlier round of this plan's run"]
     assert same(total(found, kept_in(state, asked.get("run", "run-1"))), update(9))
+
+
+def test_what_one_plan_left_out_never_leaves_with_anothers_update(caplog: Any) -> None:
+    """The server names the runs: under one name it may play a plan without privacy, and then a private one."""
+    state = RecordDict()
+    answer(state, 1, update(1), plan="without privacy")
+    assert same(answer(state, 2, update(2), plan="private"), answer(RecordDict(), 2, update(2)))
+    assert caplog.messages == [
+        "what updates before round 2 left out is dropped: it belongs to no earlier round of this plan's run"
+    ]
 
 
 def kept_in(state: RecordDict, run: str) -> Parameters:
@@ -228,11 +241,11 @@ def other_name(state: RecordDict) -> None:
 
 
 def no_round(state: RecordDict) -> None:
-    state["veil-left-out-of"] = ConfigRecord({"run": "run-1"})
+    state["veil-left-out-of"] = ConfigRecord({"plan": PLAN, "run": "run-1"})
 
 
 def round_as_text(state: RecordDict) -> None:
-    state["veil-left-out-of"] = ConfigRecord({"run": "run-1", "round": "1", "request": "x"})
+    state["veil-left-out-of"] = ConfigRecord({"plan": PLAN, "run": "run-1", "round": "1", "request": "x"})
 
 
 def other_kind(state: RecordDict) -> None:

@@ -650,6 +650,16 @@ def test_rounds_a_day_counts_rounds_and_not_their_parts_and_forgets_after_a_day(
     assert played(berlin.play(plan, 4, policy))
 
 
+def test_a_round_that_is_asked_for_in_other_words_is_one_more_of_the_day(berlin: Site) -> None:
+    plan = public_plan()
+    policy = site(plan, allow=Allow(rounds_a_day=2))
+    assert played(berlin.play(plan, 1, policy))
+    assert played(berlin.play(plan, 1, policy, salt=1))
+    assert berlin.play(plan, 1, policy, salt=2) is Fault.POLICY_RATE
+    assert played(berlin.play(plan, 1, policy, salt=1))
+    assert berlin.charged() == 2
+
+
 def test_rounds_a_day_and_an_empty_budget_leave_their_entries(berlin: Site) -> None:
     plan = public_plan()
     policy = site(plan, 1e-3, allow=Allow(rounds_a_day=2))
@@ -671,7 +681,7 @@ def test_of_two_processes_one_begins_the_days_last_round(berlin: Site, monkeypat
             outcomes["second"] = refused.fault
 
     thread = threading.Thread(target=second)
-    count = berlin.books.ledger.rounds_within
+    count = berlin.books.ledger.tasks_within
 
     def meanwhile(*asked: Any) -> Any:
         found = count(*asked)
@@ -679,7 +689,7 @@ def test_of_two_processes_one_begins_the_days_last_round(berlin: Site, monkeypat
         thread.join(timeout=0.3)
         return found
 
-    monkeypatch.setattr(berlin.books.ledger, "rounds_within", meanwhile)
+    monkeypatch.setattr(berlin.books.ledger, "tasks_within", meanwhile)
     assert berlin.guard(plan, policy).admit(ask(1)) is None
     thread.join()
     assert outcomes == {"second": Fault.POLICY_RATE}

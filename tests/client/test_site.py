@@ -62,6 +62,8 @@ from tests.client.real_site import (
 )
 
 MANY_ROUNDS = {"federation": {"rounds": 100_001}, "privacy": {"noise_multiplier": 2e4}}
+PEOPLE = BUDGET.replace("record", "person")
+OF_PEOPLE = {"person_column": "v", "max_rows_per_person": 1}
 OPEN = f'[release]\nentrust = ["{FEDERATION}"]\ncounts = true\nstatement = "full"\n'
 
 
@@ -171,6 +173,23 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(
     assert len(times) == 2
 
 
+def test_an_image_that_was_removed_is_not_trained_on_again(running: Running) -> None:
+    image = pytest.importorskip("PIL.Image")
+    folder = running.home.path / "images"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            image.new("L", (8, 8)).save(folder / name / f"{number}.png")
+    card = {"classes": ["a", "b"], "input_shape": [1, 8, 8]}
+    change(running.home, BUDGET, OPEN, APPROVED, '[[data]]\nname = "xray"\nformat = "image-folder"\npath = "images"\n')
+    sections = plan(False).model_dump(mode="json")
+    sections["data"] |= {"name": "xray", "card": card}
+    place = workplace(write_plan(Plan.model_validate(sections)))
+    assert len(running.site.training_records(place)) == 4
+    (folder / "b" / "1.png").unlink()  # the folder of all is as old as before
+    assert len(running.site.training_records(place)) == 3
+
+
 def test_a_site_answers_in_its_own_name_and_signs_with_its_own_key(running: Running) -> None:
     found = plan()
     name = running.ask(found, question(found), "query.identify").content.config_records[CONFIG]
@@ -260,6 +279,8 @@ def test_the_guard_asks_again_whatever_was_answered_to_the_offer(running: Runnin
             {"model": {"options": {"hidden": [256, 128]}}},
             Fault.POLICY_RESOURCES,
         ),
+        ((PEOPLE, OPEN, APPROVED, DATA), {"data": OF_PEOPLE}, Fault.SITE_DATA),  # nobody has said who is a person
+        ((PEOPLE, OPEN, APPROVED, DATA + 'person_column = "w"\n'), {"data": OF_PEOPLE}, Fault.SITE_DATA),
         ((OPEN, APPROVED, DATA), {}, Fault.POLICY_UNIT),
         ((BUDGET, OPEN, APPROVED, DATA, '[allow]\nmodels = ["cnn"]\n'), {}, Fault.POLICY_MODEL),
         ((BUDGET, OPEN, DATA), {}, Fault.POLICY_APPROVAL),  # a plan waits unless the owner says otherwise
@@ -348,6 +369,18 @@ def test_what_a_stranger_writes_into_a_plan_can_not_fake_a_line_of_the_log(runni
     verdict = running.site.consider(text, Plan().digest())
     assert "\x1b" not in verdict.reason
     assert "\n" not in verdict.reason
+    named = plan()
+    named = named.model_copy(update={"data": named.data.model_copy(update={"name": "x\x1b[2J\nplan accepted"})})
+    verdict = running.site.consider(write_plan(named), named.digest())
+    assert verdict.fault is Fault.SITE_DATA
+    assert verdict.reason.isprintable()
+
+
+def test_rule_6_who_a_person_is_says_the_owner(running: Running) -> None:
+    change(running.home, PEOPLE, OPEN, APPROVED, DATA + 'person_column = "v"\n')
+    of_people = plan(data=OF_PEOPLE)
+    assert considered(running, of_people) == ACCEPTED
+    assert not running.train(of_people).has_error()
 
 
 def test_a_plan_of_a_million_clients_with_budgets_is_read_in_no_time() -> None:

@@ -33,7 +33,7 @@ from security.key_files import load_tls_key
 from security.kits import make_kits
 from security.private_files import replace_file
 from security.revocation import revoke_here
-from security.roster import read_roster, write_roster
+from security.roster import read_roster, sign_roster, write_roster
 from server.doors import Doors
 from server.limits import Limits
 from server.link import LinkServer
@@ -222,7 +222,7 @@ def _unknown(world: World) -> None:
     path = world.pilot.server.roster
     roster = read_roster(path)
     sites = {name: identity for name, identity in roster.sites.items() if name != "unknown"}
-    write_roster(path, replace(roster, sites=sites))
+    write_roster(path, sign_roster(replace(roster, sites=sites), world.signer.key))
 
 
 def _misnamed(world: World) -> None:

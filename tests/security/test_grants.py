@@ -47,6 +47,8 @@ Change = Callable[[dict[str, Any], Signer, Signer], Any]
     [
         (lambda data, *_: data.update(address="evil.example.org:8443"), "changed after the authority signed"),
         (lambda data, *_: data.update(address="evil"), "must be host:port"),
+        (lambda data, *_: data.update(address="[fe80::1%\x1b[2J]:8443"), "must be host:port"),  # for the terminal
+        (lambda data, *_: data.update(address="[fe80::1%a\nb]:8443"), "must be host:port"),
         (lambda data, *_: data["roster"]["sites"].update(evil="ab" * 32), "changed after the authority signed"),
         (lambda data, signer, _: data.update(certificate=signer.site().pem.decode()), "changed after"),
         (lambda data, _, other: data.update(authority=other.pem.decode()), "changed after"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,6 +52,13 @@ def test_the_operator_keeps_a_site_out_by_name_at_once(server: ServerHome, homes
     assert list(revoked_here(server)) == ["elsewhere", "north"]
 
 
+def test_two_commands_at_once_lose_nobody(server: ServerHome) -> None:
+    sites = [f"site-{number}" for number in range(24)]
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(lambda site: revoke_here(server, site), sites))
+    assert set(revoked_here(server)) == set(sites)
+
+
 def test_the_server_itself_is_not_meant_by_a_site_s_name(server: ServerHome, homes: Homes) -> None:
     revoke_here(server, "server")
     assert not Revocations.of_home(server).is_revoked(homes.server.peer())
@@ -83,6 +91,7 @@ def test_no_newer_file_takes_a_revocation_back_by_mistake(
     revocations = Revocations.of_home(server)
     for content, words in (
         (crl(signer, number=4), "older than the list in force"),
+        (crl(signer, 7, number=5), "has the number of the list in force"),
         (crl(other_signer, number=9), "not signed by this federation's authority"),
         (b"damaged", "is not a list"),
         (None, "can't be read"),

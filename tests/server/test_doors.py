@@ -20,7 +20,7 @@ from security.frames import Goodbye
 from security.homes import ServerHome
 from security.identity import Identity
 from security.revocation import revoke_here
-from security.roster import Roster, write_roster
+from security.roster import Roster, sign_roster, write_roster
 from server.doors import Doors
 from tests.server.link_certificates import FEDERATION, Credentials, TestAuthority
 from tests.server.link_client import hello
@@ -165,7 +165,8 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def roster_of(authority: TestAuthority, sites: dict[str, str], federation: str = FEDERATION) -> Roster:
-    return Roster(federation=federation, authority=read_authority(authority.certificate).fingerprint, sites=sites)
+    found = Roster(federation=federation, authority=read_authority(authority.certificate).fingerprint, sites=sites)
+    return sign_roster(found, authority.key)
 
 
 @pytest.fixture
@@ -214,6 +215,10 @@ def test_a_roster_that_can_not_be_read_leaves_the_one_before_in_force(
     write_roster(home.roster, roster_of(authority, {}, federation="another"))
     assert isinstance(doors.check(north.certificate, hello("north"), NOW), Peer)
     assert "another federation" in (doors.problem() or "")
+    # Rosters travel in the open: what somebody changed on the way is not the authority's.
+    write_roster(home.roster, replace(roster_of(authority, {"north": north.identity}), sites={}))
+    assert isinstance(doors.check(north.certificate, hello("north"), NOW), Peer)
+    assert "was changed after the authority signed it" in (doors.problem() or "")
     home.roster.unlink()
     assert isinstance(doors.check(north.certificate, hello("north"), NOW), Peer)
     write_roster(home.roster, roster_of(authority, {}))

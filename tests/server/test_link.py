@@ -255,6 +255,17 @@ def test_a_plan_is_offered_to_who_is_there_and_to_who_comes(world: World) -> Non
     assert world.inside("south").receive(Offer).run == RUN
 
 
+def test_an_answer_said_again_wakes_nobody(playing: World) -> None:
+    """Else one site could keep busy whoever waits for all."""
+    client = playing.member()
+    playing.until(lambda: playing.link.answers() == {"north": 0})
+    before = playing.link.departures
+    client.send(*[Answer(run=RUN, digest=DIGEST, code=0)] * 50, *message(A, b""))
+    client.receive(Receipt)
+    assert playing.link.departures == before
+    assert len([entry for entry in playing.diary.entries if entry[0] == "answered"]) == 1
+
+
 def test_answers_to_another_offer_count_for_nothing(playing: World) -> None:
     client = playing.inside()
     client.receive(Offer)

@@ -130,3 +130,21 @@ def test_what_a_server_does_is_in_the_log(tmp_path: Path) -> None:
     assert told["stream failed"]["where"] == "OSError at link.py:7"
     assert told["warning"]["warning"] == "certificate-expires"
     assert told["run ends"]["run"] == "ab"
+
+
+def test_no_site_can_write_the_log_full(tmp_path: Path) -> None:
+    """Files are rotated: a flood would take away what was written before, and what others do meanwhile."""
+    now = [0.0]
+    log = EventLog(tmp_path / "server.log")
+    watcher = LogWatcher(log, clock=lambda: now[0])
+    for _ in range(5000):
+        watcher.reply_refused("loud", "ab", Taken.UNASKED)
+        watcher.refused("loud", Goodbye.BUSY)
+    watcher.refused("quiet", Goodbye.BUSY)
+    now[0] += 1.0
+    watcher.answered("loud", 0)
+    log.close()
+    found = lines(tmp_path / "server.log")
+    assert len(found) == 102
+    assert [line["site"] for line in found[-2:]] == ["quiet", "loud"]
+    assert found[-1]["unwritten"] == 9900

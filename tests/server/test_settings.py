@@ -73,6 +73,7 @@ def test_one_table_of_data_may_stand_alone(tmp_path: Path) -> None:
         ('federation = "x"\naddress = "host"', "address = 'host': give HOST:PORT"),
         ('federation = "x"\naddress = "host:99999"', "address = 'host:99999': give HOST:PORT"),
         ('federation = "x"\nbeat_seconds = 0', "beat_seconds = 0: "),
+        ('federation = "x"\nlargest_message = 1048577', "largest_message = 1048577: "),  # no Welcome can tell it
         ('federation = "x"\nwait = { sites = "some" }', "wait.sites"),
         ('federation = "x"\nwait = { sites = 0 }', "wait.sites"),
         ('federation = "x"\nmetrics = { port = 70000 }', "metrics.port = 70000: "),

@@ -219,6 +219,24 @@ def test_charges_that_would_keep_the_accountant_busy_for_days_are_not_priced(own
     assert time.monotonic() - begin < 20  # it would be minutes
 
 
+@pytest.mark.parametrize("filter", ["sum", "rdp"])
+def test_envelopes_that_would_keep_the_accountant_busy_are_not_priced(owner: Owner, filter: str) -> None:
+    """What was never charged is priced as well, if a plan has the balance to itself."""
+
+    def many(data: dict[str, Any]) -> None:
+        plans = data["balances"][0]["plans"]
+        data["balances"][0]["budget"]["filter"] = filter
+        (release, _) = plans[0]["charged"][0]
+        for i in range(200):
+            envelope = [[{**release, "noise_multiplier": 1.0 + (i % 2) / 1000}, 50 + i]]
+            plans.append({**plans[0], "plan": f"{i:064x}", "proof": "plan", "envelope": envelope})
+            data["balances"][0]["totals"]["dp-sgd"] += 3
+
+    begin = time.monotonic()
+    assert problem(forged(owner, many), owner.tally()) == "it lists more than is checked here"
+    assert time.monotonic() - begin < 10
+
+
 def test_charges_about_unlike_neighbours_end_no_run(owner: Owner) -> None:
     """Nobody can price them together, so nothing in them is believed."""
     other = ClientLevel(noise_multiplier=2.0, cohort="fixed", size=2, of=5)

@@ -74,7 +74,10 @@ def test_principle_3_a_deployed_run_claims_what_its_clients_have_signed_for(
 
 @pytest.mark.parametrize(
     ("key", "said"),
-    [("", "no key of its owner is known here"), (Identity.derive(bytes(16), "another").public_hex, "signed by another key")],
+    [
+        ("", "no key of its owner is known here"),
+        (Identity.derive(bytes(16), "another").public_hex, "signed by another key"),
+    ],
 )
 def test_rule_8_a_statement_counts_only_if_the_sites_own_key_signed_it(play: Play, key: str, said: str) -> None:
     folder = play(keys={"1": key})

@@ -82,7 +82,7 @@ def test_every_call_of_a_client_works_from_afar(service: Any, plan: Plan, tmp_pa
     ledger.refuse("people", task, "client-failed")
     assert ledger.holds(opened)
     assert not ledger.holds(Anchor(scope="people", position=0, hash="0" * 64))
-    assert ledger.rounds_within("people", timedelta(days=1)) == {("f", "r", 1)}
+    assert ledger.tasks_within("people", timedelta(days=1)) == {task.id: ("f", "r", "train", 1)}
     assert ledger.account("people", plan.balance).plans[0].plan == plan.digest()
     assert [entry.kind for entry in ledger.entries("people")] == ["open", "policy", "reserve", "commit", "refuse"]
     limits = {plan.balance: Limit(epsilon=8.0, delta=plan.privacy.delta)}

@@ -113,7 +113,8 @@ def test_an_owner_is_shown_all_that_matters_and_asked(
     assert shown["asks"] == "3 rounds of 2 steps; judged here, on what is held out"
     assert shown["model"].startswith("mlp, 27 parameters; ")
     assert shown["computes"] == "on cpu, 1 thread"
-    assert shown["data"] == f"csv: csv at {home.path}/rows.csv"
+    assert shown["data"].startswith(f"csv: csv at {home.path}/rows.csv predicts the column 'y' from 'v', 'w' ")
+    assert "classes: 'a', 'b', 'c'" in shown["data"]
     assert shown["privacy"].startswith("each record, not person; against everybody, the server included (trust: local)")
     assert f"epsilon {found.privacy.epsilon:g} at delta 1e-05 here, once all rounds are played" in shown["privacy"]
     assert "3 x training: 2 steps at sample rate 1, noise multiplier 4, clipping norm 1" in shown["releases"]

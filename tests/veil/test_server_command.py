@@ -26,6 +26,8 @@ from security.home_lock import holding
 from security.homes import ServerHome
 from security.revocation import revoked_here
 from server import service
+from server.doors import Doors
+from server.mailbox import Mailbox, Payload, Task
 from server.operator import ask
 from server.queue import Queue
 from shared_models.cards import KNOWN
@@ -57,6 +59,7 @@ class LinkInTest(FakeLink):
         self.closed: list[tuple[str, Goodbye]] = []
         self.farewell: Goodbye | None = None
         self.is_serving = False
+        self.doors: Any = None
         self.before: Callable[[Message], object] = lambda message: None
 
     def start(self) -> int:
@@ -68,6 +71,9 @@ class LinkInTest(FakeLink):
 
     def traffic(self) -> tuple[int, int]:
         return 100, 200
+
+    def barred(self, site: str) -> Goodbye | None:
+        return self.doors.bars(site, None)
 
     def connected(self) -> Mapping[str, Any]:
         return {site: self._connection(site) for site in sorted(self.there)}
@@ -152,7 +158,11 @@ def site(
         made.before = found.link.before
         return made
 
-    monkeypatch.setattr(service, "LinkServer", lambda **_: found.link)
+    def link(*, doors: Doors, **_: object) -> LinkInTest:
+        found.link.doors = doors
+        return found.link
+
+    monkeypatch.setattr(service, "LinkServer", link)
     monkeypatch.setattr(service, "LinkGrid", grid)
     monkeypatch.setenv("COLUMNS", "200")
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -254,6 +264,37 @@ def test_a_certificate_that_expires_soon_is_warned_of(site: Site, monkeypatch: p
     site("start", site.path, "digits", *SMALL)
     assert "note: the server's certificate expires in 5 days; renew it" in site.said.err
     assert '"warning": "certificate-expires"' in site.home.log.read_text()
+
+
+def test_a_renewal_that_is_not_taken_is_said(site: Site, when_waiting: Callable[[Callable[[], object]], None]) -> None:
+    """The new certificate's date would hide that the old one is shown to sites until it expires."""
+    site.link.answer = lambda name, plan: PENDING if name == "2" else ACCEPTED
+    found: list[str] = []
+
+    def carry_over() -> None:
+        site.home.tls_key.chmod(0o644)  # as a copy often is
+        found.extend(ask(site.home.socket, {"ask": "status"})["status"]["server"]["warnings"])
+        site.link.says("2", ACCEPTED)
+
+    when_waiting(carry_over)
+    site("start", site.path, "digits", *SMALL)
+    assert len(found) == 1
+    assert "others on this machine may read this private key" in found[0]
+
+
+def test_what_a_killed_server_had_no_time_to_forget_is_forgotten(site: Site) -> None:
+    """Else the messages of a run that is over, or was dropped, would fill the disk for ever."""
+    mailbox = Mailbox.open(site.home.mailbox)
+    task = Task(
+        id="a" * 64, site="0", run="ab12", kind="train", group="1", header=b"", payload=Payload.of(b"model"), seconds=60
+    )
+    mailbox.post([task])
+    assert mailbox.runs() == ["ab12"]
+    mailbox.close()
+    site("start", site.path, "digits", *SMALL)
+    mailbox = Mailbox.open(site.home.mailbox)
+    assert mailbox.runs() == []
+    mailbox.close()
 
 
 # --- the server's own test data

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from privacy.lifetime import LifetimeSpent
     from privacy.mechanisms import Release
     from shared_models.plan import Plan
+    from shared_models.plan_data import DataPlan
 
 _LABEL = 12
 _WIDTH = 118
@@ -40,7 +41,8 @@ def print_plan(facts: PlanFacts) -> None:
     )
     _say("computes", f"on {facts.device}, {plan.training.threads} thread{'s' * (plan.training.threads > 1)}")
     data = facts.data
-    _say("data", f"{plan.data.name}: " + ("none at this site" if data is None else f"{data.format} at {data.path}"))
+    where = "none at this site" if data is None else f"{data.format} at {data.path}"
+    _say("data", f"{plan.data.name}: {where}", *_uses(plan.data))
     _say("privacy", *_privacy(plan))
     _say("releases", *(_release(release, times, plan) for release, times in facts.releases.items()))
     if plan.is_private:
@@ -101,6 +103,21 @@ def _asks(plan: Plan) -> str:
     text = f"{plan.federation.rounds} rounds of {work}"
     where = {"server": "judged by the server, on its own data", "clients": "judged here, on what is held out"}
     return f"{text}; {where.get(plan.evaluation.where, 'not judged')}"
+
+
+def _uses(data: DataPlan) -> Iterable[str]:
+    """Which of the data a plan takes, and who a person is: a plan's own card is whatever its author wrote."""
+    from shared_models.cards import card_for
+
+    card = card_for(data)
+    if card.target is not None:
+        yield f"predicts the column {card.target!r} from {', '.join(map(repr, card.columns))}"
+    yield f"classes: {', '.join(map(repr, card.classes))}"
+    if card.target is not None:
+        yield "what is no class, or no number where one is expected, ends each round as failed: that tells the server"
+    if data.person_column is not None:
+        most = data.max_rows_per_person
+        yield f"people are told apart by the column {data.person_column!r}; at most {most} records of each are used"
 
 
 def _privacy(plan: Plan) -> Iterable[str]:

@@ -24,7 +24,7 @@ class ServerConsole(Watcher):
         self._json = as_json
         self._console = Console(as_json=as_json)
         self._live = ExitStack()
-        self._refused: dict[str | None, Goodbye] = {}
+        self._refused: dict[str | None, set[Goodbye]] = {}
 
     def close(self) -> None:
         """Give the terminal back."""
@@ -41,8 +41,9 @@ class ServerConsole(Watcher):
         self._console.note(text)
 
     def refused(self, site: str | None, why: Goodbye) -> None:
-        if self._refused.get(site) is not why:  # who calls again and again is named once
-            self._refused[site] = why
+        told = self._refused.setdefault(site, set())
+        if why not in told:  # who calls again and again is named once for each reason
+            told.add(why)
             who = "somebody without a certificate of Veil's" if site is None else f"site {site}"
             self._console.note(f"{who} was not let in ({why.reason})")
 

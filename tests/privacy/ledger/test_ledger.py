@@ -407,11 +407,11 @@ class TestBatches:
             with Ledger.open(path, clock=clock) as other:
                 started.set()
                 with other.batch():
-                    return len(other.rounds_within("site", timedelta(days=1)))
+                    return len(other.tasks_within("site", timedelta(days=1)))
 
         with ThreadPoolExecutor(1) as pool:
             with ledger.batch():
-                assert ledger.rounds_within("site", timedelta(days=1)) == frozenset()
+                assert ledger.tasks_within("site", timedelta(days=1)) == {}
                 waiting = pool.submit(in_time)
                 started.wait()
                 reserve(ledger, 0)
@@ -422,7 +422,7 @@ class TestRoundsADay:
     DAY = timedelta(days=1)
 
     def rounds(self, ledger: Ledger) -> set[int]:
-        return {number for _, _, number in ledger.rounds_within("site", self.DAY)}
+        return {number for *_, number in ledger.tasks_within("site", self.DAY).values()}
 
     def test_a_round_counts_once_for_a_day(self, ledger: Ledger, clock: Clock) -> None:
         reserve(ledger, 0)
