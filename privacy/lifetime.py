@@ -183,8 +183,9 @@ class Limit:
             releases: the next charge, not empty.
 
         Returns:
-            None if the limit doesn't cover it; also if it is about other neighbours than earlier charges, for their
-            costs don't add. A pure function: the answer depends on no data.
+            None if the limit doesn't cover it; also if it is more than the plan said it would release, whatever is
+            left (who approved the plan approved that), or about other neighbours than earlier charges, for their costs
+            don't add. A pure function: the answer depends on no data.
 
         Raises:
             ValueError: if there is nothing to charge: an entry without charge needs no admission.
@@ -194,6 +195,8 @@ class Limit:
         own = next((entry for entry in account.plans if entry.plan == terms.plan), None)
         planned = () if own else _all(terms.rounds)
         if len({release.relation for release, _ in (*_charged(account), *releases, *planned)}) > 1:
+            return None
+        if not _within(_all((own.charged if own else (), releases)), _all(terms.rounds)):
             return None
         if self.filter == "sum":
             return self._admit_to_sum(account, own, terms, releases)

@@ -235,9 +235,8 @@ class TestTheRenyiFilter:
         _, most = self.limit.order_and_divergence()
         one = Gaussian(noise_multiplier=10.0)
         book = Book(self.limit)
-        # As a plan that fits, so that the filter decides.
-        some = plan("a", [one])
-        admitted = book.run(some, [multiset([one])] * 10_000)
+        # After a plan that fits, so that the filter decides.
+        admitted = book.run(plan("a", [one])) + book.run(plan("b", *[[one]] * 10_000))
         order, _ = self.limit.order_and_divergence()
         assert admitted == math.floor(most * (1 + SLACK) / (order / 200))
         for other in (2.0, 3.0, 5.0, 11.0, 32.0):
@@ -245,14 +244,25 @@ class TestTheRenyiFilter:
             assert left / (other / 200) <= admitted + 1
 
     def test_many_plans_share_it(self) -> None:
-        book = Book(self.limit)
-        names = itertools.cycle("abc")
-        admitted = 0
-        while book.charge(plan(next(names), [ROUND]), multiset([ROUND])) is not None:
+        many, alone = Book(self.limit), Book(self.limit)
+        for book in (many, alone):
+            assert book.run(plan("first", [ROUND])) == 1
+        names, admitted = itertools.cycle("abc"), 0
+        while many.charge(plan(next(names), *[[ROUND]] * 10_000), multiset([ROUND])) is not None:
             admitted += 1
-        alone = Book(self.limit)
-        assert alone.run(plan("a", [ROUND]), [multiset([ROUND])] * 10_000) == admitted
-        assert len(book.account.plans) == 3
+        assert alone.run(plan("a", *[[ROUND]] * 10_000)) == admitted > 3
+        assert len(many.account.plans) == 4
+
+    def test_a_plan_that_was_approved_once_is_not_played_twice(self) -> None:
+        """Whatever the budget has left: its owner said yes to what the plan said it would release."""
+        book = Book(self.limit)
+        whole = plan("a", [ROUND, COUNTS], [ROUND])
+        assert book.charge(whole, multiset([ROUND, COUNTS])) == Admission(proof="filter")
+        assert book.charge(whole, multiset([COUNTS])) is None
+        assert book.charge(whole, multiset([ROUND])) == Admission(proof="filter")
+        assert book.charge(whole, multiset([ROUND])) is None
+        assert book.charge(plan("b", [ROUND]), multiset([ROUND, ROUND])) is None
+        assert book.charge(plan("b", [ROUND]), multiset([ROUND])) == Admission(proof="filter")
 
     def test_the_claim_is_the_limit_whatever_was_used(self) -> None:
         """A running total at a time that depends on the data has no proof; it is given for information."""
@@ -267,7 +277,8 @@ class TestTheRenyiFilter:
 
     def test_a_limit_lowered_below_what_was_charged_is_not_claimed(self) -> None:
         book = Book(self.limit)
-        book.run(plan("a", [ROUND]), [multiset([ROUND])] * 10_000)
+        book.run(plan("a", [ROUND]))
+        book.run(plan("b", *[[ROUND]] * 10_000))
         lower = Limit(epsilon=2.0, delta=DELTA)
         spent = lower.spent(book.account)
         assert spent.epsilon > cost(*[[ROUND]] * book.charged[ROUND]) > 2.0
@@ -453,7 +464,8 @@ class TestWhateverIsAskedFor:
                 PlanAccount(plan=digest("x"), proof="filter", envelope=None, charged=multiset([COUNTS]), delta=DELTA),
             )
         )
-        admitted = [fits.charge(plan(name, [kind]), multiset([kind])) is not None for name, kind in asked]
+        rounds = [[kind] for kind in KINDS for _ in range(3)]
+        admitted = [fits.charge(plan(name, *rounds), multiset([kind])) is not None for name, kind in asked]
         together = multiset([COUNTS, *(kind for _, kind in asked)])
         order, most = fits.limit.order_and_divergence()
         assert all(admitted) == (accountant.renyi(dict(together), order) <= most * (1 + SLACK))

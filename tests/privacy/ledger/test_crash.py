@@ -19,7 +19,7 @@ from privacy.ledger.check import verify
 from privacy.lifetime import Limit
 from tests.privacy.ledger.cases import FIELDS, Child, affordable, charged, play, reserve, task
 
-WIDE = Limit(epsilon=200.0, delta=1e-5)
+WIDE = Limit(epsilon=2000.0, delta=1e-5)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, durable: bool) -
         def work(send: Callable[[bytes], object]) -> None:
             with Ledger.open(path, durable=durable, anchors=anchors) as ledger:
                 for number in range(first, first + 10_000):
-                    reserve(ledger, number, limit=WIDE, rounds=1)
+                    reserve(ledger, number, limit=WIDE, rounds=1000)
                     send(b"r%8d\n" % number)
                     ledger.commit("site", task(number).id, b"reply %d" % number, fields=FIELDS)
                     send(b"c%8d\n" % number)
@@ -69,7 +69,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, durable: bool) -
         assert {task(number).id for kind, number in acknowledged if kind == b"c"} <= committed
         assert charged(ledger) == len(reserved)
         newest = max(number for kind, number in acknowledged if kind == b"c")
-        answer = reserve(ledger, newest, limit=WIDE, rounds=1)
+        answer = reserve(ledger, newest, limit=WIDE, rounds=1000)
         assert isinstance(answer, Stored)
         assert answer.reply == b"reply %d" % newest
 

@@ -478,7 +478,7 @@ class TestWhoMayUseIt:
 
     def test_threads_take_turns(self, ledger: Ledger) -> None:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda number: play(ledger, number), range(40)))
+            list(pool.map(lambda number: play(ledger, number, rounds=40), range(40)))
         assert charged(ledger) == 40
         assert sorted(kinds(ledger)) == ["commit"] * 40 + ["open"] + ["reserve"] * 40
 
