@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Final
 from client.considering import Considering, Owner
 from client.dialing import Backoff, Dial
 from client.notes import Notes
-from client.outbox import Outbox, OutboxError
+from client.outbox import Outbox, OutboxError, Reply
 from client.running import Runner, is_query, place_of
 from client.session import End, Session, Taking
 from client.tasks import Task, Tasks
 from client.working import Schedule, Working
 from security.chunks import compressions
 from security.errors import UsageError
-from security.frames import Answer, Begin, Goodbye, Hello, Offer, Taken, Welcome
+from security.frames import ACCEPTED, Answer, Begin, Goodbye, Hello, Offer, Taken, Welcome
 from shared_models.faults import Fault
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _MOST_HOLDING: Final = 1024  # what a Hello can name
 _GOOD_SECONDS: Final = 10.0  # a stream that has lasted so long was a good one
 _LAST_WORDS_SECONDS: Final = 10.0  # for replies to leave before the client ends
+_HELD_SECONDS: Final = 2.0  # between two looks whether the owner lets out again what was kept back
 _CLOCK_SECONDS: Final = 300.0  # certificates are issued with as much room for wrong clocks
 
 _log = logging.getLogger("veil.client")
@@ -105,6 +106,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._session: Session | None = None
         self._left_out = False  # a task that there was no room for: it comes again with the next stream
+        self._held = False  # a reply, because the owner no longer allows it
         self._coming_under: tuple[Offer, Plan] | None = None  # the offer to which a task belongs that is coming in
         self._delivered = False  # a reply, on this stream: however short, it was a good one
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="veil-app")
@@ -142,7 +144,8 @@ class Agent:
         """
         calling, working = asyncio.create_task(self._call_for_ever()), asyncio.create_task(self._working.run())
         considering, making_room = asyncio.create_task(self._considering.run()), asyncio.create_task(self._make_room())
-        tasks = (calling, working, considering, making_room)
+        asking_again = asyncio.create_task(self._ask_again())
+        tasks = (calling, working, considering, making_room, asking_again)
         try:
             await asyncio.wait({calling, working, considering}, return_when=asyncio.FIRST_COMPLETED)
             if considering.done():
@@ -196,6 +199,8 @@ class Agent:
             wire = await self._dial()
         except UsageError as error:  # key or certificate: they may be replaced while this waits
             return End(welcomed=False, why="not dialled", text=str(error))
+        if self._considering.accepted is not None:  # before the Hello, which says what the server need not send
+            await self._working.keep_only(self._considering.accepted[0].digest)
         hello = Hello(
             software=self._place.software,
             federation=self._place.federation,
@@ -240,10 +245,24 @@ class Agent:
     def _answer(self, answer: Answer) -> None:
         if self._session is not None:
             self._session.answer(answer)
+            if answer.code == ACCEPTED:
+                self._send_stored()
 
     def _send(self, reply_id: str) -> None:
         if self._session is not None:
             self._session.send(reply_id)
+
+    def _send_stored(self) -> None:
+        for reply_id in self._working.stored:
+            self._send(reply_id)
+
+    async def _ask_again(self) -> None:
+        """What was kept back leaves once the owner allows it again."""
+        while True:
+            await asyncio.sleep(_HELD_SECONDS)
+            if self._held:
+                self._held = False
+                self._send_stored()
 
     # --- what the session brings
 
@@ -259,8 +278,8 @@ class Agent:
             way = "ahead of" if ahead > 0 else "behind"
             text = f"this machine's clock is {_span(abs(ahead))} {way} the server's; one of the two is wrong"
             notes.once("clock", text, seconds=round(ahead))
-        for reply_id in self._working.stored:
-            self._send(reply_id)
+        self._considering.connected()
+        self._send_stored()  # what no data went into; the rest once its plan is accepted on this stream
 
     def offered(self, offer: Offer) -> None:
         """A plan is about to be played."""
@@ -304,6 +323,21 @@ class Agent:
         """A task's time is over."""
         if self._working.recall(task_id):
             self._notes.detail("recalled", f"  task {task_id[:8]}: recalled before it was begun", task=task_id)
+
+    async def may_leave(self, reply: Reply) -> bool:
+        """Whether a stored reply may be sent now: what was made from data needs the owner's yes, each time."""
+        if not reply.plan:
+            return True
+        allowed = await self._considering.may_leave(reply.plan, reply.fields)
+        if allowed is None:
+            return False
+        if allowed:
+            self._notes.over("kept back")
+        else:
+            self._held = True
+            text = "a reply is kept back: policy, approval or data in site.toml no longer allow it"
+            self._notes.once("kept back", text, task=reply.id)
+        return allowed
 
     async def delivered(self, reply_id: str, taken: Taken) -> None:
         """The server has a reply, or will not have it."""

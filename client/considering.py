@@ -1,10 +1,10 @@
-"""Offers of plans, and what the owner says to them, now or when asked again."""
+"""Offers of plans, and what the owner says to them, now or when asked again; and which replies may leave therefore."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -47,6 +47,9 @@ class Owner(Protocol):
     def is_approved(self, digest: str) -> bool:
         """Whether a plan that waited may run now; quick."""
 
+    def allows(self, plan: Plan, fields: Collection[str]) -> bool:
+        """Whether what was made under a plan that was accepted once, and holds these fields, may leave now; quick."""
+
 
 class Considering:
     """Takes offers and answers them. An answer holds for the very text that it was given to.
@@ -65,24 +68,52 @@ class Considering:
         self._notes = notes
         self._offer: Offer | None = None
         self._news = asyncio.Event()
+        self._answered: tuple[Offer, Plan] | None = None  # what was accepted on this stream
         self.accepted: tuple[Offer, Plan] | None = None
 
+    def connected(self) -> None:
+        """A new stream: nothing was offered on it yet."""
+        self._offer = self._answered = None
+
     def offered(self, offer: Offer) -> None:
-        """A plan is about to be played; what was accepted before is accepted at once."""
-        self._offer = offer
-        if self.accepted is not None and self.accepted[0] == offer:
-            self._say(offer, ACCEPTED)
-        else:
+        """A plan is about to be played."""
+        self._offer, self._answered = offer, None
+        if self.accepted is not None and self.accepted[0] != offer:
             self.accepted = None
-            self._news.set()
+        self._news.set()
+
+    async def may_leave(self, digest: str, fields: Collection[str]) -> bool | None:
+        """Whether a reply that was made from data may leave as things stand now.
+
+        Args:
+            digest: of its plan.
+            fields: that it holds.
+
+        Returns:
+            None if its plan is not the one that was accepted on this stream.
+        """
+        answered = self._answered
+        if answered is None or answered[0].digest != digest:
+            return None
+        allowed = await asyncio.to_thread(self._allows, answered[1], fields)
+        return allowed if self._answered is answered else None
 
     async def run(self) -> None:
         """Answer offers, for ever."""
         while True:
             await self._news.wait()
             self._news.clear()
-            offer = self._offer
-            assert offer is not None
+            offer, before = self._offer, self.accepted
+            if offer is None:
+                continue  # it came on a stream that is over
+            if before is not None:  # the worker may be busy for hours: what was accepted needs a quick look only
+                allowed = await asyncio.to_thread(self._allows, before[1], ())
+                if offer is not self._offer:
+                    continue
+                if allowed:
+                    self._say(offer, ACCEPTED)
+                    continue
+                self.accepted = None
             verdict = await asyncio.get_running_loop().run_in_executor(self._worker, self._verdict, offer)
             if offer is not self._offer:
                 continue  # a newer one has come meanwhile
@@ -93,6 +124,13 @@ class Considering:
                     await asyncio.wait_for(self._news.wait(), _APPROVAL_SECONDS)
                 if await asyncio.to_thread(self._owner.is_approved, offer.digest):
                     self._news.set()
+
+    def _allows(self, plan: Plan, fields: Collection[str]) -> bool:
+        try:
+            return self._owner.allows(plan, fields)
+        except Exception as error:
+            _log.warning("whether a plan is allowed could not be found out: %s", place_of(error))
+            return False
 
     def _verdict(self, offer: Offer) -> Verdict:
         try:
@@ -122,6 +160,7 @@ class Considering:
         self._notes.once("offer", f"plan {name}: {text}", run=offer.run, digest=offer.digest, answer=answer)
 
     def _say(self, offer: Offer, code: int) -> None:
+        self._answered = self.accepted if code == ACCEPTED else None
         self._answer(Answer(run=offer.run, digest=offer.digest, code=code))
 
 

@@ -1,12 +1,14 @@
 """The outbox: replies that the server doesn't have yet, and what the app remembers of each run, on the disk.
 
 A reply and the app's state after it are one transaction: after a crash both are there or neither. A reply lies here
-until the server says that it has it. What is lost with this file is lost for nobody's privacy: the ledger has charged
-for it, and gives the newest replies once more when the server asks again.
+until the server says that it has it; whether it may leave is asked each time (`client/considering.py`). What is lost
+with this file is lost for nobody's privacy: the ledger has charged for it, and gives the newest replies once more when
+the server asks again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -28,6 +30,8 @@ _SCHEMA: Final = (
     """CREATE TABLE replies (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
+        plan TEXT NOT NULL,
+        fields TEXT NOT NULL,
         header BLOB NOT NULL,
         size INTEGER NOT NULL,
         digest BLOB NOT NULL
@@ -63,9 +67,20 @@ class OutboxError(RunError):
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """The head of a stored reply: its task's id, Flower's metadata, the payload's length and SHA-256."""
+    """The head of a stored reply.
+
+    Attributes:
+        id: of the task that it answers.
+        plan: digest of the plan under which it was made from data; empty if no data went into it.
+        fields: what it holds, as `record.field`; of arrays the record alone.
+        header: Flower's metadata.
+        size: bytes of the payload.
+        digest: SHA-256 of the payload.
+    """
 
     id: str
+    plan: str
+    fields: tuple[str, ...]
     header: bytes
     size: int
     digest: bytes
@@ -107,21 +122,33 @@ class Outbox:
         with self._lock:
             self._db.close()
 
-    def store(self, reply_id: str, *, header: bytes, payload: bytes, run: str = "", state: bytes | None = None) -> None:
-        """Bring a reply to the disk, with the app's state after it. Once this returns, the reply may be sent.
+    def store(
+        self,
+        reply_id: str,
+        *,
+        header: bytes,
+        payload: bytes,
+        plan: str = "",
+        fields: Iterable[str] = (),
+        run: str = "",
+        state: bytes | None = None,
+    ) -> None:
+        """Bring a reply to the disk, with the app's state after it; only then it may be sent.
 
         Args:
             reply_id: of the task that it answers; another reply to it is replaced.
             header: Flower's metadata.
             payload: all of it.
+            plan: as `Reply` has it.
+            fields: as `Reply` has them.
             run: whose state it is.
             state: of the app; None leaves the one there is.
         """
         with self._transaction():
             self._forget(reply_id)
             self._db.execute(
-                "INSERT INTO replies (id, header, size, digest) VALUES (?, ?, ?, ?)",
-                (reply_id, header, len(payload), sha256(payload).digest()),
+                "INSERT INTO replies (id, plan, fields, header, size, digest) VALUES (?, ?, ?, ?, ?, ?)",
+                (reply_id, plan, json.dumps([*fields]), header, len(payload), sha256(payload).digest()),
             )
             self._write_parts(reply_id, payload)
             if state is not None:
@@ -130,15 +157,17 @@ class Outbox:
     def replies(self) -> tuple[Reply, ...]:
         """The heads of all stored replies, oldest first."""
         with self._reading():
-            rows = self._db.execute("SELECT id, header, size, digest FROM replies ORDER BY number").fetchall()
-        return tuple(Reply(id=row[0], header=row[1], size=row[2], digest=row[3]) for row in rows)
+            rows = self._db.execute(
+                "SELECT id, plan, fields, header, size, digest FROM replies ORDER BY number"
+            ).fetchall()
+        return tuple(map(_reply, rows))
 
     def reply(self, reply_id: str) -> Reply | None:
         """The head of a stored reply, if it is there."""
         with self._reading():
-            query = "SELECT id, header, size, digest FROM replies WHERE id = ?"
+            query = "SELECT id, plan, fields, header, size, digest FROM replies WHERE id = ?"
             row = self._db.execute(query, (reply_id,)).fetchone()
-        return None if row is None else Reply(id=row[0], header=row[1], size=row[2], digest=row[3])
+        return None if row is None else _reply(row)
 
     def payload(self, reply_id: str) -> Iterator[bytes]:
         """A reply's payload in parts, one at a time in memory; it ends early if the reply is dropped meanwhile."""
@@ -148,6 +177,15 @@ class Outbox:
         """Let go of a reply: the server has it, or will not have it."""
         with self._transaction():
             self._forget(reply_id)
+
+    def drop_other_plans(self, plan: str) -> tuple[str, ...]:
+        """Let go of all replies that were made from data under other plans than this one; their ids."""
+        with self._transaction():
+            query = "SELECT id FROM replies WHERE plan NOT IN ('', ?)"
+            others = tuple(row[0] for row in self._db.execute(query, (plan,)).fetchall())
+            for reply_id in others:
+                self._forget(reply_id)
+        return others
 
     def state(self, run: str) -> bytes:
         """What the app remembers of a run; empty where it has none."""
@@ -201,6 +239,11 @@ class Outbox:
                 if self._db.in_transaction:  # of a full disk SQLite may have undone it already
                     self._db.execute("ROLLBACK")
                 raise
+
+
+def _reply(row: tuple[str, str, str, bytes, int, bytes]) -> Reply:
+    name, plan, fields, header, size, digest = row
+    return Reply(id=name, plan=plan, fields=tuple(json.loads(fields)), header=header, size=size, digest=digest)
 
 
 def _state_of(run: str) -> str:

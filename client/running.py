@@ -37,6 +37,7 @@ class Answer:
         round: of the run; None for a query.
         epsilon: spent on this run so far, where the reply says so.
         fault: why it is no good reply, if it is none.
+        fields: what it holds, as `record.field`; of arrays the record alone.
         seconds: that it took.
     """
 
@@ -47,6 +48,7 @@ class Answer:
     round: int | None = None
     epsilon: float | None = None
     fault: Fault | None = None
+    fields: tuple[str, ...] = ()
     seconds: float = 0.0
 
 
@@ -111,6 +113,7 @@ class Runner:
             round=number,
             epsilon=_epsilon(reply),
             fault=fault_of(reply.error.code) if reply.has_error() else None,
+            fields=_fields(reply),
             seconds=time.monotonic() - begun,
         )
 
@@ -187,6 +190,17 @@ def _epsilon(reply: Message) -> float | None:
     record = reply.content.metric_records.get(METRICS) if reply.has_content() else None
     found = None if record is None else record.get(EPSILON)
     return float(found) if isinstance(found, (int, float)) else None
+
+
+def _fields(reply: Message) -> tuple[str, ...]:
+    from flwr.app import ArrayRecord
+
+    records = reply.content.items() if reply.has_content() else ()
+    return tuple(
+        field
+        for name, record in records
+        for field in ([name] if isinstance(record, ArrayRecord) else [f"{name}.{key}" for key in record])
+    )
 
 
 def place_of(error: BaseException) -> str:

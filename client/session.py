@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Final, Protocol
 
 from client.dialing import CutError, Wire
-from client.outbox import Outbox
+from client.outbox import Outbox, Reply
 from security.chunks import Assembly, chunks
 from security.frames import (
     Answer,
@@ -73,6 +73,9 @@ class Desk(Protocol):
 
     def recalled(self, task_id: str) -> None:
         """A task's time is over."""
+
+    async def may_leave(self, reply: Reply) -> bool:
+        """Whether a stored reply may be sent now; asked before its first frame."""
 
     async def delivered(self, reply_id: str, taken: Taken) -> None:
         """The server will not need a reply any more."""
@@ -137,7 +140,7 @@ class Session:
         self._wake.set()
 
     def send(self, reply_id: str) -> None:
-        """Send a stored reply, unless it is on its way."""
+        """Send a stored reply, unless it is on its way, or may not leave."""
         sending = self._sending is not None and self._sending[0] == reply_id
         if not sending and reply_id not in self._sent and reply_id not in self._replies:
             self._replies.append(reply_id)
@@ -313,9 +316,14 @@ class Session:
                 parts = chunks(reply_id, self._outbox.payload(reply_id), self._welcome.compression, size=_CHUNK)
                 self._sending = reply_id, parts
                 head = await asyncio.to_thread(self._outbox.reply, reply_id)
-                if head is None or self._sending is None:  # dropped meanwhile, or its receipt came
+                may_leave = head is not None and await self._desk.may_leave(head)
+                if head is None or not may_leave or self._sending is None:  # or its receipt came meanwhile
                     self._sending = None
                     continue
+                if self._frames:  # such as the very answer that lets it leave
+                    self._replies.appendleft(reply_id)
+                    self._sending = None
+                    return self._frames.popleft()
                 return Begin(id=reply_id, header=head.header, size=head.size, digest=head.digest)
             reply_id, parts = self._sending
             chunk = await asyncio.to_thread(next, parts, None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -208,6 +208,28 @@ class DeployedSite:
         except UsageError:
             return False
 
+    def allows(self, plan: Plan, fields: Collection[str]) -> bool:
+        """Whether what was made under a plan that was accepted once may leave as settings and approvals are now; quick.
+
+        Args:
+            plan: that it was made under.
+            fields: that it holds, as `record.field`; of arrays the record alone.
+        """
+        from client.egress import planned_fields
+        from client.offers import OfferError, check_data
+
+        try:
+            settings = self.settings
+            check_data(plan, settings)
+            policy = settings.policy
+            return (
+                policy.refusal(plan, federation=self._federation) is None
+                and planned_fields(plan, policy).keys() >= set(fields)
+                and self._is_approved(plan, settings)
+            )
+        except (OfferError, UsageError):
+            return False
+
     # --- as the app needs it
 
     @property
@@ -290,10 +312,22 @@ class DeployedSite:
         path = Path(file.path).expanduser()
         with self._lock:
             try:
-                key = (plan.data.model_dump_json(), plan.evaluates_at_clients, file, _stamp_of_all(path))
+                key = (
+                    plan.data.model_dump_json(),
+                    plan.is_private,
+                    plan.evaluates_at_clients,
+                    file,
+                    _stamp_of_all(path),
+                )
                 if self._loaded is None or self._loaded[0] != key:
                     self._loaded = None  # never two of them in memory
-                    found = load_file(plan.data, kind=file.format, path=path, split_key=self._split_key)
+                    found = load_file(
+                        plan.data,
+                        kind=file.format,
+                        path=path,
+                        split_key=self._split_key,
+                        leave_out=plan.is_private,
+                    )
                     parts = (found, found.take([]))
                     if plan.evaluates_at_clients:
                         parts = split(found, key=self._split_key, test_fraction=plan.data.test_fraction)

@@ -107,6 +107,15 @@ class Working:
         self._stop.set()
         self._changed.set()
 
+    async def keep_only(self, plan: str) -> None:
+        """Let go of replies of other plans than the one that is accepted now; the ledger has what was charged for."""
+        if self._tasks.in_work is not None:  # its reply may be on the disk, and not yet known here
+            return
+        with suppress(OutboxError):  # they lie there a little longer
+            for task_id in await asyncio.to_thread(self._outbox.drop_other_plans, plan):
+                self._stored.pop(task_id, None)
+            self._show_unsent()
+
     async def delivered(self, task_id: str) -> None:
         """The server needs a reply no more."""
         try:
@@ -149,7 +158,15 @@ class Working:
 
         def store() -> bool:
             state = answer.state if remembers else None
-            self._outbox.store(task.id, header=answer.header, payload=answer.payload, run=task.offer.run, state=state)
+            self._outbox.store(
+                task.id,
+                header=answer.header,
+                payload=answer.payload,
+                plan="" if task.is_query or answer.fault is not None else task.offer.digest,
+                fields=answer.fields,
+                run=task.offer.run,
+                state=state,
+            )
             return True
 
         stored = await self._patiently(store)

@@ -57,4 +57,5 @@ def accuracy(counts: Sequence[Counts], *, noise: float, confidence: float = 0.95
         return Estimate(value=value, low=0.0, high=1.0)
     root = math.sqrt(discriminant)
     low, high = (-b - root) / (2 * a), (-b + root) / (2 * a)
-    return Estimate(value=value, low=min(1.0, max(0.0, low)), high=min(1.0, max(0.0, high)))
+    # Where counts contradict themselves (more right than there are) the value may lie a hair outside.
+    return Estimate(value=value, low=min(value, max(0.0, low)), high=max(value, min(1.0, high)))

@@ -9,7 +9,10 @@ from shared_models.cards import DataCard
 from shared_models.plan_data import DataPlan
 
 
-def load(data: DataPlan, card: DataCard) -> Parts:
-    """All records of `data.path`; any column may name people or natural clients. There is no test part."""
+def load(data: DataPlan, card: DataCard, *, leave_out: bool = False) -> Parts:
+    """All records of `data.path`; any column may name people or natural clients. There is no test part.
+
+    With `leave_out`, those that the card describes.
+    """
     path = data_path(data)
-    return table_records(read_table(path), data, card, source=str(path)), None
+    return table_records(read_table(path), data, card, source=str(path), leave_out=leave_out), None

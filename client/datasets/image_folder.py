@@ -25,18 +25,19 @@ _FORMATS: Final = ("PNG", "JPEG")  # decoders of rarer formats stay out of reach
 _MODES: Final = {1: "L", 3: "RGB"}
 
 
-def load(data: DataPlan, card: DataCard) -> Parts:
+def load(data: DataPlan, card: DataCard, *, leave_out: bool = False) -> Parts:
     """All images below `data.path`, x (n, channels, height, width); there is no test part.
 
     Pixels are converted to grey (1 channel) or RGB (3), scaled to [0, 1], then `(value - mean) / std`. A
-    class without a folder has no images here, which is usual where an owner holds few classes.
+    class without a folder has no images here, which is usual where an owner holds few classes. With `leave_out`, an
+    image that the card doesn't describe is left out, each by itself, in place of an error.
 
     Raises:
         UsageError: Pillow is missing, a folder is not a class, an image is damaged or not of the card's size.
     """
     if len(card.input_shape) != 3 or card.input_shape[0] not in _MODES:
         raise UsageError(f"data.card.input_shape: images need [1 or 3, height, width], not {list(card.input_shape)}")
-    folders = _class_folders(data_path(data), card.classes)
+    folders = _class_folders(data_path(data), card.classes, leave_out=leave_out)
     files = [
         (path, number)
         for number, folder in folders.items()
@@ -44,17 +45,24 @@ def load(data: DataPlan, card: DataCard) -> Parts:
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     ]
     pixels = np.empty((len(files), *card.input_shape), dtype=np.uint8)
+    numbers: list[int] = []
     if files:
         image = _pillow()
         with warnings.catch_warnings():
             warnings.simplefilter("error", image.DecompressionBombWarning)
-            for row, (path, _) in enumerate(files):
-                pixels[row] = _decode(image, path, card.input_shape)
-    labels = torch.tensor([number for _, number in files], dtype=torch.int64)
+            for path, number in files:
+                try:
+                    pixels[len(numbers)] = _decode(image, path, card.input_shape)
+                except UsageError:
+                    if not leave_out:
+                        raise
+                    continue
+                numbers.append(number)
+    labels, pixels = torch.tensor(numbers, dtype=torch.int64), pixels[: len(numbers)]
     return Records(x=normalise(pixels, card), y=labels), None
 
 
-def _class_folders(root: Path, classes: tuple[str, ...]) -> dict[int, Path]:
+def _class_folders(root: Path, classes: tuple[str, ...], *, leave_out: bool) -> dict[int, Path]:
     """The folder of each class number that has one."""
     if not root.is_dir():
         raise UsageError(f"data.path: {root} is not a folder; give the folder that holds one folder for each class")
@@ -62,13 +70,15 @@ def _class_folders(root: Path, classes: tuple[str, ...]) -> dict[int, Path]:
     for folder in sorted(root.iterdir()):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
+        if folder.name not in classes and leave_out:
+            continue
         if folder.name not in classes:
             raise UsageError(
                 f"data.path: {folder} is not one of data.card.classes{did_you_mean(folder.name, classes)}; "
                 f"rename or remove the folder, or add the class"
             )
         folders[classes.index(folder.name)] = folder
-    if not folders:
+    if not folders and not leave_out:
         raise UsageError(f"data.path: {root} has no folder named like a class ({', '.join(classes)})")
     return dict(sorted(folders.items()))
 

@@ -21,12 +21,12 @@ from shared_models.plan_data import DataPlan
 Array = npt.NDArray[Any]
 
 
-def load(data: DataPlan, card: DataCard) -> Parts:
+def load(data: DataPlan, card: DataCard, *, leave_out: bool = False) -> Parts:
     """All records of `data.path`; there is no test part.
 
     `x` is (n, *input_shape), uint8 (scaled to [0, 1]) or floating; then `(value - mean) / std`. `y` is (n,),
     integers from 0. Any other array of n texts or integers may name people (`data.person_column`) or natural
-    clients.
+    clients. With `leave_out`, a record that the card doesn't describe is left out, each by itself: no error.
 
     Raises:
         UsageError: the file or one of its arrays is not like that. The text counts what is wrong, it shows no
@@ -46,6 +46,12 @@ def load(data: DataPlan, card: DataCard) -> Parts:
         )
     if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
         raise UsageError(f"{path}: y is {y.dtype} of shape {y.shape}; it must be {len(x)} integers, one for each x")
+    if leave_out:
+        fits = (y >= 0) & (y < len(card.classes)) & np.isfinite(x).reshape(len(x), -1).all(axis=1)
+        if person is not None:
+            fits &= _text(path, person, arrays[person], len(x)) != ""
+        arrays = {name: array[fits] if len(array) == len(y) else array for name, array in arrays.items()}
+        x, y = arrays["x"], arrays["y"]
     wrong = int(((y < 0) | (y >= len(card.classes))).sum())
     if wrong:
         raise UsageError(

@@ -30,6 +30,13 @@ _LOADERS: Final[Mapping[str, Callable[[DataPlan, DataCard], Parts]]] = {
     "npz": npz.load,
 }
 
+# Files of one's own.
+_OWN: Final[Mapping[str, Callable[..., Parts]]] = {
+    "csv": csv_table.load,
+    "npz": npz.load,
+    "image-folder": image_folder.load,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
@@ -79,7 +86,7 @@ def load(data: DataPlan, *, split_key: bytes, whole: bool = False) -> Loaded:
     return Loaded(train=train, test=test, card=card)
 
 
-def load_file(data: DataPlan, *, kind: str, path: Path, split_key: bytes) -> Records:
+def load_file(data: DataPlan, *, kind: str, path: Path, split_key: bytes, leave_out: bool = False) -> Records:
     """All records of a file of one's own, read by the card of the plan: what a deployed site or server has.
 
     There is no partition, and no test part.
@@ -89,6 +96,8 @@ def load_file(data: DataPlan, *, kind: str, path: Path, split_key: bytes) -> Rec
         kind: what the file is: csv, npz or image-folder.
         path: of the file or folder.
         split_key: as for `load`.
+        leave_out: whether a record that the card doesn't describe is left out, each by itself, in place of an error.
+            The card is the plan's: an error would tell whoever wrote the plan about single records (rule 5).
 
     Raises:
         UsageError: there is nothing, or its content is not as the card describes it. The text counts what is wrong,
@@ -105,7 +114,7 @@ def load_file(data: DataPlan, *, kind: str, path: Path, split_key: bytes) -> Rec
     if refusal is not None:
         raise UsageError(f"{path}: {refusal}")
     own = data.model_copy(update={"name": kind, "path": str(path), "partition": IidPartition()})
-    records, _ = _LOADERS[kind](own, card)
+    records, _ = _OWN[kind](own, card, leave_out=leave_out)
     _check(records, card)
     return _bounded(records, data, key=split_key)
 

@@ -59,7 +59,9 @@ def read_table(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=header, index=numbers, dtype=str)
 
 
-def table_records(table: pd.DataFrame, data: DataPlan, card: DataCard, *, source: str) -> Records:
+def table_records(
+    table: pd.DataFrame, data: DataPlan, card: DataCard, *, source: str, leave_out: bool = False
+) -> Records:
     """A table of text as records.
 
     Args:
@@ -67,6 +69,7 @@ def table_records(table: pd.DataFrame, data: DataPlan, card: DataCard, *, source
         data: says which column names the person and which the natural clients.
         card: target, classes and columns.
         source: name of the file, for errors.
+        leave_out: whether a record that the card doesn't describe is left out, each by itself, in place of an error.
 
     Returns:
         Records with x (n, `table_width(card.columns)`): for each column of the card, in the card's order, a
@@ -88,6 +91,8 @@ def table_records(table: pd.DataFrame, data: DataPlan, card: DataCard, *, source
                 f"{key}: {source} has no column {name!r}{did_you_mean(name, table.columns)}; "
                 f"columns there: {listed(table.columns)}"
             )
+    if leave_out:
+        table = table[_fits(table, card, target, person)]
     y = _labels(table[target], card.classes, source)
     parts = [
         _number(table[name], column, card.missing, source)
@@ -117,19 +122,42 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         raise UsageError(f"{path}: the header repeats columns: {listed(repeated)}; give each a name of its own")
 
 
-def _labels(texts: pd.Series[str], classes: Sequence[str], source: str) -> Tensor:
+def _fits(table: pd.DataFrame, card: DataCard, target: str, person: str | None) -> npt.NDArray[np.bool_]:
+    """Which records the card describes."""
+    fits = _classes(table[target], card.classes) >= 0
+    for name, column in card.columns.items():
+        if isinstance(column, NumericColumn):
+            values, is_missing = _values(table[name], card.missing)
+            fits &= is_missing | np.isfinite(values)
+    if person is not None:
+        fits &= ~_nameless(table[person], card.missing)
+    return fits
+
+
+def _classes(texts: pd.Series[str], classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The number of each record's class, -1 for none of them."""
     import pandas as pd
 
-    numbers = pd.Index([name.strip() for name in classes]).get_indexer(pd.Index(texts))
+    found = pd.Index([name.strip() for name in classes]).get_indexer(pd.Index(texts))
+    return np.asarray(found, dtype=np.int64)
+
+
+def _labels(texts: pd.Series[str], classes: Sequence[str], source: str) -> Tensor:
+    numbers = _classes(texts, classes)
     _refuse(texts, numbers < 0, f"is not one of the classes ({', '.join(classes)})", source)
-    return torch.from_numpy(numbers.astype(np.int64))
+    return torch.from_numpy(numbers)
 
 
-def _number(texts: pd.Series[str], column: NumericColumn, missing: Sequence[str], source: str) -> Features:
+def _values(texts: pd.Series[str], missing: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Each record's number, NaN where it is none, and whether it is missing."""
     import pandas as pd
 
     is_missing = texts.isin(missing).to_numpy(dtype=bool)
-    values = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
+    return pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64), is_missing
+
+
+def _number(texts: pd.Series[str], column: NumericColumn, missing: Sequence[str], source: str) -> Features:
+    values, is_missing = _values(texts, missing)
     _refuse(
         texts,
         ~is_missing & ~np.isfinite(values),
@@ -148,14 +176,13 @@ def _category(texts: pd.Series[str], column: CategoricalColumn) -> Features:
     return np.eye(len(column.values) + 1, dtype=np.float32)[places]
 
 
+def _nameless(texts: pd.Series[str], missing: Sequence[str]) -> npt.NDArray[np.bool_]:
+    return texts.isin([*missing, ""]).to_numpy(dtype=bool)
+
+
 def _people(texts: pd.Series[str], missing: Sequence[str], source: str) -> StrArray:
     # Records without a name can't be bounded: they may be anybody's, also of a person who is named elsewhere.
-    _refuse(
-        texts,
-        texts.isin([*missing, ""]).to_numpy(dtype=bool),
-        "names no person; fill it in or remove it",
-        source,
-    )
+    _refuse(texts, _nameless(texts, missing), "names no person; fill it in or remove it", source)
     return _text(texts)
 
 

@@ -159,7 +159,12 @@ def _compare(pilot: Pilot, plan: Plan, run: RunFolder, folder: Path) -> list[tup
     if not plan.is_private:
         ours, theirs = read_parameters(run.model), read_parameters(simulated.model)
         largest = max(float(np.abs(ours[name] - theirs[name]).max()) for name in theirs)
-        found.append((ours.keys() == theirs.keys() and largest == 0.0, f"the model is the simulation's: {largest=}"))
+        found.append(
+            (
+                ours.keys() == theirs.keys() and largest == 0.0,
+                f"the model is the simulation's: largest difference {largest}",
+            )
+        )
         return found
     told = {row["id"]: row for row in here["privacy"]["clients"]}
     for row in there["privacy"]["clients"]:

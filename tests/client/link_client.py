@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -43,7 +43,9 @@ class Owner:
     def __init__(self, plan: Plan) -> None:
         self.verdict = Verdict(plan=plan)
         self.approved = False
+        self.allowing = True
         self.asked: list[str] = []
+        self.seen: list[tuple[str, ...]] = []
         self.error: Exception | None = None
 
     def consider(self, plan_text: str, digest: str) -> Verdict:
@@ -54,6 +56,10 @@ class Owner:
 
     def is_approved(self, digest: str) -> bool:
         return self.approved
+
+    def allows(self, plan: Plan, fields: Collection[str]) -> bool:
+        self.seen.append(tuple(fields))
+        return self.allowing
 
 
 class Client:

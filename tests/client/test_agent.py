@@ -270,6 +270,7 @@ def test_a_reply_is_sent_on_every_stream_until_the_server_has_it(
         stream.cut()
         stream = server.stream()
         assert stream.welcome().holding == (task_id("train 1"),)
+        assert stream.offer(offer_of(plan)).code == ACCEPTED
         begin, again = stream.reply(taken=None)
         assert (begin.id, again) == (task_id("train 1"), first)
     stream.say(Receipt(id=task_id("train 1"), taken=Taken.KNOWN))
@@ -277,6 +278,7 @@ def test_a_reply_is_sent_on_every_stream_until_the_server_has_it(
     stream.cut()
     stream = server.stream()
     assert stream.welcome().holding == ()
+    assert stream.offer(offer_of(plan)).code == ACCEPTED
     assert stream.is_quiet(0.3)
 
 
@@ -327,13 +329,127 @@ def test_a_task_whose_reply_is_stored_is_answered_from_the_disk_by_the_next_proc
     after = Client(tmp_path, server, plan).start()
     stream = server.stream()
     assert stream.welcome().holding == (task[0],)
+    assert stream.offer(offer_of(plan)).code == ACCEPTED
     begin, again = stream.reply(taken=None)
     assert (begin.id, again) == (task[0], first)
-    assert stream.offer(offer_of(plan)).code == ACCEPTED
     stream.send(*task)  # a server that hasn't listened to what this site holds
     stream.send(*task_of(plan, 2))
     assert stream.reply()[0].id == task_id("train 2")
     assert link_app.begun == [task[0], task_id("train 2")]
+    after.end()
+
+
+# --- only what the owner still allows -------------------------------------------------------------------------------
+
+
+def left_behind(client: Client, server: LinkServer, plan: Plan, *kinds: str) -> None:
+    """A client that has ended with replies which the server did not take."""
+    stream = at_work(client, server, plan)
+    for kind in kinds:
+        stream.send(*task_of(plan, kind=kind))
+        stream.reply(taken=None)
+    client.end()
+
+
+def test_a_reply_made_from_data_waits_until_its_plan_is_accepted_on_this_stream(
+    client: Client, server: LinkServer, plan: Plan, tmp_path: Path
+) -> None:
+    left_behind(client, server, plan, "train")
+    after = Client(tmp_path, server, plan).start()
+    stream = server.welcomed()
+    assert stream.is_quiet(0.3)
+    stream.send(*task_of(plan))  # a server that asks for it once more, and offers nothing
+    assert stream.is_quiet(0.3)
+    assert stream.offer(offer_of(plan)).code == ACCEPTED
+    assert stream.reply(taken=None)[0].id == task_id("train 1")
+    stream.cut()
+    stream = server.welcomed()  # of this process the plan is known already
+    assert stream.is_quiet(0.3)
+    assert stream.offer(offer_of(plan)).code == ACCEPTED
+    assert stream.reply()[0].id == task_id("train 1")
+    eventually(lambda: after.outbox.replies() == ())
+    after.end()
+
+
+@pytest.mark.parametrize("code", [PENDING, int(Fault.POLICY_ENTRUST)])
+def test_a_reply_of_a_plan_that_the_owner_allows_no_more_stays_and_leaves_once_it_is_allowed_again(
+    client: Client, server: LinkServer, plan: Plan, tmp_path: Path, code: int
+) -> None:
+    left_behind(client, server, plan, "train")
+    after = Client(tmp_path, server, plan)
+    after.owner.verdict.code, after.owner.allowing = code, False
+    after.start()
+    stream = server.welcomed()
+    assert stream.offer(offer_of(plan)).code == code
+    assert stream.is_quiet(0.3)
+    assert [reply.id for reply in after.outbox.replies()] == [task_id("train 1")]
+    after.owner.verdict.code, after.owner.allowing = ACCEPTED, True
+    stream.cut()
+    stream = server.welcomed()
+    assert stream.offer(offer_of(plan)).code == ACCEPTED
+    assert stream.reply()[0].id == task_id("train 1")
+    after.end()
+
+
+def test_what_no_data_went_into_leaves_without_an_offer(
+    client: Client, server: LinkServer, plan: Plan, tmp_path: Path
+) -> None:
+    left_behind(client, server, plan, "query.statement", "train.other", "train")
+    after = Client(tmp_path, server, plan).start()
+    stream = server.welcomed()
+    assert [stream.reply()[0].id for _ in range(2)] == [task_id("query.statement 1"), task_id("train.other 1")]
+    assert stream.is_quiet(0.3)
+    after.end()
+
+
+def test_a_change_of_mind_while_connected_holds_what_is_not_yet_on_its_way(
+    client: Client, server: LinkServer, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "_HELD_SECONDS", 0.05)
+    stream = at_work(client, server, plan)
+    link_app.go_on.clear()
+    stream.send(*task_of(plan))
+    assert link_app.entered.wait(10)
+    client.owner.allowing = False
+    link_app.go_on.set()
+    line = "a reply is kept back: policy, approval or data in site.toml no longer allow it"
+    eventually(lambda: line in client.lines)
+    assert client.owner.seen[-1] == ("metrics.epsilon", "metrics.num-examples")
+    assert stream.is_quiet(0.3)
+    assert client.lines.count(line) == 1
+    client.owner.allowing = True
+    begin, reply = stream.reply()
+    assert begin.id == task_id("train 1")
+    assert not read(begin.header, reply).has_error()
+
+
+def test_a_plan_that_was_accepted_before_is_considered_anew_if_the_owner_allows_it_no_more(
+    client: Client, server: LinkServer, plan: Plan
+) -> None:
+    stream = at_work(client, server, plan)
+    stream.send(*task_of(plan))
+    stream.reply(taken=None)
+    stream.cut()
+    client.owner.allowing, client.owner.verdict.code = False, int(Fault.POLICY_ENTRUST)
+    stream = server.welcomed()
+    assert stream.offer(offer_of(plan)).code == Fault.POLICY_ENTRUST
+    assert stream.is_quiet(0.3)
+    assert len(client.outbox.replies()) == 1
+
+
+def test_replies_of_another_plan_stay_behind_and_are_let_go_with_the_next_call(
+    client: Client, server: LinkServer, plan: Plan, tmp_path: Path
+) -> None:
+    left_behind(client, server, plan, "train")
+    other = plan_of()
+    after = Client(tmp_path, server, other).start()
+    stream = server.stream()
+    assert stream.welcome().holding == (task_id("train 1"),)
+    assert stream.offer(offer_of(other)).code == ACCEPTED
+    assert stream.is_quiet(0.3)
+    stream.cut()
+    assert server.stream().welcome().holding == ()
+    assert after.outbox.replies() == ()
     after.end()
 
 

@@ -71,6 +71,24 @@ def test_a_reply_is_given_part_by_part(outbox: Outbox) -> None:
     assert [len(part) for part in outbox.payload(A)] == [PART, PART, PART, 1]
 
 
+def test_a_reply_says_of_which_plan_it_is_and_what_it_holds(outbox: Outbox) -> None:
+    outbox.store(A, header=b"", payload=b"x", plan="ab" * 32, fields=["arrays", "metrics.weight"])
+    outbox.store(B, header=b"", payload=b"x")
+    assert [(reply.plan, reply.fields) for reply in outbox.replies()] == [
+        ("ab" * 32, ("arrays", "metrics.weight")),
+        ("", ()),
+    ]
+    assert outbox.reply(A) == outbox.replies()[0]
+
+
+def test_replies_of_other_plans_go_and_those_of_none_stay(outbox: Outbox) -> None:
+    for reply, plan in ((A, "one"), (B, "other"), (C, "")):
+        outbox.store(reply, header=b"", payload=b"x", plan=plan)
+    assert outbox.drop_other_plans("one") == (B,)
+    assert [reply.id for reply in outbox.replies()] == [A, C]
+    assert outbox._db.execute("SELECT DISTINCT owner FROM parts ORDER BY owner").fetchall() == sorted([(A,), (C,)])
+
+
 def test_what_was_dropped_is_gone_even_while_it_is_read(outbox: Outbox) -> None:
     outbox.store(A, header=b"", payload=bytes(3 * PART))
     outbox.store(B, header=b"", payload=b"b")

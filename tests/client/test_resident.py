@@ -125,14 +125,14 @@ def test_a_client_killed_anywhere_in_a_round_charges_it_once_and_gives_the_one_r
         assert process.wait() == -signal.SIGKILL
     assert books(pilot) == (kinds, once)
     first = read(begin.header, payload)
-    # Now the outbox has it as well: it comes without being asked for.
+    # Now the outbox has it as well: it comes without being asked for, once its plan is accepted.
     with Process(pilot, "--until-done") as process:
         stream = server.stream(timeout=SLOW)
         assert stream.welcome().holding == (task[0],)
-        begin, again = stream.reply()
-        assert again == payload
         stream.say(offer_of(plan))
         assert stream.hear(Answer, timeout=SLOW).code == ACCEPTED
+        begin, again = stream.reply()
+        assert again == payload
         stream.send(*round_of(plan, 2))
         second = stream.reply()
         stream.end(Goodbye.DONE)
@@ -146,6 +146,32 @@ def test_a_client_killed_anywhere_in_a_round_charges_it_once_and_gives_the_one_r
     outbox = Outbox.open(pilot.site.outbox)
     assert outbox.replies() == ()
     outbox.close()
+
+
+def test_an_unprotected_update_does_not_leave_after_a_restart_without_trust_in_the_federation(
+    pilot: Pilot, server: LinkServer
+) -> None:
+    plain = plan_of(private=False)
+    pilot.change(release={"entrust": ["pilot"]})
+    with Process(pilot, point="receipt") as process:
+        stream = joined(server, plain)
+        stream.send(*round_of(plain, 1))
+        begin, payload = stream.reply()
+        assert not read(begin.header, payload).has_error()
+        assert process.wait() == -signal.SIGKILL
+    pilot.change(release={"entrust": []})
+    with Process(pilot, "--until-done") as process:
+        stream = server.stream(timeout=SLOW)
+        assert stream.welcome().holding == (begin.id,)
+        stream.say(offer_of(plain))
+        assert stream.hear(Answer, timeout=SLOW).code == Fault.POLICY_ENTRUST
+        assert stream.is_quiet(0.5)
+        pilot.change(release={"entrust": ["pilot"]})
+        stream.say(offer_of(plain))
+        assert stream.hear(Answer, timeout=SLOW).code == ACCEPTED
+        assert stream.reply()[1] == payload
+        stream.end(Goodbye.DONE)
+        assert process.wait() == 0
 
 
 # --- ends -----------------------------------------------------------------------------------------------------------

@@ -322,6 +322,34 @@ def test_nothing_is_built_of_a_plan_that_asks_for_more_than_the_owner_gives(
     assert_fault(running.ask(text, RecordDict()), Fault.POLICY_RESOURCES)
 
 
+def test_what_was_made_leaves_only_while_policy_approval_and_data_allow_it(running: Running) -> None:
+    plain, private = plan(False), plan(privacy={"unprotected": ["examples"]})
+    update, more = (
+        ("arrays", "metrics.num-examples", "ledger.hash"),
+        ("arrays", "metrics.num-examples", "metrics.examples"),
+    )
+    open_wide = OPEN + 'unprotected = ["examples"]\n'
+    change(running.home, BUDGET, open_wide, DATA, APPROVED)
+    assert running.site.allows(plain, update)
+    assert running.site.allows(private, more)
+    change(running.home, BUDGET, OPEN, DATA, APPROVED)  # the plan is still taken, without that field
+    assert running.site.allows(private, update)
+    assert not running.site.allows(private, more)
+    change(running.home, BUDGET, DATA, APPROVED)
+    assert not running.site.allows(plain, update)
+    assert running.site.allows(private, update)
+    change(running.home, BUDGET, APPROVED)
+    assert not running.site.allows(private, update)
+    change(running.home, BUDGET, DATA)
+    assert not running.site.allows(private, update)
+    running.site.approvals.add(private, "yes")
+    assert running.site.allows(private, update)
+    running.site.approvals.remove(private.digest())
+    assert not running.site.allows(private, update)
+    running.home.settings.unlink()
+    assert not running.site.allows(private, ())
+
+
 def test_a_plan_that_waits_is_kept_for_the_owner_and_runs_once_approved(running: Running) -> None:
     change(running.home, BUDGET, OPEN, DATA)
     found = plan()
@@ -435,15 +463,19 @@ def test_damaged_approvals_approve_nothing(running: Running) -> None:
 # --- data that can't be used ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [f"0.1,{SECRET},a"],
-        [f"0.1,0.2,{SECRET}"],
-        [f"0.1,0.2,a,{SECRET}"],
-        ["nan,inf,a", SECRET],
-    ],
-)
+@pytest.mark.parametrize("line", [f"0.1,{SECRET},a", f"0.1,0.2,{SECRET}", "inf,0.2,a"])
+def test_rule_5_a_record_that_the_plans_card_does_not_describe_changes_no_replys_type(
+    running: Running, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The card is the plan's: a failure would tell whoever wrote it that the record is there."""
+    write_rows(running.home.path / "rows.csv", lines=[line])
+    with caplog.at_level(logging.WARNING):
+        assert not running.train(plan()).has_error()
+    assert caplog.messages == []
+    assert running.kinds() == ["open", "policy", "reserve", "commit"]
+
+
+@pytest.mark.parametrize("lines", [[f"0.1,0.2,a,{SECRET}"], ["nan,inf,a", SECRET]])
 def test_rule_5_data_that_can_not_be_used_gives_one_clear_line_and_never_a_value(
     running: Running, lines: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

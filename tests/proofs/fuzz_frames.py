@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 
 from client.dialing import CutError
-from client.outbox import Outbox
+from client.outbox import Outbox, Reply
 from client.session import Session, Taking
 from security import link_pb2
 from security.chunks import ZSTD, chunks
@@ -366,6 +366,9 @@ class Desk:
     async def damaged(self, begin: Begin) -> None: ...
 
     def recalled(self, task_id: str) -> None: ...
+
+    async def may_leave(self, reply: Reply) -> bool:
+        return True
 
     async def delivered(self, reply_id: str, taken: Taken) -> None: ...
 

@@ -91,7 +91,7 @@ PIXELS = np.zeros((30, 28, 28), dtype=np.uint8)
         (LABELS, gzip.compress(idx(np.full(30, 10, dtype=np.uint8))), "labels above 9"),
         (LABELS, None, "is missing; apt-get install dataset-fashion-mnist"),
     ],
-    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",  # gzip's bytes hold the time
+    ids=lambda value: value if isinstance(value, str) else "bytes",  # gzip's bytes hold the time
 )
 def test_damaged_files_are_named_on_one_line(folder: Path, name: str, content: bytes | None, says: str) -> None:
     (folder / name).unlink()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from client.datasets import heart_disease
 from client.datasets.records import Records
@@ -141,6 +143,52 @@ def test_rule_5_a_table_that_is_not_as_described_gives_one_line_without_a_value(
     assert expected in str(found.value)
     assert "\n" not in str(found.value)
     assert SECRET not in str(found.value)
+
+
+def _as_arrays(folder: Path, *, unfit: bool) -> tuple[DataPlan, str, Path]:
+    x, y = np.zeros((5, 1, 8, 8), dtype=np.float32), np.array([0, 1, 0, 1, 0])
+    x += np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1)
+    if unfit:
+        x[1, 0, 3, 3], y[2] = np.nan, 7
+    else:
+        x, y = x[[0, 3, 4]], y[[0, 3, 4]]
+    np.savez(folder / "x.npz", x=x, y=y)
+    return data_of(name="scans", card=PICTURES), "npz", folder / "x.npz"
+
+
+def _as_table(folder: Path, *, unfit: bool) -> tuple[DataPlan, str, Path]:
+    wrong = ["p1,30,f,perhaps", "p1,old,m,no", ",33,m,yes"] if unfit else []
+    path = write(folder / "x.csv", "person,age,sex,y", "p1,31,f,no", *wrong, "p2,32,m,yes")
+    return data_of(name="csv", card=TABLE, person_column="person", max_rows_per_person=3), "csv", path
+
+
+def _as_folder(folder: Path, *, unfit: bool) -> tuple[DataPlan, str, Path]:
+    kinds = ("cat", "dog", "horse") if unfit else ("cat", "dog")
+    for kind in kinds:
+        (folder / "x" / kind).mkdir(parents=True)
+        Image.new("L", (8, 8), 40).save(folder / "x" / kind / "a.png")
+    if unfit:
+        Image.new("L", (9, 9), 40).save(folder / "x" / "cat" / "large.png")
+        (folder / "x" / "cat" / "broken.png").write_bytes(b"no image")
+    return data_of(name="pets", card=PICTURES), "image-folder", folder / "x"
+
+
+@pytest.mark.parametrize("kind", [_as_arrays, _as_table, _as_folder])
+def test_rule_5_records_that_a_plans_card_does_not_describe_can_be_left_out_each_by_itself(
+    tmp_path: Path, kind: Callable[..., tuple[DataPlan, str, Path]]
+) -> None:
+    """Else a plan could ask by its card whether a record is there, and be told by the site's failure."""
+    found = []
+    for unfit in (True, False):
+        folder = tmp_path / str(unfit)
+        folder.mkdir()
+        data, form, path = kind(folder, unfit=unfit)
+        if unfit:
+            with pytest.raises(UsageError):
+                load_file(data, kind=form, path=path, split_key=KEY)
+        found.append(load_file(data, kind=form, path=path, split_key=KEY, leave_out=True))
+    assert len(found[1]) >= 2
+    assert same(*found)
 
 
 @pytest.mark.parametrize(
