@@ -75,7 +75,7 @@ def sites(folder: Path, *, sites: int = 200, rounds: int = 10) -> str:
 
 def model(folder: Path, *, sites: int = 8, rounds: int = 3) -> str:
     """A network of 25 million parameters."""
-    size = ("training.steps=1", f"model.options={{ hidden = [4096, 4096, 2000] }}", "privacy.trust=none")
+    size = ("training.steps=1", "model.options={ hidden = [4096, 4096, 2000] }", "privacy.trust=none")
     run, peak, processor = _play(folder, sites, rounds, size)
     lines = run.read_metrics()
     seconds = [float(line["seconds"]) for line in lines]
