@@ -95,7 +95,9 @@ class ResourceSettings(Section):
     memory_mb: CountOrZero = Field(0, description="Most memory in MB; 0 for no limit.")
     niceness: int = Field(10, ge=0, le=19, description="How far others go first: 0 not at all, 19 always.")
     device: Device = Field("auto", description="Where plans that leave it open compute; others must ask for the same.")
-    largest_message_mb: Count = Field(1024, description="Largest message that is taken, in MB.")
+    largest_message_mb: Annotated[int, Field(ge=1, le=1 << 20)] = Field(
+        1024, description="Largest message that is taken, in MB."
+    )
 
 
 class ScheduleSettings(Section):

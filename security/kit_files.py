@@ -86,6 +86,7 @@ def write_server_kit(home: ServerHome, *, federation: str, address: str) -> None
         "publish": f"{port}:{port}",
         "capability": "CAP_NET_BIND_SERVICE" if port < _PRIVILEGED else "",
         "extras": "compression,server",
+        "restart": "on-abnormal",  # a run that failed waits for the operator; what was killed goes on
     }
     files = {
         "server.toml": "server.toml.j2",
@@ -101,7 +102,7 @@ def usual_place(name: str) -> Path:
     return _PLACES / name
 
 
-_COMMON: Final[Mapping[str, Any]] = {"veil": _VEIL, "publish": "", "capability": ""}
+_COMMON: Final[Mapping[str, Any]] = {"veil": _VEIL, "publish": "", "capability": "", "restart": "always"}
 
 
 def _write(folder: Path, files: Mapping[str, str], facts: Mapping[str, Any]) -> None:

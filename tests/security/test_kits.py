@@ -85,14 +85,17 @@ def test_a_place_that_needs_quotes_is_not_written_into_units(tmp_path: Path) -> 
     assert "rm -rf" not in unit
 
 
-@pytest.mark.parametrize("unit", ["sites/north/veil-site-north.service", f"server/veil-server-{FEDERATION}.service"])
-def test_the_service_is_hardened(made: Homes, tmp_path: Path, unit: str) -> None:
+@pytest.mark.parametrize(
+    ("unit", "restart"),
+    [("sites/north/veil-site-north.service", "always"), (f"server/veil-server-{FEDERATION}.service", "on-abnormal")],
+)
+def test_the_service_is_hardened(made: Homes, tmp_path: Path, unit: str, restart: str) -> None:
     text = (made.folder / unit).read_text()
     lines = text.splitlines()
     for line in (
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
-        "Restart=always",
+        f"Restart={restart}",
         "CapabilityBoundingSet=",
         "User=veil",
     ):
