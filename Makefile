@@ -31,7 +31,7 @@ deploy-demo: install
 	$(BIN)/python -m simulations.deployment.demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Hundreds of clients killed at work: nothing leaves that isn't charged. Finished campaigns are not repeated.
 prove-ledger: install

@@ -24,6 +24,7 @@ from security.home_lock import holding
 from security.homes import ServerHome
 from security.key_pairs import certificate_for
 from security.revocation import Revocations
+from server.aside import Aside
 from server.daemon import Daemon, LoadTest
 from server.doors import Doors, RosterFile
 from server.gathering import answer_text
@@ -163,6 +164,8 @@ class _Service:
         log = EventLog(home.log)
         stack.callback(log.close)
         watchers = Watchers((watcher, LogWatcher(log), *([] if metrics is None else [metrics])))
+        aside = Aside(watchers)
+        stack.callback(aside.close)
         mailbox = Mailbox.open(home.mailbox)
         stack.callback(mailbox.close)
         played = {entry.run for entry in queue.entries if not entry.is_over}
@@ -176,7 +179,7 @@ class _Service:
             doors=doors,
             limits=Limits(largest_message=settings.largest_message << 20, most_sites=settings.most_sites),
             beat_seconds=settings.beat_seconds,
-            observer=watchers,
+            observer=aside,
         )
 
         def grid(run: str, members: Sequence[str]) -> LinkGrid:

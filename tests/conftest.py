@@ -1,0 +1,19 @@
+"""How the suite is spread over two processes: a file stays together, and what starts engines of its own takes turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+_PROCESSES = (_HERE / "e2e", _HERE / "proofs")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests; two clusters that start at once on a small machine would time each other out."""
+    for item in items:
+        heavy = item.get_closest_marker("ray") or item.get_closest_marker("flower")
+        alone = heavy is not None or any(folder in item.path.parents for folder in _PROCESSES)
+        item.add_marker(pytest.mark.xdist_group("engines" if alone else str(item.path)))
