@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from client.cancelling import cancelled
 from client.considering import Considering, Owner
 from client.dialing import Backoff, Dial
 from client.notes import Notes
@@ -159,9 +160,7 @@ class Agent:
                     await asyncio.wait({calling}, timeout=_LAST_WORDS_SECONDS)
             return code
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancelled(*tasks)
             self._worker.shutdown(wait=False, cancel_futures=True)
 
     # --- calling

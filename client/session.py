@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
+from client.cancelling import cancelled
 from client.dialing import CutError, Wire
 from client.outbox import Outbox, Reply
 from security.chunks import Assembly, chunks
@@ -38,7 +39,6 @@ from security.frames import (
 
 _WELCOME_SECONDS: Final = 30.0  # a slow line, a handshake, a name to be looked up
 _SILENT_BEATS: Final = 3
-_CANCEL_SECONDS: Final = 0.5
 _LAST_FRAMES_SECONDS: Final = 2.0  # for what the server said before it hung up
 _MOST_DAMAGED: Final = 3
 _CHUNK: Final = 1 << 17  # on a slow line a chunk must not take as long as the silence that is allowed
@@ -171,7 +171,7 @@ class Session:
                 await asyncio.wait({reader}, timeout=_LAST_FRAMES_SECONDS)
             return self._outcome(reader if reader.done() else writer)
         finally:
-            await _cancelled(reader, writer)
+            await cancelled(reader, writer)
 
     def _outcome(self, task: asyncio.Task[End]) -> End:
         try:
@@ -332,12 +332,3 @@ class Session:
                 return chunk
             self._sending = None
             self._sent.add(reply_id)
-
-
-async def _cancelled(*tasks: asyncio.Task[End]) -> None:
-    """Cancel tasks until they are over: before Python 3.12 `wait_for` loses a cancellation that meets a wake-up."""
-    while running := {task for task in tasks if not task.done()}:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=_CANCEL_SECONDS)
-    await asyncio.gather(*tasks, return_exceptions=True)
