@@ -31,6 +31,8 @@ from simulations.worker import DEFAULT_APP
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # Actors without a GPU share shall not see a GPU; a later Ray would let them unless told so.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+# Ray forks to start its services, and gRPC's handlers, where other threads use gRPC, then abort some of them at times.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 try:
     import ray
@@ -301,7 +303,7 @@ def _start_ray(options: RayOptions) -> bool:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # a node that isn't there in time is just that to Ray
         where = "on this machine" if options.address is None else f"at {options.address}"
         raise RunError(f"Ray can't be started {where}: {str(error).splitlines()[0]}; or use --engine inline") from error
     return True

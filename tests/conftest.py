@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before gRPC is imported: its handlers at a fork abort some of the processes that tests start.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 _HERE = Path(__file__).parent
 _PROCESSES = (_HERE / "e2e", _HERE / "proofs")

@@ -8,8 +8,10 @@ import pytest
 
 pytest.importorskip("ray")
 
+import ray
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
+from security.errors import RunError
 from shared_models.faults import Fault
 from shared_models.plan_file import write_plan
 from shared_models.protocol import ARRAYS, CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
@@ -41,6 +43,19 @@ def test_replies_are_those_of_the_inline_grid_bit_for_bit(
     grid.close()
     assert found.keys() == expected.keys()
     assert all(arrays_of(found[node]) == arrays_of(expected[node]) for node in expected)
+
+
+def test_a_cluster_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_late(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nAnd more.")  # noqa: TRY002 - Ray raises it so
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_late)
+    with pytest.raises(RunError) as found:
+        RayGrid(CLIENTS, config={}, options=RayOptions(workers=2))
+    assert str(found.value) == (
+        "Ray can't be started on this machine: The current node timed out during startup.; or use --engine inline"
+    )
 
 
 def test_a_dead_actor_is_replaced_and_its_clients_are_tried_once_more(
