@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -51,10 +52,9 @@ def one(seed: int, results: Path, *, each: int = EACH) -> Counts:
         found = [Counts(**json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines()]
         known = {counts.seed: counts for counts in found}
     if seed not in known:
-        with tempfile.TemporaryDirectory(prefix="veil-chaos-") as folder:
-            known[seed] = campaign(
-                seed, Path(folder) / "pilot", style=STYLES[seed % len(STYLES)], faults=each, say=_say
-            )
+        folder = Path(tempfile.mkdtemp(prefix=f"veil-chaos-{seed}-"))  # left behind by one that fails: its logs say why
+        known[seed] = campaign(seed, folder / "pilot", style=STYLES[seed % len(STYLES)], faults=each, say=_say)
+        shutil.rmtree(folder)
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(known[seed])) + "\n")
     return known[seed]
