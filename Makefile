@@ -54,9 +54,10 @@ prove-fuzz: install
 prove-tls: install
 	$(BIN)/python -m tests.proofs.tls_scan --environment build/sslyze
 
-# The link's frames; run it after a change of link.proto.
+# The link's frames and the messages of secure sums; run it after a change of a .proto file.
 proto: install
 	$(BIN)/python -m grpc_tools.protoc -I security --python_out=security --pyi_out=security security/link.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. security/secure_sum/messages.proto
 
 lint: install
 	$(BIN)/ruff check .
