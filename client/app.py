@@ -6,26 +6,27 @@ on the way becomes a fixed code without text (rule 5): an exception's text could
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client import secure_update
+from client.asking import check_plan, known_entry, request_and_model
 from client.egress import check_query
 from client.error_feedback import ErrorFeedback
 from client.evaluator import count_correct, mean_loss, noisy_counts
-from client.guard import Guard, Request
+from client.guard import Guard
+from client.noise import noise_of
 from client.policy import RefusedError
 from client.site import Site, SiteDataError, registered_site, site_of
 from client.trainer import torch_threads, train_plain, train_private
 from client.workplace import Workplace, workplace
-from privacy.ledger import Anchor, LedgerError
-from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
+from privacy.ledger import LedgerError
+from security.secure_sum.aborts import SecureSumError
 from shared_models.faults import Fault
-from shared_models.parameters import LayoutError, Parameters, from_arrays
-from shared_models.plan import Plan
+from shared_models.parameters import Parameters
 from shared_models.protocol import (
     ARRAYS,
     CLIENT_ID,
@@ -33,20 +34,14 @@ from shared_models.protocol import (
     CORRECT,
     EPSILON,
     EXAMPLES,
-    HEAD_HASH,
-    HEAD_POSITION,
-    LAYOUT_DIGEST,
     METRICS,
-    PLAN_DIGEST,
-    ROUND,
-    RUN,
     STATEMENT_TEXT,
     TOTAL,
     TRAIN_LOSS,
     WEIGHT,
     Phase,
 )
-from shared_models.seeds import derive_key, derive_seed
+from shared_models.seeds import derive_seed
 
 _log = logging.getLogger("veil.client")
 
@@ -58,7 +53,7 @@ Work = Callable[[Message, Workplace, Context], RecordDict]
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train for one round."""
-    return _answer(message, context, lambda *given: _admitted(*given, phase="train", work=_train))
+    return _answer(message, context, _training)
 
 
 @app.evaluate()
@@ -79,10 +74,34 @@ def statement(message: Message, context: Context) -> Message:
     return _answer(message, context, _statement)
 
 
+@app.query("secure_keys")
+def secure_keys(message: Message, context: Context) -> Message:
+    """Take part in an attempt at a secure sum: offer keys."""
+    return _answer(message, context, secure_update.offer_keys)
+
+
+@app.query("secure_shares")
+def secure_shares(message: Message, context: Context) -> Message:
+    """Share the secrets of an attempt among others."""
+    return _answer(message, context, secure_update.give_shares)
+
+
+@app.query("secure_survivors")
+def secure_survivors(message: Message, context: Context) -> Message:
+    """Sign whose vectors are in the sum."""
+    return _answer(message, context, secure_update.confirm)
+
+
+@app.query("secure_unmask")
+def secure_unmask(message: Message, context: Context) -> Message:
+    """Give the shares that take the masks off the sum."""
+    return _answer(message, context, secure_update.unmask)
+
+
 def _answer(message: Message, context: Context, work: Work) -> Message:
     try:
         place = _place(context)
-        _check_plan(message, place.plan)
+        check_plan(message, place.plan)
         with torch_threads(place.plan.training.threads):
             content = work(message, place, context)
     except RefusedError as refused:
@@ -95,6 +114,12 @@ def _answer(message: Message, context: Context, work: Work) -> Message:
     return Message(content, reply_to=message)
 
 
+def _training(message: Message, place: Workplace, context: Context) -> RecordDict:
+    if place.plan.privacy.trust == "distributed":  # an update leaves under masks or not at all
+        return secure_update.send_masked(message, place, context)
+    return _admitted(message, place, context, phase="train", work=_train)
+
+
 def _admitted(
     message: Message,
     place: Workplace,
@@ -104,9 +129,9 @@ def _admitted(
     work: Callable[[Workplace, Guard, Site, Parameters, int, ErrorFeedback], RecordDict],
 ) -> RecordDict:
     """Work that touches data: between the guard's two questions."""
-    request, start = _request(message, place, phase)
+    request, start = request_and_model(message, place, phase)
     site = site_of(place, context)
-    guard = _guard(place, site)
+    guard = Guard.of(site, place)
     feedback = ErrorFeedback(context.state, place.layout, request, plan=place.plan.digest())
     stored = guard.admit(request)
     if stored is not None:
@@ -126,7 +151,7 @@ def _train(
 ) -> RecordDict:
     plan, records = place.plan, site.training_records(place)
     if plan.is_private:
-        noise = _noise(plan, "noise", site.client, round_number)
+        noise = noise_of(plan, "noise", site.client, round_number)
         change = train_private(place.model, start, records, plan, round_number=round_number, noise=noise)
         metrics = MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})
         if EXAMPLES in guard.unprotected:
@@ -150,7 +175,7 @@ def _evaluate(
     release = plan.evaluate_release()
     if release is None:
         return RecordDict({METRICS: MetricRecord({CORRECT: correct, TOTAL: total})})
-    noise = _noise(plan, "counts", site.client, round_number)
+    noise = noise_of(plan, "counts", site.client, round_number)
     correct, total = noisy_counts(correct, total, release, noise)
     return RecordDict({METRICS: MetricRecord({CORRECT: correct, TOTAL: total, EPSILON: guard.epsilon()})})
 
@@ -162,8 +187,8 @@ def _identity(_: Message, place: Workplace, context: Context) -> RecordDict:
 
 
 def _statement(message: Message, place: Workplace, context: Context) -> RecordDict:
-    guard = _guard(place, site_of(place, context))
-    text = guard.statement(_known(message, guard.scope))
+    guard = Guard.of(site_of(place, context), place)
+    text = guard.statement(known_entry(message, guard.scope))
     reply = RecordDict({CONFIG: ConfigRecord({STATEMENT_TEXT: text})})
     check_query(reply, "statement")
     return reply
@@ -175,90 +200,10 @@ def _place(context: Context) -> Workplace:
     return workplace(text) if site is None else workplace(text, site.device_for(text))
 
 
-def _guard(place: Workplace, site: Site) -> Guard:
-    client = site.booked_as
-    try:
-        found = site.books()
-    except LedgerError as error:
-        raise RefusedError(Fault.LEDGER_CLOSED) from error
-    return Guard(
-        plan=place.plan,
-        policy=site.policy(place.plan),
-        books=found,
-        client=client,
-        layout=place.layout,
-        federation=site.federation(place.plan),
-        also=site.refusal,
-    )
-
-
-def _check_plan(message: Message, plan: Plan) -> None:
-    config = message.content.config_records.get(CONFIG)
-    if config is None or config.get(PLAN_DIGEST) != plan.digest():
-        raise RefusedError(Fault.PLAN_MISMATCH)
-
-
-def _request(message: Message, place: Workplace, phase: Phase) -> tuple[Request, Parameters]:
-    """A request that touches data and the shared model in it, checked against the plan."""
-    config = message.content.config_records[CONFIG]
-    plan, round_number, run = place.plan, config.get(ROUND), config.get(RUN)
-    arrays = message.content.get(ARRAYS)
-    if type(round_number) is not int or not 1 <= round_number <= plan.federation.rounds:
-        raise RefusedError(Fault.PLAN_MISMATCH)
-    if not isinstance(run, str) or not 0 < len(run) <= _LONGEST_RUN:
-        raise RefusedError(Fault.PLAN_MISMATCH)
-    if phase == "evaluate" and not (plan.evaluates_at_clients and plan.is_evaluated(round_number)):
-        raise RefusedError(Fault.PLAN_MISMATCH)
-    if config.get(LAYOUT_DIGEST) != place.layout.digest or not isinstance(arrays, ArrayRecord):
-        raise RefusedError(Fault.MODEL_MISMATCH)
-    try:
-        start = from_arrays(arrays, place.layout)
-    except LayoutError:
-        raise RefusedError(Fault.MODEL_MISMATCH) from None
-    return Request(run=run, round=round_number, phase=phase, digest=_digest(message.content)), start
-
-
-_LONGEST_RUN = 64
-
-
-def _digest(content: RecordDict) -> str:
-    """SHA-256 of all that a request holds: names, numbers and arrays."""
-    found = hashlib.sha256()
-    for name, record in content.items():
-        found.update(repr((name, type(record).__name__, len(record))).encode())
-        for key, value in record.items():
-            data = value.data if isinstance(value, Array) else repr(value).encode()
-            found.update(repr((key, len(data))).encode())
-            found.update(data)
-    return found.hexdigest()
-
-
-def _known(message: Message, scope: str) -> Anchor | None:
-    """The newest entry of this client's ledger that the server has seen, if it says so.
-
-    Raises:
-        RefusedError: it says something that is none.
-    """
-    config = message.content.config_records[CONFIG]
-    position, digest = config.get(HEAD_POSITION), config.get(HEAD_HASH)
-    if position is None and digest is None:
-        return None
-    try:
-        return Anchor(scope=scope, position=position, hash=digest)  # type: ignore[arg-type]  # it checks
-    except ValueError:
-        raise RefusedError(Fault.LEDGER_CLOSED) from None
-
-
-def _noise(plan: Plan, purpose: str, client: str, round_number: int) -> NoiseSource:
-    if plan.privacy.noise == "reproducible":  # in a simulation: a deployed site has refused such a plan
-        return ReproducibleNoise(derive_key(plan.seed, purpose, client, round_number))
-    return SecretNoise()
-
-
 def _where(error: BaseException) -> str:
     """Kind and place of an error, for the client's own log; its text only where it is ours, and holds no data."""
-    if isinstance(error, LedgerError | SiteDataError):
-        return str(error)  # it names files and entries, and what to do about them
+    if isinstance(error, LedgerError | SiteDataError | SecureSumError):
+        return str(error)  # it names files and entries, or a rule, and no data
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

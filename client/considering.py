@@ -170,7 +170,8 @@ def _accepted(plan: Plan | None) -> str:
     rounds = f"accepted: {plan.federation.rounds} rounds, "
     if not plan.is_private:
         return rounds + "no privacy"
-    return rounds + f"epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g}"
+    summed = ", by secure sums" if plan.privacy.trust == "distributed" else ""
+    return rounds + f"epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g}{summed}"
 
 
 class _Failed:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from client.policy import SitePolicy
-from shared_models.parameters import Layout
+from shared_models.parameters import Layout, LayoutError, read_array
 from shared_models.plan import Plan
 from shared_models.protocol import (
     ARRAYS,
@@ -25,7 +25,9 @@ from shared_models.protocol import (
     HEAD_HASH,
     HEAD_POSITION,
     LEDGER,
+    MASKED,
     METRICS,
+    SECURE_MESSAGE,
     STATEMENT_TEXT,
     TOTAL,
     TRAIN_LOSS,
@@ -53,7 +55,7 @@ class EgressError(ValueError):
 
 
 Fields = dict[tuple[str, str], Disclosure]
-Query = Literal["identify", "statement"]
+Query = Literal["identify", "statement", "secure-sum"]
 
 # Record and type of each field. A list is never one: it could hold more than the field's name says.
 _TYPES: Final[dict[tuple[str, str], type]] = {
@@ -67,6 +69,7 @@ _TYPES: Final[dict[tuple[str, str], type]] = {
     (LEDGER, HEAD_HASH): str,
     (CONFIG, CLIENT_ID): str,
     (CONFIG, STATEMENT_TEXT): str,
+    (CONFIG, SECURE_MESSAGE): bytes,
 }
 _RECORDS: Final = {ARRAYS: ArrayRecord, METRICS: MetricRecord, LEDGER: ConfigRecord, CONFIG: ConfigRecord}
 _HEAD: Final[Fields] = {(LEDGER, HEAD_POSITION): Disclosure.PUBLIC, (LEDGER, HEAD_HASH): Disclosure.PUBLIC}
@@ -86,6 +89,8 @@ _PLAIN: Final[dict[Phase, Fields]] = {
 _QUERIES: Final[dict[Query, Fields]] = {
     "identify": {(CONFIG, CLIENT_ID): Disclosure.PUBLIC},
     "statement": {(CONFIG, STATEMENT_TEXT): Disclosure.PUBLIC},
+    # Keys, sealed shares, signatures and opened shares: random, whatever the data is.
+    "secure-sum": {(CONFIG, SECURE_MESSAGE): Disclosure.PUBLIC},
 }
 
 
@@ -114,20 +119,23 @@ def classify(
     more: Fields = {}
     if phase == "train":
         more = {(METRICS, field): Disclosure.UNPROTECTED for field in unprotected_fields(plan, policy)}
-    found = _checked(reply, fields, more, layout if phase == "train" else None)
+    arrays = _arrays(plan, layout) if phase == "train" else ()
+    found = _checked(reply, fields, more, arrays)
+    if plan.privacy.trust == "distributed" and phase == "train":
+        _check_masked(reply, plan)
     if plan.is_private and phase == "train" and reply[METRICS][WEIGHT] != 1:
         # Public only while it is the public constant (rule 1).
         raise EgressError(f"{METRICS}.{WEIGHT}: under privacy the weight is 1 for everybody")
-    if phase == "train":
-        arrays = Disclosure.CHARGED if plan.is_private else Disclosure.ENTRUSTED
-        found |= {f"{ARRAYS}.{name}": arrays for name in update_arrays(layout)}
-    return found
+    of_arrays = Disclosure.CHARGED if plan.is_private else Disclosure.ENTRUSTED
+    return found | {f"{ARRAYS}.{name}": of_arrays for name in arrays}
 
 
 def planned_fields(plan: Plan, policy: SitePolicy) -> dict[str, Disclosure]:
     """What would leave a site that works on a plan, by `record.field`; all arrays of an update as one."""
     fields = dict((_PRIVATE if plan.is_private else _PLAIN)["train"])
     fields |= {(METRICS, field): Disclosure.UNPROTECTED for field in unprotected_fields(plan, policy)}
+    if plan.privacy.trust == "distributed":
+        fields |= _QUERIES["secure-sum"]
     if plan.evaluates_at_clients:
         fields |= (_PRIVATE if plan.is_private else _PLAIN)["evaluate"]
     arrays = Disclosure.CHARGED if plan.is_private else Disclosure.ENTRUSTED
@@ -140,7 +148,7 @@ def check_query(reply: RecordDict, query: Query) -> dict[str, Disclosure]:
     Raises:
         EgressError: as `classify`.
     """
-    return _checked(reply, _QUERIES[query], {}, None)
+    return _checked(reply, _QUERIES[query], {}, ())
 
 
 def unprotected_fields(plan: Plan, policy: SitePolicy) -> tuple[str, ...]:
@@ -150,9 +158,23 @@ def unprotected_fields(plan: Plan, policy: SitePolicy) -> tuple[str, ...]:
     return tuple(field for field in plan.privacy.unprotected if field in policy.release.unprotected)
 
 
-def _checked(reply: RecordDict, fields: Fields, more: Fields, layout: Layout | None) -> dict[str, Disclosure]:
-    """The classes of the fields, once the reply holds them, some of the others, the layout's arrays, and no more."""
-    arrays = set() if layout is None else {(ARRAYS, name) for name in update_arrays(layout)}
+def _arrays(plan: Plan, layout: Layout) -> tuple[str, ...]:
+    """Names of the arrays that an update leaves as: under distributed trust one alone, which is masked."""
+    return (MASKED,) if plan.privacy.trust == "distributed" else update_arrays(layout)
+
+
+def _check_masked(reply: RecordDict, plan: Plan) -> None:
+    """Whole numbers of the ring's own width, as many as the plan says: an update as it was trained isn't like that."""
+    shape = (plan.secure.dimension or 0,)
+    try:
+        read_array(reply.array_records[ARRAYS][MASKED], MASKED, shape, f"uint{plan.secure.bits}")
+    except LayoutError:
+        raise EgressError(f"{ARRAYS}.{MASKED}: no vector of a secure sum") from None
+
+
+def _checked(reply: RecordDict, fields: Fields, more: Fields, names: tuple[str, ...]) -> dict[str, Disclosure]:
+    """The classes of the fields, once the reply holds them, some of the others, arrays of these names, and no more."""
+    arrays = {(ARRAYS, name) for name in names}
     records = {record for record, _ in (*fields, *arrays)}
     if set(reply) != records:
         raise EgressError(f"{sorted(set(reply) ^ records)}: nothing says that these records are there, or aren't")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
@@ -31,6 +31,10 @@ from shared_models.faults import Fault
 from shared_models.parameters import Layout
 from shared_models.plan import Plan
 from shared_models.protocol import ARRAYS, HEAD_HASH, HEAD_POSITION, LEDGER, Phase
+
+if TYPE_CHECKING:
+    from client.site import Site
+    from client.workplace import Workplace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,26 @@ class Guard:
         self._phase: Phase = "train"
         self._reserved: Anchor | None = None
 
+    @classmethod
+    def of(cls, site: Site, place: Workplace) -> Self:
+        """The guard of a site, for the plan at work.
+
+        Raises:
+            RefusedError: the site's books can't be used.
+        """
+        client = site.booked_as
+        with _ledger_faults():
+            found = site.books()
+        return cls(
+            plan=place.plan,
+            policy=site.policy(place.plan),
+            books=found,
+            client=client,
+            layout=place.layout,
+            federation=site.federation(place.plan),
+            also=site.refusal,
+        )
+
     @property
     def scope(self) -> str:
         """Name of the ledger's scope that is charged."""
@@ -106,19 +130,9 @@ class Guard:
             RefusedError: policy or budget say no, or the ledger can't be used. Nothing is charged.
         """
         self._phase = request.phase
-        self._task = task = Task(
-            federation=self._federation,
-            run=request.run,
-            round=request.round,
-            phase=request.phase,
-            client=self._client,
-            request=request.digest,
-        )
+        self._task = task = self._task_of(request)
         with _ledger_faults():
-            self._books.prepare(self._policy)
-            fault = self._policy.refusal(self._plan, federation=self._federation) or self._also(self._plan)
-            if fault is not None:
-                self._refuse(task, fault)
+            self._check_policy(task)
             try:
                 answer = self._reserve_in_time(task)
             except ReplyGone:
@@ -131,6 +145,53 @@ class Guard:
                 return self._allowed_still(task, _decode(answer.reply))
         self._reserved = answer.anchor
         return None
+
+    def check(self, request: Request) -> None:
+        """Check the plan against the policy, for what needs no data; nothing is charged.
+
+        Raises:
+            RefusedError: the policy says no, or the ledger can't be used.
+        """
+        with _ledger_faults():
+            self._check_policy(self._task_of(request))
+
+    def foresee(self, request: Request) -> None:
+        """Check that `admit` would let a request through as things stand: policy, rounds a day and budget.
+
+        Nothing is charged or promised. Others rely on who takes part in a secure sum: who could not pay for it had
+        better say so before it begins.
+
+        Raises:
+            RefusedError: as `admit`.
+        """
+        task, plan, ledger, most = self._task_of(request), self._plan, self._books.ledger, self._policy.allow
+        with _ledger_faults():
+            self._check_policy(task)
+            if most.rounds_a_day is not None and self._rounds_with(task) > most.rounds_a_day:
+                self._refuse(task, Fault.POLICY_RATE)
+            budget = self._policy.budget_for(plan.balance) if plan.is_private else None
+            if budget is not None:
+                account, releases = ledger.account(self._scope, plan.balance), multiset([self._price(task.phase)])
+                if budget.limit.admit(account, plan.terms(), releases) is None:
+                    self._refuse(task, Fault.BUDGET_EXHAUSTED)
+
+    def knows(self, request: Request) -> bool:
+        """Whether a request was ever admitted, in this process or before.
+
+        Raises:
+            RefusedError: the ledger can't be used.
+        """
+        with _ledger_faults():
+            self._books.prepare(self._policy)
+            return self._task_of(request).id in self._books.ledger.task_ids(self._scope).values()
+
+    def stored(self, request: Request) -> RecordDict | None:
+        """The reply to a request that was answered before; None if it wasn't. Nothing is charged.
+
+        Raises:
+            RefusedError: as `admit`.
+        """
+        return self.admit(request) if self.knows(request) else None
 
     def release(self, content: RecordDict) -> RecordDict:
         """Give every field of a reply its class, and write reply and commit to the disk.
@@ -162,11 +223,15 @@ class Guard:
             return content  # computed again: the ledger has its entry
         return content if sent == reply else _decode(sent)
 
-    def failed(self) -> None:
-        """Note that what was reserved could not be finished: its charge stays, its claim doesn't (rule 5)."""
+    def failed(self, reason: Reason = Reason.CLIENT_FAILED) -> None:
+        """Note that what was reserved could not be finished: its charge stays.
+
+        Args:
+            reason: by default that of all failures, which withdraws the claim, for it may depend on data (rule 5).
+        """
         if self._task is not None and self._reserved is not None:
             with suppress(LedgerError):  # it may be why the work failed
-                self._books.ledger.refuse(self._scope, self._task, Reason.CLIENT_FAILED)
+                self._books.ledger.refuse(self._scope, self._task, reason)
 
     def epsilon(self) -> float:
         """What this plan has spent here so far, at the plan's delta: a function of public constants alone.
@@ -219,6 +284,28 @@ class Guard:
             self._refuse(task, Fault.POLICY_FIELD)
         return reply
 
+    def _task_of(self, request: Request) -> Task:
+        return Task(
+            federation=self._federation,
+            run=request.run,
+            round=request.round,
+            phase=request.phase,
+            client=self._client,
+            request=request.digest,
+        )
+
+    def _check_policy(self, task: Task) -> None:
+        self._books.prepare(self._policy)
+        fault = self._policy.refusal(self._plan, federation=self._federation) or self._also(self._plan)
+        if fault is not None:
+            self._refuse(task, fault)
+
+    def _rounds_with(self, task: Task) -> int:
+        """Rounds of the last day, with this one."""
+        return _rounds(
+            {**self._books.ledger.tasks_within(self._scope, timedelta(days=1)), task.id: _part(task)}.values()
+        )
+
     def _refuse(self, task: Task, fault: Fault) -> NoReturn:
         self._books.ledger.refuse(self._scope, task, Reason(fault.reason))
         raise RefusedError(fault)
@@ -229,7 +316,7 @@ class Guard:
         if most is None:
             return self._reserve(task)
         with ledger.batch():  # or another process might begin the day's last round between the two
-            if _rounds({**ledger.tasks_within(self._scope, timedelta(days=1)), task.id: _part(task)}.values()) <= most:
+            if self._rounds_with(task) <= most:
                 try:
                     return self._reserve(task)
                 except BudgetExhausted:  # its entry is to stay: nothing may be raised in here

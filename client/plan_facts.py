@@ -15,6 +15,7 @@ from privacy.lifetime import Account, LifetimeSpent, Limit, PlanAccount, Terms, 
 from privacy.mechanisms import Release
 from privacy.planning import rounds_admitted
 from security.homes import SiteHome
+from security.secure_sum.parameters import SumParameters
 from shared_models.plan import Plan
 from shared_models.registry import count_parameters
 
@@ -47,7 +48,9 @@ class PlanFacts:
         digest: of it.
         federation: whose server offers it.
         cost: of the budget that it charges; None without privacy, or without such a budget.
-        releases: what it releases over all its rounds, and how often; empty without privacy.
+        releases: what it releases over all its rounds, and how often; empty without privacy. Under distributed trust
+            with those that may be charged for repeated attempts.
+        secure_sum: whom its secure sums count on, in a whole cohort; None for a plan without any.
         leaves: names of fields by class.
         parameters: how many numbers the network trains.
         memory: bytes that the network takes at least.
@@ -61,6 +64,7 @@ class PlanFacts:
     federation: str
     cost: Cost | None
     releases: Mapping[Release, int]
+    secure_sum: SumParameters | None
     leaves: Mapping[Disclosure, tuple[str, ...]]
     parameters: int
     memory: int
@@ -91,6 +95,7 @@ def plan_facts(plan: Plan, settings: SiteSettings, home: SiteHome, *, federation
         federation=federation,
         cost=_cost(plan, settings, home),
         releases=releases,
+        secure_sum=plan.secure_parameters() if plan.privacy.trust == "distributed" else None,
         leaves=_by_class(planned_fields(plan, settings.policy)),
         parameters=count_parameters(plan),
         memory=least_memory(plan),

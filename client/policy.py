@@ -65,6 +65,8 @@ class Allow(Section):
     models: tuple[str, ...] | None = Field(None, strict=False, description="Networks that may be trained (rule 7).")
     least_noise_multiplier: NonNegative = Field(0.0, description="Fewest noise a private step may have.")
     largest_clipping_norm: Positive = Field(1e9, description="Largest clipping norm of a private step.")
+    least_honest: Count = Field(2, description="Fewest honest clients that a secure sum may count on, this site's too.")
+    least_cohort: Annotated[int, Field(ge=2)] = Field(3, description="Fewest clients that a secure sum may be over.")
     rounds_a_day: Count | None = Field(None, description="Most rounds that are begun within 24 hours.")
     reproducible_noise: bool = Field(False, description="Simulation only: noise that follows from the plan's seed.")
 
@@ -134,7 +136,18 @@ class SitePolicy(Section):
             return Fault.POLICY_CLIPPING
         if plan.evaluates_at_clients and not self.release.counts:
             return Fault.POLICY_FIELD
+        if privacy.trust == "distributed":
+            return self._refusal_of_sum(plan)
         return None
+
+    def _refusal_of_sum(self, plan: Plan) -> Fault | None:
+        """Of a plan's whole cohort; a single attempt may be over fewer, down to the policy's own least."""
+        try:
+            found = plan.secure_parameters()
+        except ValueError:  # no sum over such a cohort is safe
+            return Fault.POLICY_SECURE_SUM
+        enough = found.honest >= self.allow.least_honest and found.cohort >= self.allow.least_cohort
+        return None if enough else Fault.POLICY_SECURE_SUM
 
 
 def read_policy(path: Path) -> SitePolicy:
@@ -175,7 +188,7 @@ def simulated_policy(plan: Plan, client: str) -> SitePolicy:
         site=f"client-{client}",
         budget_scope=client,
         budget=budgets,
-        allow=Allow(reproducible_noise=True),
+        allow=Allow(reproducible_noise=True, least_honest=1, least_cohort=2),
         release=ReleasePolicy(
             entrust=() if plan.is_private else (plan.name,),
             counts=plan.evaluates_at_clients,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -22,6 +22,8 @@ from client.membership import check_membership
 from client.policy import RefusedError, SitePolicy
 from client.site_books import open_books, read_split_key
 from client.site_settings import SiteSettings, read_settings
+from client.sum_attempts import Attempts, SumAttempts
+from security.enrolment import approved_roster
 from security.errors import UsageError
 from security.frames import ACCEPTED, PENDING
 from security.homes import SiteHome
@@ -65,6 +67,16 @@ class Site(Protocol):
 
     def books(self) -> Books:
         """The ledger, and who signs for it."""
+
+    def peers(self, place: Workplace) -> Mapping[str, str]:
+        """Public key of the identity of each client that may be in a secure sum, by name: never the server's word.
+
+        Raises:
+            UsageError: the roster can't be relied on.
+        """
+
+    def attempts(self) -> Attempts:
+        """The secure sums that the client has a part in."""
 
     def training_records(self, place: Workplace) -> Records:
         """What is trained on."""
@@ -128,6 +140,7 @@ class DeployedSite:
         self._federation = federation
         self._books = books
         self._split_key = split_key
+        self._attempts = SumAttempts()
         self._loaded: tuple[object, tuple[Records, Records]] | None = None
         self._lock = threading.RLock()
 
@@ -155,6 +168,7 @@ class DeployedSite:
     def close(self) -> None:
         """Close the ledger, and be no longer found by `site_of`."""
         _deployed.pop(self.name, None)
+        self._attempts.clear()
         self._books.ledger.close()
 
     @property
@@ -264,6 +278,12 @@ class DeployedSite:
 
     def books(self) -> Books:
         return self._books
+
+    def peers(self, place: Workplace) -> Mapping[str, str]:
+        return approved_roster(self.home).sites
+
+    def attempts(self) -> Attempts:
+        return self._attempts
 
     def training_records(self, place: Workplace) -> Records:
         return self._records(place.plan)[0]

@@ -20,6 +20,7 @@ from client.schedule import learning_rate
 from privacy.dpsgd.engine import private_gradient_step, private_hooks
 from privacy.dpsgd.optimizer import PrivateOptimizer
 from privacy.dpsgd.sampling import poisson_batch
+from privacy.mechanisms import DpSgd
 from privacy.noise import NoiseSource
 from security.errors import UsageError
 from shared_models.parameters import Parameters, get_parameters, set_parameters
@@ -120,7 +121,7 @@ def train_private(
     set_parameters(model, start)
     model.train()
     training, release = plan.training, plan.train_release()
-    assert release is not None
+    assert isinstance(release, DpSgd)  # a secure sum's clients train plainly
     optimizer = PrivateOptimizer(
         _optimizer(model, plan, round_number),
         noise_multiplier=release.noise_multiplier,

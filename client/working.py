@@ -21,12 +21,19 @@ from client.running import Answer, Runner
 from client.tasks import Task, Tasks
 from security.frames import Begin
 from shared_models.faults import Fault
+from shared_models.protocol import SECURE_KEYS, SECURE_SHARES, SECURE_SURVIVORS, SECURE_UNMASK
 
 _DISK_SECONDS: Final = 30.0  # between two tries to write on a full disk
 _LONGEST_WAIT: Final = 3600.0
 _ROOM_SPARE: Final = 16 << 20  # bytes of disk beside what a task is going to write
 _ROOM_TIMES: Final = 4  # ledger and outbox, each twice: SQLite's log, then the file
 _VERBS: Final = {"train": "trained", "evaluate": "judged"}
+_STEPS: Final = {
+    SECURE_KEYS: "offered keys for a secure sum",
+    SECURE_SHARES: "shared the secrets of its masks",
+    SECURE_SURVIVORS: "confirmed who is in the sum",
+    SECURE_UNMASK: "helped to open the sum",
+}
 
 Schedule = Callable[[], tuple[str | None, float]]
 """Why work may not begin now, or None; and after how many seconds it is worth asking again."""
@@ -269,7 +276,7 @@ class Working:
         plan = task.plan
         facts: dict[str, Value] = {
             "task": task.id,
-            "kind": answer.kind if answer.kind in _VERBS or task.is_query else "other",
+            "kind": answer.kind if answer.kind in _VERBS or task.is_query or answer.kind in _STEPS else "other",
             "round": answer.round,
             "seconds": round(answer.seconds, 3),
             "epsilon": answer.epsilon,
@@ -283,6 +290,10 @@ class Working:
             self._notes.detail("answered", f"  answered a question in {answer.seconds:.1f} s", **facts)
             return
         self._notes.show(round=answer.round)
+        if answer.kind in _STEPS and answer.fault is None:
+            text = f"  round {answer.round}: {_STEPS[answer.kind]} in {answer.seconds:.1f} s"
+            self._notes.detail("answered", text, **facts)
+            return
         parts = [f"round {answer.round}/{plan.federation.rounds}"]
         if answer.fault is None:
             parts.append(f"{_VERBS.get(answer.kind, 'worked')} {answer.seconds:.1f} s")

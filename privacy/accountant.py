@@ -3,6 +3,11 @@
 The figure is that of privacy loss distributions (`privacy.losses`), rounded pessimistically: an upper bound for a
 history that was fixed beforehand. Beside it stands Renyi differential privacy (`privacy.rdp`), a bound by other
 means. A history with a release that only RDP may price (rule 4) is claimed by RDP alone, and says so.
+
+Where noise is drawn from tables that are not quite what the price is about (rule 9), their distance is taken out of
+delta: with t the total variation between all releases as they are made and as they are priced, (epsilon, d)-privacy of
+the priced ones is (epsilon, d + t (1 + e^epsilon))-privacy of those made. Distances add up like this whatever was seen
+in between, for each is a bound given any past.
 """
 
 import math
@@ -15,7 +20,8 @@ from dp_accounting import NeighboringRelation
 from dp_accounting.pld import PLDAccountant
 
 from privacy import losses, rdp
-from privacy.mechanisms import Release, RenyiPriced
+from privacy.mechanisms import FromTables, Release, RenyiPriced
+from privacy.table_distance import delta_of_distance
 
 ADD_OR_REMOVE_ONE, REPLACE_ONE = NeighboringRelation.ADD_OR_REMOVE_ONE, NeighboringRelation.REPLACE_ONE
 _RELATIONS = {ADD_OR_REMOVE_ONE: "add or remove one unit", REPLACE_ONE: "replace one unit"}
@@ -25,6 +31,9 @@ RDP_ACCOUNTANT = "RDP, orders 1.1 to 1024"
 
 # An epsilon above this is no claim.
 _LARGEST_EPSILON = 500.0
+
+# Parts of delta that are tried, in turn, for the distance of tables: it hardly ever needs more than the first.
+_FOR_TABLES = (2.0**-30, 2.0**-20, 2.0**-10, 2.0**-1)
 
 History = frozenset[tuple[Release, int]]
 
@@ -103,8 +112,8 @@ def deltas_for(releases: Iterable[Release] | Mapping[Release, int], epsilons: Se
     if not past:
         return [0.0] * len(epsilons)
     if _only_rdp(past):
-        total = rdp.divergences(past)
-        return [rdp.delta(total, value) for value in epsilons]
+        total, off = rdp.divergences(past), distance(dict(past))
+        return [min(1.0, rdp.delta(total, value) + delta_of_distance(off, epsilon=value)) for value in epsilons]
     found = losses.of(past)
     return [1.0] * len(epsilons) if found is None else [float(delta) for delta in found.deltas(epsilons)]
 
@@ -123,6 +132,15 @@ def renyi(releases: Iterable[Release] | Mapping[Release, int], order: float) -> 
     past = history(releases)
     _relation(past)
     return math.fsum(count * float(rdp.of(part)[index]) for part, count in past)
+
+
+def distance(releases: Iterable[Release] | Mapping[Release, int]) -> float:
+    """Total variation, at most, between `releases` as they are made and as they are priced; mostly 0.
+
+    Raises:
+        ValueError: as for `epsilon`.
+    """
+    return math.fsum(times * part.distance for part, times in history(releases) if isinstance(part, FromTables))
 
 
 def history(releases: Iterable[Release] | Mapping[Release, int]) -> History:
@@ -147,11 +165,22 @@ def claim(past: History, delta: float) -> float:
     if not past:
         return 0.0
     if _only_rdp(past):
-        bound = rdp.epsilon(rdp.divergences(past), delta)
+        bound = _by_rdp(past, delta)
     else:
         found = losses.of(past)
         bound = math.inf if found is None else found.epsilon(delta)
     return bound if bound <= _LARGEST_EPSILON else math.inf
+
+
+def _by_rdp(past: History, delta: float) -> float:
+    total, off = rdp.divergences(past), distance(dict(past))
+    if not off:
+        return rdp.epsilon(total, delta)
+    for part in _FOR_TABLES:
+        bound = rdp.epsilon(total, delta * (1 - part))
+        if delta_of_distance(off, epsilon=bound) <= part * delta:
+            return bound
+    return math.inf
 
 
 @lru_cache(maxsize=4096)
@@ -161,7 +190,7 @@ def _spent(past: History, delta: float) -> Spent:
     return Spent(
         epsilon=claim(past, delta),
         delta=delta,
-        rdp_epsilon=rdp.epsilon(rdp.divergences(past), delta),
+        rdp_epsilon=_by_rdp(past, delta),
         relation=_RELATIONS[_relation(past)],
         accountant=RDP_ACCOUNTANT if _only_rdp(past) else ACCOUNTANT,
     )
@@ -179,7 +208,8 @@ def _relation(past: History) -> NeighboringRelation:
 def _only_rdp(past: History) -> bool:
     """Whether RDP must price the whole. Raises ValueError if nothing can."""
     relation = _relation(past)
-    unpriced = [part for part, _ in past if isinstance(part, RenyiPriced) or not _has_losses(part, relation)]
+    alone = (RenyiPriced, FromTables)
+    unpriced = [part for part, _ in past if isinstance(part, alone) or not _has_losses(part, relation)]
     for part in unpriced:
         rdp.of(part)
     return bool(unpriced)

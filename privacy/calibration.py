@@ -100,6 +100,51 @@ def least_noise(
     return found
 
 
+def least_noise_multiplier(
+    release: Callable[[float], Release],
+    *,
+    times: int,
+    epsilon: float,
+    delta: float,
+    also: _Releases = (),
+) -> float:
+    """The smallest noise multiplier, a multiple of 1e-4, for releases whose other fields hang on it too.
+
+    Args:
+        release: what is released at a noise multiplier; ValueError where there is no such release. More noise costs
+            less.
+        times: how often.
+        epsilon: budget for all of it and `also` together, > 0.
+        delta: of the budget, in (0, 1).
+        also: what else the run will release.
+
+    Raises:
+        UsageError: if there is none.
+        ValueError: if an argument is out of range.
+    """
+    others = accountant.history(also)
+    if not _within(_positive(epsilon), delta, others):
+        _refuse(epsilon, delta, frozenset(), others)
+
+    def enough(point: int) -> bool:
+        try:
+            tried = accountant.history({release(point / 10_000): times})
+        except ValueError:  # too little noise, or too much
+            return False
+        return _within(epsilon, delta, _together(others, tried))
+
+    low, high = 0, round(1 / GRID)
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > _LARGEST_POINT:
+            raise UsageError(
+                f"epsilon = {epsilon:g} at delta = {delta:g} can't be met by any noise multiplier for which there is "
+                "such a release; raise epsilon or delta, plan fewer rounds or a smaller network, or have more honest "
+                "clients"
+            )
+    return _first(enough, low, high) / 10_000
+
+
 def steps_affordable(
     *,
     epsilon: float,

@@ -27,6 +27,11 @@ remains at likelihood ratio t if exactly the releases S are still made. Composit
 r the ratio of i, for every i in S alike: so by induction no choice of the next one, made by looking, gains anything.
 And H(S, t) >= H({}, t) by Jensen's inequality, so stopping gains nothing.
 
+Noise drawn from tables is a little off what its price is about (rule 9; `privacy.accountant`). Plans pay for that in
+their own figure. The filter sets a fixed part of its delta aside for it, 2^-30: B(alpha) is for the rest, and what is
+charged may be off by that part at most. The part is set aside always, for whether it will be needed may depend on what
+was seen.
+
 Budgets compare with a relative slack of 1e-9, for floats differ between machines.
 """
 
@@ -39,6 +44,7 @@ from typing import Literal
 
 from privacy import accountant, rdp
 from privacy.mechanisms import Release, canonical
+from privacy.table_distance import delta_of_distance
 
 Releases = tuple[tuple[Release, int], ...]
 """A multiset: sorted by the releases' canonical JSON, counts at least 1. Made by `multiset`."""
@@ -47,6 +53,8 @@ Proof = Literal["filter", "plan"]
 
 SLACK = 1e-9
 """Relative: far below what a printed budget shows."""
+
+_FOR_TABLES = 2.0**-30  # of the filter's delta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +231,9 @@ class Limit:
             order, most = self.order_and_divergence()
             used = accountant.renyi(dict(charged), order)
             # Above the limit only if the policy has lowered it meanwhile.
-            epsilon = max(self.epsilon, rdp.epsilon_for(order, used, self.delta))
+            epsilon = max(self.epsilon, rdp.epsilon_for(order, used, self.delta * (1 - _FOR_TABLES)))
+            if not self._tables_fit(epsilon, charged):
+                epsilon = math.inf
             delta, proof = self.delta, "rdp-filter"
             fraction, how = used / most if most > 0 else 1.0, f"RDP filter at order {order:g}"
         elif account.plans:
@@ -251,7 +261,15 @@ class Limit:
 
     def _filter_holds(self, *charges: Releases) -> bool:
         order, most = self.order_and_divergence()
-        return accountant.renyi(dict(_all(charges)), order) <= most * (1 + SLACK) if most > 0 else not any(charges)
+        if most <= 0:
+            return not any(charges)
+        within = accountant.renyi(dict(_all(charges)), order) <= most * (1 + SLACK)
+        return within and self._tables_fit(self.epsilon, *charges)
+
+    def _tables_fit(self, epsilon: float, *charges: Releases) -> bool:
+        """Whether what is set aside of delta covers how far all tables are off."""
+        off = accountant.distance(dict(_all(charges)))
+        return delta_of_distance(off, epsilon=epsilon) <= _FOR_TABLES * self.delta
 
     def _admit_to_dedicated(self, account: Account, own: PlanAccount | None, releases: Releases) -> Admission | None:
         envelope = own.envelope if own else None
@@ -347,5 +365,7 @@ def _prefix(rounds: tuple[Releases, ...], spent: float, limit: float, delta: flo
 
 @lru_cache(maxsize=256)
 def _order(epsilon: float, delta: float) -> tuple[float, float]:
-    budgets = [(order, rdp.divergence_for(order, epsilon, delta)) for order in rdp.ORDERS]
+    # The rest of delta is for the distance of tables.
+    kept = delta * (1 - _FOR_TABLES)
+    budgets = [(order, rdp.divergence_for(order, epsilon, kept)) for order in rdp.ORDERS]
     return max(budgets, key=lambda item: item[1] / item[0])

@@ -6,14 +6,23 @@ round (rule 4).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 from privacy.accountant import epsilon
 from privacy.calibration import rounds_affordable
 from privacy.lifetime import Account, Limit, PlanAccount, Terms, multiset
-from privacy.mechanisms import DpSgd, Release
+from privacy.mechanisms import Release
+
+
+class Noisy(Release, Protocol):
+    """A release whose noise can be more or less."""
+
+    def with_noise_multiplier(self, noise_multiplier: float) -> Self:
+        """The same with other noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +42,7 @@ class Offer:
 
 
 def offers(
-    training: DpSgd,
+    training: Noisy,
     *,
     noise_multipliers: Sequence[float],
     rounds: Sequence[int],
@@ -57,19 +66,7 @@ def offers(
         ValueError: a number is out of range.
     """
     return [
-        Offer(
-            noise_multiplier=noise,
-            epsilons=tuple(
-                _cost(replace(training, noise_multiplier=noise), times, also or {}, spent or {}, delta)
-                for times in rounds
-            ),
-            affordable=rounds_affordable(
-                {replace(training, noise_multiplier=noise): 1, **(also or {})},
-                epsilon=budget,
-                delta=delta,
-                spent=spent or {},
-            ),
-        )
+        _offer(noise, training, rounds=rounds, budget=budget, delta=delta, also=also or {}, spent=spent or {})
         for noise in noise_multipliers
     ]
 
@@ -109,8 +106,29 @@ def rounds_admitted(limit: Limit, account: Account, terms: Terms) -> int:
     return low
 
 
+def _offer(
+    noise: float,
+    training: Noisy,
+    *,
+    rounds: Sequence[int],
+    budget: float,
+    delta: float,
+    also: Mapping[Release, int],
+    spent: Mapping[Release, int],
+) -> Offer:
+    try:
+        release = training.with_noise_multiplier(noise)
+    except ValueError:  # so little that there is no such release
+        return Offer(noise_multiplier=noise, epsilons=(math.inf,) * len(rounds), affordable=0)
+    return Offer(
+        noise_multiplier=noise,
+        epsilons=tuple(_cost(release, times, also, spent, delta) for times in rounds),
+        affordable=rounds_affordable({release: 1, **also}, epsilon=budget, delta=delta, spent=spent),
+    )
+
+
 def _cost(
-    training: DpSgd, rounds: int, also: Mapping[Release, int], spent: Mapping[Release, int], delta: float
+    training: Release, rounds: int, also: Mapping[Release, int], spent: Mapping[Release, int], delta: float
 ) -> float:
     history: Counter[Release] = Counter(spent)
     history[training] += rounds

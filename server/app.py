@@ -12,7 +12,8 @@ from flwr.serverapp import Grid, ServerApp
 from server.checkpoint import Checkpoint
 from server.claim import Remark
 from server.evaluation import TestData, evaluator
-from server.federation import Federation, Observer, Outcome, Silent
+from server.federation import Federation, Outcome
+from server.observer import Observer, Silent
 from server.report import write_report
 from server.run_folder import RunFolder, write_parameters
 from server.statements import WAIT_SECONDS, ask_for_statements, spent_in
@@ -35,8 +36,10 @@ class ServerJob:
         attachments: files of others to keep with each checkpoint.
         withdrawn: conditions of a claim that the grid does not meet.
         simulated: whether all clients are in one place, so that nothing is claimed.
-        identities: of a deployment's sites, by client id: the Ed25519 public key, in hexadecimal, that must have signed
-            their statement: the roster's. Who has none here has no verified statement, and nothing is claimed.
+        identities: by client id, the Ed25519 public key in hexadecimal of who signs there: of a deployment's sites the
+            roster's. Who has none here has no verified statement there, so that nothing is claimed, and takes part in
+            no secure sum.
+        federation: whose sites take part, as they know it; None for the plan's name, as in a simulation.
         begun: monotonic time at which the run began, for the start-up time.
         outcome: how the run ended; set by the app.
     """
@@ -50,6 +53,7 @@ class ServerJob:
     withdrawn: tuple[Remark, ...] = ()
     simulated: bool = True
     identities: Mapping[str, str] = field(default_factory=dict)
+    federation: str | None = None
     begun: float = field(default_factory=time.monotonic)
     outcome: Outcome | None = None
 
@@ -87,6 +91,9 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
         observer=job.observer,
         resume=job.resume,
         attachments=job.attachments,
+        federation=job.federation,
+        identities=job.identities,
+        simulated=job.simulated,
     )
     job.folder.drop_summary()  # of an earlier end, if the run goes on: it would pass for this one's after a crash
     startup = time.monotonic() - job.begun

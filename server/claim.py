@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from privacy.accountant import ACCOUNTANT, RELATION
+from privacy.accountant import ACCOUNTANT, RDP_ACCOUNTANT, RELATION
+from privacy.mechanisms import DpSgd, RenyiPriced
 from privacy.report.catalogue import upper
 from privacy.report.conditions import BATCH_INFLUENCE
 from server.run_state import RunState
@@ -19,8 +20,12 @@ from shared_models.plan_data import NaturalPartition
 
 _NAMED = 20  # clients whose epsilons a claim lists one by one
 
-# Against whom a claim holds, by the plan's trust. There is no claim under any other.
-_AGAINST = {"local": "everybody, the server included"}
+# Against whom a claim holds, by the plan's trust, and as long as what. There is no claim under any other.
+_AGAINST = {
+    "local": "everybody, the server included",
+    "distributed": "everybody, the server included, while in every sum at least {honest} clients are honest and no "
+    "more than {corrupt} of a cohort of {clients} collude with it",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +57,23 @@ class Remark:
 NO_PRIVACY = Remark(code="privacy", text="no privacy: plain federated learning protects nobody")
 
 
+def accountant_of(plan: Plan) -> str:
+    """The accountant whose epsilons the plan's figures are: a sum of discrete noise has no other than RDP (rule 4)."""
+    return RDP_ACCOUNTANT if isinstance(plan.train_release(), RenyiPriced) else ACCOUNTANT
+
+
+def secure_sum_values(plan: Plan) -> dict[str, str]:
+    """How many clients of a secure sum are honest at least, collude at most, and are in a whole cohort."""
+    found = plan.secure_parameters()
+    return {"honest": str(found.honest), "corrupt": str(found.corrupt), "clients": str(found.cohort)}
+
+
 def privacy_unit(plan: Plan) -> str:
     """What the epsilon protects, in words (rule 6): a person only where all of a person's records are priced."""
+    if plan.privacy.unit == "client" and plan.is_private:
+        return "client, all that it holds"
     bound, release = plan.data.max_rows_per_person, plan.train_release()
-    if bound is None or release is None or release.records_per_unit < bound:
+    if bound is None or not isinstance(release, DpSgd) or release.records_per_unit < bound:
         return "record, not person"
     return f"person, at most {bound} record{'s' if bound > 1 else ''} each"
 
@@ -79,10 +97,13 @@ def claim(plan: Plan, epsilons: Mapping[str, float | None]) -> str | None:
     figures = f"epsilon at most {upper(max(known.values()))} at each of {len(known)} clients"
     if len(known) <= _NAMED:
         figures = "epsilon at most " + ", ".join(f"{upper(value)} at {client}" for client, value in known.items())
-    unit = privacy_unit(plan)
+    unit, against, relation = privacy_unit(plan), _AGAINST[plan.privacy.trust], RELATION
+    if plan.privacy.trust == "distributed":
+        against = against.format(**secure_sum_values(plan))
+        relation += ", as a contribution that is there or all zeros"
     return (
-        f"each {unit.partition(',')[0]} is protected against {_AGAINST[plan.privacy.trust]}: {figures}, with delta "
-        f"{plan.privacy.delta:g} (unit: {unit}; relation: {RELATION}; accountant: {ACCOUNTANT}; "
+        f"each {unit.partition(',')[0]} is protected against {against}: {figures}, with delta "
+        f"{plan.privacy.delta:g} (unit: {unit}; relation: {relation}; accountant: {accountant_of(plan)}; "
         f"selection: {plan.privacy.selection}), as far as the assumptions hold"
     )
 
@@ -150,14 +171,19 @@ def assumptions(plan: Plan) -> list[Remark]:
             text="each site runs Veil unchanged, with secret noise of its own: what it signs is testimony, and no "
             "proof that noise was added",
         ),
-        Remark(
-            code="batch-independence",
-            text="an example's clipped gradient does not depend on the others in its batch beyond rounding, which the "
-            f"figures leave out: measured on a CPU, up to {BATCH_INFLUENCE['most']} of the clipping norm, mostly below "
-            f"{BATCH_INFLUENCE['mostly']}; not proven",
-            values=BATCH_INFLUENCE,
-        ),
     ]
+    if plan.privacy.unit == "example":
+        found.append(
+            Remark(
+                code="batch-independence",
+                text="an example's clipped gradient does not depend on the others in its batch beyond rounding, which "
+                f"the figures leave out: measured on a CPU, up to {BATCH_INFLUENCE['most']} of the clipping norm, "
+                f"mostly below {BATCH_INFLUENCE['mostly']}; not proven",
+                values=BATCH_INFLUENCE,
+            )
+        )
+    if plan.privacy.trust == "distributed":
+        found += _of_secure_sums(plan)
     if privacy_unit(plan).startswith("record"):
         found.append(
             Remark(
@@ -166,6 +192,25 @@ def assumptions(plan: Plan) -> list[Remark]:
             )
         )
     return found
+
+
+def _of_secure_sums(plan: Plan) -> list[Remark]:
+    values = secure_sum_values(plan)
+    return [
+        Remark(
+            code="secure-sum",
+            text="in every sum at least {honest} clients are honest: they follow the protocol, add their noise and "
+            "keep their secrets; at most {corrupt} of a cohort of {clients} collude with the server, and each identity "
+            "on the roster that the sites approved is a party of its own (rules 2 and 8)".format(**values),
+            values=values,
+        ),
+        Remark(
+            code="cryptography",
+            text="nobody breaks what hides a client's vector in a sum: X25519, Ed25519, SHA-256, AES-256, "
+            "ChaCha20-Poly1305, and in large cohorts the random choice of who holds a client's shares, which fails "
+            "with a chance below 2^-40",
+        ),
+    ]
 
 
 def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
@@ -185,7 +230,14 @@ def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
                 values={"column": column},
             )
         )
-    if plan.data.max_rows_per_person is not None:
+    if plan.privacy.trust == "distributed":
+        found.append(
+            Remark(
+                code="participation",
+                text="who takes part in a round, and who falls out of it, is not protected: it is known to all that do",
+            )
+        )
+    if plan.data.max_rows_per_person is not None or (plan.privacy.unit == "client" and plan.is_private):
         found.append(
             Remark(
                 code="several-clients",

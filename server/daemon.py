@@ -195,6 +195,7 @@ class Daemon:
                 resume=checkpoint,
                 simulated=False,
                 identities=identities,
+                federation=self._settings.federation,
             )
             try:
                 server_app(job)(WatchedGrid(grid, self.progress), _context(grid))

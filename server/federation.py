@@ -9,9 +9,9 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal, Protocol
+from functools import partial
+from typing import Literal
 
-from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
 from privacy.accountant import epsilon
@@ -20,85 +20,26 @@ from server.checkpoint import Checkpoint, save_checkpoint
 from server.claim import privacy_unit
 from server.client_evaluation import evaluate_at_clients
 from server.cohort import sample_cohort
-from server.cohort_grid import CohortGrid
 from server.evaluation import Evaluate
-from server.replies import ClientFault, Head, read_reply
+from server.observer import Observer, RoundRecord
+from server.replies import ClientFault, Head
 from server.roster import roster
-from server.rounds.plain import EveryReplyRound, MeanRound, Round, Tally
+from server.rounds.open import OpenRounds
+from server.rounds.plain import Tally
+from server.rounds.playing import Federated, Played, Rounds, request_config
+from server.rounds.secure import SecureRounds
 from server.run_folder import RunFolder, write_parameters
 from server.run_state import RunState
 from server.statements import ask_for_statements
-from server.strategies import ServerStrategy, State, StrategyError, make_strategy
-from server.streams import answers
+from server.strategies import ServerStrategy, State, make_strategy
 from server.summary import releases_of
 from shared_models.faults import Fault
-from shared_models.parameters import Layout, Parameters, from_arrays, to_arrays, wire_bytes
+from shared_models.parameters import Layout, Parameters
 from shared_models.plan import Plan
-from shared_models.protocol import LAYOUT_DIGEST, PLAN_DIGEST, RUN
+
+_MOST_GIVEN_UP = 2  # rounds without a sum, one after the other, that end a run
 
 Stopped = Literal["target", "plateau", "budget", "failed"]
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """One line of metrics.jsonl.
-
-    Attributes:
-        round: number of the round, from 1.
-        seconds: wall time of the round with its evaluation; the checkpoint comes after.
-        cohort: number of clients in the cohort.
-        updates: number of good updates.
-        faults: `client` and `reason` of each missing one, in the cohort's order.
-        train_loss: mean training loss; None under privacy, unless sites let it out unprotected.
-        epsilon_max: largest epsilon a client has spent so far, the failed rounds included; None without privacy, or
-            where none can be computed.
-        bytes_up, bytes_down: parameters on the wire.
-        evaluation: metrics of the new model; None where it was not evaluated.
-        unit: what the epsilon protects (rule 6); None without privacy.
-        examples: number of records of the clients whose sites let that out unprotected; None if none did.
-    """
-
-    round: int
-    seconds: float
-    cohort: int
-    updates: int
-    faults: list[dict[str, str]]
-    train_loss: float | None
-    epsilon_max: float | None
-    bytes_up: int
-    bytes_down: int
-    evaluation: dict[str, float] | None
-    unit: str | None = None
-    examples: int | None = None
-
-
-class Observer(Protocol):
-    """Is told how the run goes."""
-
-    def started(self, plan: Plan, clients: int, done: int) -> None:
-        """The clients are there; `done` rounds were played before (on resume)."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something to know before the rounds begin, in one line."""
-        ...
-
-    def round_done(self, record: RoundRecord) -> None:
-        """A round is over and on disk."""
-        ...
-
-
-class Silent:
-    """An observer that says nothing."""
-
-    def started(self, plan: Plan, clients: int, done: int) -> None:
-        """Nothing to say."""
-
-    def note(self, text: str) -> None:
-        """Nothing to say."""
-
-    def round_done(self, record: RoundRecord) -> None:
-        """Nothing to say."""
 
 
 @dataclass(frozen=True)
@@ -120,23 +61,6 @@ class Outcome:
     reason: str | None = None
 
 
-@dataclass(frozen=True)
-class _Played:
-    """What came of one round's messages.
-
-    Attributes:
-        tally: who answered, and how.
-        model: the next model, or None if there is none: an empty cohort, too few updates, or a strategy that failed.
-        problem: what the strategy said, if it failed.
-        sent: bytes of parameters on the wire.
-    """
-
-    tally: Tally
-    model: Parameters | None = None
-    problem: str | None = None
-    sent: int = 0
-
-
 @dataclass
 class Federation:
     """One run of a plan on a grid.
@@ -151,6 +75,9 @@ class Federation:
         observer: is told of each round.
         resume: where to go on from; None to start anew.
         attachments: files of others to keep with each checkpoint.
+        federation: whose sites take part, as they know it; None for the plan's name, as in a simulation.
+        identities: public key of each client's identity; a secure sum asks nobody else.
+        simulated: whether all clients are in one place, where they take turns.
     """
 
     plan: Plan
@@ -162,6 +89,9 @@ class Federation:
     observer: Observer
     resume: Checkpoint | None = None
     attachments: Callable[[], Mapping[str, bytes]] = dict
+    federation: str | None = None
+    identities: Mapping[str, str] = field(default_factory=dict)
+    simulated: bool = False
     _left_out: set[str] = field(default_factory=set, init=False)
 
     def run(self) -> Outcome:
@@ -174,10 +104,12 @@ class Federation:
         plan = self.plan
         nodes = roster(self.grid, plan)
         strategy = make_strategy(plan)
+        rounds = self._rounds(strategy)
         parameters, state = self.initial, RunState()
         if self.resume is not None:
             parameters, state = self.resume.parameters, self.resume.state
             self._restore(strategy, self.resume)
+            state.skip_attempts()
         self.folder.truncate_metrics(state.round)
         self.folder.keep_best(state.progress.best_round)
         self.observer.started(plan, len(nodes), state.round)
@@ -197,48 +129,91 @@ class Federation:
             cohort = sample_cohort(plan, number, list(nodes))
             memory = strategy.memory()
             asked = {c: nodes[c] for c in cohort if c not in self._left_out}
-            played = self._play(number, asked, self._needed(len(cohort)), strategy, parameters, state)
-            tally = played.tally
-            tally.faults += [ClientFault(c, Fault.LEDGER_CLOSED, refused=True) for c in cohort if c not in asked]
-            faults = self._note(state, number, cohort, tally)
-            failure = self._failure(number, cohort, played)
+            keep = partial(self._checkpoint, parameters, state, memory)
+            played = rounds.play(number, asked, len(cohort), parameters, state, keep)
+            self._note_left_out(number, [client for client in cohort if client not in asked], played.tally, state)
+            failure = self._failure(number, cohort, rounds, played)
             if failure is not None:
                 self._judge_last(parameters, state)
-                self._checkpoint(parameters, state, memory)  # the round is not done, but its charges stay
+                keep()  # the round is not done, but its charges stay
                 return Outcome(failure[0], parameters, state, nodes, failure[1])
             parameters = played.model if played.model is not None else parameters
-            for client in tally.updates:
-                state.client(client).rounds += 1
             asked = {c: node for c, node in asked.items() if c not in self._left_out}
             evaluation, sent = self._evaluate(number, parameters, state, asked)
             stopped = state.progress.stop(plan.evaluation) if evaluation is not None else None
-            sent += played.sent
-            state.round = number
-            state.bytes_up += tally.received
-            state.bytes_down += sent
-            seconds = time.monotonic() - begin
-            state.seconds += seconds
-            if state.first_round_seconds is None:
-                state.first_round_seconds = seconds
-            record = RoundRecord(
-                round=number,
-                seconds=round(seconds, 4),
-                cohort=len(cohort),
-                updates=len(tally.updates),
-                faults=[{"client": c, "reason": faults[c].fault.reason} for c in cohort if c in faults],
-                train_loss=tally.train_loss,
-                epsilon_max=self._epsilon_max(state),
-                bytes_up=tally.received,
-                bytes_down=sent,
-                evaluation=evaluation,
-                unit=privacy_unit(plan) if plan.is_private else None,
-                examples=tally.examples,
-            )
+            record = self._record(number, cohort, played, evaluation, sent, time.monotonic() - begin, state)
             self.folder.append_metrics(asdict(record))
             self._checkpoint(parameters, state, strategy.memory())
             self.folder.keep_best(state.progress.best_round)
             self.observer.round_done(record)
+            if stopped is None and state.given_up >= _MOST_GIVEN_UP:
+                reason = _too_few(number, cohort, rounds.needed(len(cohort), len(cohort)), played.tally)
+                return Outcome("failed", parameters, state, nodes, reason)
         return Outcome(stopped, parameters, state, nodes)
+
+    def _rounds(self, strategy: ServerStrategy) -> Rounds:
+        """How the plan's rounds are played."""
+        federated = Federated(
+            plan=self.plan,
+            grid=self.grid,
+            layout=self.layout,
+            strategy=strategy,
+            hear=self._hear,
+            tell=self.observer.note,
+        )
+        if self.plan.privacy.trust == "distributed":
+            return SecureRounds(
+                federated,
+                federation=self.federation or self.plan.name,
+                roster=self.identities,
+                in_turn=self.simulated,
+            )
+        return OpenRounds(federated)
+
+    def _record(
+        self,
+        number: int,
+        cohort: list[str],
+        played: Played,
+        evaluation: dict[str, float] | None,
+        sent: int,
+        seconds: float,
+        state: RunState,
+    ) -> RoundRecord:
+        """Enter a round that is over into the books; its line of metrics.
+
+        Args:
+            number, cohort, played, state: the round's.
+            evaluation: metrics of the new model, or None.
+            sent: bytes sent to have it judged.
+            seconds: wall time.
+        """
+        tally = played.tally
+        for client in tally.updates:
+            state.client(client).rounds += 1
+        state.given_up = 0 if played.model is not None or played.secure_sum is None else state.given_up + 1
+        state.round = number
+        state.bytes_up += tally.received
+        state.bytes_down += played.sent + sent
+        state.seconds += seconds
+        if state.first_round_seconds is None:
+            state.first_round_seconds = seconds
+        faults = {fault.client: fault for fault in tally.faults}
+        return RoundRecord(
+            round=number,
+            seconds=round(seconds, 4),
+            cohort=len(cohort),
+            updates=len(tally.updates),
+            faults=[{"client": c, "reason": faults[c].fault.reason} for c in cohort if c in faults],
+            train_loss=tally.train_loss,
+            epsilon_max=self._epsilon_max(state),
+            bytes_up=tally.received,
+            bytes_down=played.sent + sent,
+            evaluation=evaluation,
+            unit=privacy_unit(self.plan) if self.plan.is_private else None,
+            examples=tally.examples,
+            secure_sum=played.secure_sum,
+        )
 
     def _remind(self, nodes: Mapping[str, int], state: RunState) -> None:
         """Remind the clients of what the server has seen of their ledgers; who lacks it is not asked any more."""
@@ -252,94 +227,36 @@ class Federation:
         if not state.client(client).tell(number, epsilon=epsilon, head=head):
             self._leave_out(client)
 
+    def _note_left_out(self, number: int, clients: list[str], tally: Tally, state: RunState) -> None:
+        """Note who was drawn and not asked."""
+        for client in clients:
+            fault = ClientFault(client, Fault.LEDGER_CLOSED, refused=True)
+            tally.faults.append(fault)
+            state.note_client(number, client, fault)
+
     def _leave_out(self, client: str) -> None:
         self._left_out.add(client)
         self.observer.note(
             f"client {client}: its ledger lacks entries that it told of before, or can't be read; it is left out"
         )
 
-    def _note(self, state: RunState, number: int, cohort: list[str], tally: Tally) -> dict[str, ClientFault]:
-        """Enter a round's answers into the books; the faults by client."""
-        for client in tally.updates:
-            self._hear(state, number, client, tally.epsilons.get(client), tally.heads[client])
-        for client in tally.unprotected:
-            state.client(client).note_unprotected(number)
-        faults = {fault.client: fault for fault in tally.faults}
-        answered = {*faults, *tally.updates}  # a user's own strategy may ask fewer than the cohort
-        for client in cohort:
-            if client in answered:
-                state.note_client(number, client, faults.get(client))
-        return faults
-
-    def _play(
-        self,
-        number: int,
-        nodes: Mapping[str, int],
-        needed: int,
-        strategy: ServerStrategy,
-        parameters: Parameters,
-        state: RunState,
-    ) -> _Played:
-        """One round's messages to `nodes`, and their replies; fewer than `needed` good ones make no model."""
-        tally = Tally()
-        if not nodes:
-            return _Played(tally)
-        arrays = to_arrays(parameters, self.layout)
-        config = ConfigRecord(dict(self._config(state)))
-        clients = {node: client for client, node in nodes.items()}
-        facade = CohortGrid(self.grid, list(nodes.values()))
-        messages = strategy.configure(number, arrays, config, facade)
-        place = {node: i for i, node in enumerate(clients)}
-        messages.sort(key=lambda message: place[message.metadata.dst_node_id])
-        for message in messages:
-            message.metadata.group_id = str(number)
-        # What the clients train from: under float16 it is not quite the server's own model.
-        start = from_arrays(arrays, self.layout)
-        kind: Round = EveryReplyRound(nodes) if strategy.every_reply else MeanRound()
-        model: Parameters | None = None
-        problem: str | None = None
-        sent = {clients[message.metadata.dst_node_id]: message for message in messages}
-        replies = answers(
-            self.grid,
-            messages,
-            clients,
-            lambda reply, client: read_reply(reply, client, self.layout, self.plan),
-            timeout=self.plan.federation.round_timeout,
-        )
-        for contributions in kind.steps(start, replies, tally):
-            if len(tally.updates) >= needed:
-                try:
-                    model = strategy.aggregate(number, sent, contributions)
-                except StrategyError as error:
-                    problem = str(error)
-        return _Played(tally, model, problem, wire_bytes(arrays) * len(messages))
-
-    def _config(self, state: RunState) -> dict[str, str]:
-        """What every request says of run and plan."""
-        return {PLAN_DIGEST: self.plan.digest(), LAYOUT_DIGEST: self.layout.digest, RUN: state.run}
-
-    def _needed(self, cohort: int) -> int:
-        """Good updates a round needs. A cohort drawn smaller than the minimum must then be complete."""
-        return max(1, min(self.plan.federation.min_clients, cohort))
-
-    def _failure(self, number: int, cohort: list[str], played: _Played) -> tuple[Stopped, str] | None:
-        tally, needed = played.tally, self._needed(len(cohort))
+    def _failure(self, number: int, cohort: list[str], rounds: Rounds, played: Played) -> tuple[Stopped, str] | None:
         if played.problem is not None:
             return "failed", f"round {number}: {played.problem}"
-        if not cohort or len(tally.updates) >= needed:
+        if not cohort or played.model is not None:
             return None
-        refusing = [fault.client for fault in tally.faults if fault.fault is Fault.BUDGET_EXHAUSTED]
+        refusing = [fault.client for fault in played.tally.faults if fault.fault is Fault.BUDGET_EXHAUSTED]
+        left = len(cohort) - len(refusing)
+        needed = rounds.needed(len(cohort), left)
         # Budgets alone must have ended it: any other reason may depend on data, and what is claimed then is more.
-        if len(cohort) - len(refusing) < needed:
+        if left < needed:
             return "budget", (
                 f"round {number}: {len(refusing)} of {len(cohort)} clients have no privacy budget left; "
-                f"{len(tally.updates)} good updates are too few, the plan needs {needed}"
+                f"{len(played.tally.updates)} good updates are too few, the plan needs {needed}"
             )
-        reasons = sorted({fault.fault.reason for fault in tally.faults}) or ["nobody else was asked"]
-        return "failed", (
-            f"round {number}: {len(tally.updates)} good updates of {len(cohort)} clients, the plan needs {needed} "
-            f"({', '.join(reasons)})"
-        )
+        if played.secure_sum is not None:  # one such round is borne
+            return None
+        return "failed", _too_few(number, cohort, needed, played.tally)
 
     def _evaluate(
         self, number: int, parameters: Parameters, state: RunState, nodes: Mapping[str, int]
@@ -371,7 +288,7 @@ class Federation:
             parameters,
             nodes,
             round_number=number,
-            config=self._config(state),
+            config=request_config(self.plan, self.layout, state),
         )
         for reply in found.replies:
             self._hear(state, number, reply.client, reply.epsilon, reply.head)
@@ -416,3 +333,12 @@ class Federation:
                 "class get_state() and set_state(state)"
             )
         strategy.adapter.load(strategy.flower, checkpoint.strategy)
+
+
+def _too_few(number: int, cohort: list[str], needed: int, tally: Tally) -> str:
+    """Why a round failed, in one line."""
+    reasons = sorted({fault.fault.reason for fault in tally.faults}) or ["nobody else was asked"]
+    return (
+        f"round {number}: {len(tally.updates)} good updates of {len(cohort)} clients, the plan needs {needed} "
+        f"({', '.join(reasons)})"
+    )

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from security.frames import Goodbye, Taken
-from server.federation import RoundRecord
 from server.gathering import answer_text
+from server.observer import RoundRecord
 from server.queue import Entry
 from server.run_folder import RunFolder
 from server.watchers import Watcher

@@ -17,7 +17,7 @@ import psutil
 
 from security.errors import UsageError
 from security.frames import ACCEPTED, PENDING, Goodbye
-from server.federation import RoundRecord
+from server.observer import RoundRecord
 from server.queue import Entry
 from server.run_folder import RunFolder
 from server.watchers import Watcher

@@ -11,7 +11,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from server.federation import RoundRecord
+from server.observer import RoundRecord
 from server.queue import Entry
 from server.run_folder import RunFolder
 from server.watchers import Watcher

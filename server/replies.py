@@ -28,7 +28,13 @@ from shared_models.protocol import (
 from shared_models.wire import decode_update
 
 # What only the server finds; a client that says so has failed.
-_FOUND_HERE = (Fault.MALFORMED_REPLY, Fault.NON_FINITE, Fault.TIMED_OUT)
+_FOUND_HERE = (
+    Fault.MALFORMED_REPLY,
+    Fault.NON_FINITE,
+    Fault.TIMED_OUT,
+    Fault.SECURE_SUM_BROKEN,
+    Fault.SECURE_SUM_ABORTED,
+)
 
 _LARGEST_WEIGHT = 2**29  # what the mean can hold
 _LARGEST_LOSS = 1e100  # so that the mean of a round's losses is finite
@@ -119,7 +125,7 @@ def read_reply(reply: Message, client: str, layout: Layout, plan: Plan) -> Updat
         return said(client, fault_of(reply.error.code))
     private = plan.is_private
     content = reply.content if reply.has_content() else RecordDict()
-    arrays, metrics, head = content.get(ARRAYS), content.get(METRICS), _head(content)
+    arrays, metrics, head = content.get(ARRAYS), content.get(METRICS), head_of(content)
     if set(content.keys()) != {ARRAYS, METRICS, LEDGER} or not isinstance(arrays, ArrayRecord) or head is None:
         return ClientFault(client, Fault.MALFORMED_REPLY)
     needed = {WEIGHT, EPSILON if private else TRAIN_LOSS}
@@ -162,7 +168,7 @@ def read_counts(reply: Message, client: str, plan: Plan) -> CountsReply | Client
         return said(client, fault_of(reply.error.code))
     private = plan.is_private
     content = reply.content if reply.has_content() else RecordDict()
-    metrics, head = content.get(METRICS), _head(content)
+    metrics, head = content.get(METRICS), head_of(content)
     wanted = {CORRECT, TOTAL, EPSILON} if private else {CORRECT, TOTAL}
     if set(content.keys()) != {METRICS, LEDGER} or head is None or not isinstance(metrics, MetricRecord):
         return ClientFault(client, Fault.MALFORMED_REPLY)
@@ -184,7 +190,7 @@ def said(client: str, fault: Fault) -> ClientFault:
     return ClientFault(client, fault, refused=fault.is_refusal)
 
 
-def _head(content: RecordDict) -> Head | None:
+def head_of(content: RecordDict) -> Head | None:
     """The ledger's newest entry, as a reply tells it; None if it is told wrongly."""
     record = content.get(LEDGER)
     if not isinstance(record, ConfigRecord) or set(record.keys()) != {HEAD_POSITION, HEAD_HASH}:

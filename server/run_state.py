@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from security.secure_sum.attempt import Phase
 from server.replies import ClientFault, Head
 from server.stopping import Progress
 from shared_models.faults import Fault
+
+# They follow from messages and from who is there, not from data (rule 5); nor do they say that nothing was charged.
+_OF_SECURE_SUMS = (Fault.SECURE_SUM_REFUSED, Fault.SECURE_SUM_LOST, Fault.SECURE_SUM_ABORTED)
+
+_SKIPPED = 1000  # far more than are announced between two checkpoints
 
 
 @dataclass
@@ -21,6 +27,7 @@ class ClientTally:
         charged: rounds it was asked to train and did not refuse: what its budget has paid for. A round that is asked
             for again in the same words is paid for once.
         evaluated: the same of rounds after which it was asked to judge the model.
+        again: rounds of `charged` that it was charged for once more, in another attempt at a secure sum; once for each.
         refused: rounds it refused.
         reported: largest epsilon that the client itself, in replies or a statement, said it had spent in this run; 0
             before it said any.
@@ -40,6 +47,7 @@ class ClientTally:
     unprotected: list[int] = field(default_factory=list)
     contradicted: list[int] = field(default_factory=list)
     head: Head | None = None
+    again: list[int] = field(default_factory=list)
 
     def tell(self, round_number: int, *, epsilon: float | None, head: Head) -> bool:
         """Note what a good reply says of the client's books.
@@ -56,6 +64,19 @@ class ClientTally:
         self.head = head
         return True
 
+    @property
+    def trainings(self) -> int:
+        """How often it was charged for training."""
+        return len(self.charged) + len(self.again)
+
+    def charge_attempt(self, round_number: int) -> None:
+        """Charge an attempt at a secure sum: each one is trained for and paid for anew."""
+        (self.again if round_number in self.charged else self.charged).append(round_number)
+
+    def uncharge_attempt(self, round_number: int) -> None:
+        """Take the newest charge of a round back: the client said that it refused."""
+        (self.again if round_number in self.again else self.charged).remove(round_number)
+
     def note_unprotected(self, round_number: int) -> None:
         """Note that the site let out fields as they are."""
         _add(self.unprotected, round_number)
@@ -67,6 +88,9 @@ class RunState:
 
     Attributes that are not plain counts:
         run: the server's own id of the run, by which clients tell a request that is made again from a new one.
+        attempt: largest number of an attempt at a secure sum that clients may have heard of.
+        begun: round of each attempt that asked for masked vectors, in order; on disk before anybody is asked.
+        given_up: how many of the last rounds, one after the other, were given up without a sum.
     """
 
     run: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -79,6 +103,43 @@ class RunState:
     seconds: float = 0.0
     first_round_seconds: float | None = None
     evaluation: dict[str, float] | None = None
+    attempt: int = 0
+    begun: list[int] = field(default_factory=list)
+    given_up: int = 0
+
+    @property
+    def repeated(self) -> int:
+        """Attempts that were charged beyond the first of their round."""
+        return len(self.begun) - len(set(self.begun))
+
+    def skip_attempts(self) -> None:
+        """After a restart: attempts may have been announced since these books were written, and none is repeated."""
+        self.attempt += _SKIPPED
+
+    def begin_attempt(self, round_number: int, clients: Iterable[str]) -> None:
+        """Charge these clients for an attempt that will now ask for their masked vectors."""
+        self.begun.append(round_number)
+        for client in clients:
+            self.client(client).charge_attempt(round_number)
+
+    def note_attempt_fault(self, round_number: int, phase: Phase, fault: ClientFault) -> None:
+        """Note a client that fell out of an attempt at a secure sum.
+
+        Only in the masked phase is data touched: there a refusal takes the charge back, and from there on a failure
+        withdraws the claim for the round (rule 5).
+        """
+        line = {"round": round_number, "client": fault.client, "reason": fault.fault.reason}
+        if line not in self.faults:
+            self.faults.append(line)
+        tally = self.client(fault.client)
+        if fault.fault in _OF_SECURE_SUMS or fault.fault is Fault.TIMED_OUT:
+            return
+        if fault.refused:
+            _add(tally.refused, round_number)
+            if phase is Phase.MASKED:
+                tally.uncharge_attempt(round_number)
+        elif phase not in (Phase.KEYS, Phase.SHARES):
+            _add(tally.withdrawn, round_number)
 
     def client(self, name: str) -> ClientTally:
         """A client's tally, made where there is none."""

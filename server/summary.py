@@ -14,7 +14,7 @@ from typing import Any
 from privacy.accountant import ACCOUNTANT, RELATION, Spent, epsilon
 from privacy.lifetime import Account, Limit, Releases, multiset
 from privacy.mechanisms import DpSgd, NoisyCounts, Release
-from server.claim import NO_PRIVACY, Remark, assumptions, claim, disclosed, privacy_unit, withdrawn
+from server.claim import NO_PRIVACY, Remark, accountant_of, assumptions, claim, disclosed, privacy_unit, withdrawn
 from server.run_state import ClientTally, RunState
 from shared_models.plan import Plan
 
@@ -133,21 +133,41 @@ def privacy_summary(
         "unit": privacy_unit(plan),
         "trust": privacy.trust,
         "relation": RELATION,
-        "accountant": f"{ACCOUNTANT}; RDP beside it",
+        "accountant": f"{ACCOUNTANT}; RDP beside it" if accountant_of(plan) == ACCOUNTANT else accountant_of(plan),
         "delta": privacy.delta,
         "epsilon_max": _largest(list(epsilons.values())),
         "epsilon_planned": privacy.epsilon,
         "noise_multiplier": release.noise_multiplier,
         "clipping_norm": privacy.clipping_norm,
         "sample_rate": release.sample_rate,
-        "steps_a_round": release.steps,
+        "steps_a_round": release.steps if isinstance(release, DpSgd) else 1,  # a secure sum is one release
         "noise": privacy.noise,
         "selection": privacy.selection,
+        "secure_sum": _secure_sum(plan, state),
         "claim": None if lacking else claim(plan, epsilons),
         "withdrawn": [remark.to_json() for remark in lacking],
         "assumptions": [remark.to_json() for remark in assumptions(plan)],
         "disclosed": [remark.to_json() for remark in disclosed(plan, simulated=simulated)],
         "clients": rows,
+    }
+
+
+def _secure_sum(plan: Plan, state: RunState) -> dict[str, Any] | None:
+    """What the figures of secure sums rest on, and what was asked; None where there were none."""
+    if plan.privacy.trust != "distributed":
+        return None
+    found, release = plan.secure_parameters(), plan.train_release()
+    assert release is not None
+    return {
+        "clients": found.cohort,
+        "honest": found.honest,
+        "corrupt": found.corrupt,
+        "holders": found.holders,
+        "threshold": found.threshold,
+        "least": found.least,
+        "attempts": len(state.begun),
+        "repeated": state.repeated,
+        "release": release.to_json(),
     }
 
 
@@ -178,13 +198,14 @@ def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> di
     def spent(records: int) -> Spent:
         return epsilon(_for_units_of(claimed, records), plan.privacy.delta)
 
-    own = spent(release.records_per_unit)
+    by_record = isinstance(release, DpSgd)
+    own = spent(release.records_per_unit) if isinstance(release, DpSgd) else epsilon(claimed, plan.privacy.delta)
     return row | {
         # Both books: what the server asked for, and what the client says it has paid for.
         "epsilon": _finite(max(own.epsilon, tally.reported)),
         "rdp_epsilon": _finite(own.rdp_epsilon),
-        "record_epsilon": _finite(spent(1).epsilon),
-        "person_epsilon": None if bound is None else _finite(spent(bound).epsilon),
+        "record_epsilon": _finite(spent(1).epsilon) if by_record else None,
+        "person_epsilon": None if bound is None or not by_record else _finite(spent(bound).epsilon),
         "budget": _finite(limit),
         "charged_rounds": claimed[release],
         "charged_evaluations": sum(claimed.values()) - claimed[release],
@@ -196,7 +217,7 @@ def releases_of(plan: Plan, tally: ClientTally) -> Releases:
     train, counts = plan.train_release(), plan.evaluate_release()
     charged: Counter[Release] = Counter()
     if train is not None:
-        charged[train] = len(tally.charged)
+        charged[train] = tally.trainings
     if counts is not None:
         charged[counts] = len(tally.evaluated)
     return multiset(charged)
@@ -214,7 +235,8 @@ def _to_come(plan: Plan, state: RunState, tally: ClientTally, stopped: str | Non
     if stopped not in _DATA_DEPENDENT_STOPS or train is None:
         return found
     for number in range(state.round + 1, plan.federation.rounds + 1):
-        begun = number == state.round + 1 and stopped == "failed"
+        # A round of secure sums that was given up is over; others fail in the midst.
+        begun = number == state.round + 1 and stopped == "failed" and plan.privacy.trust != "distributed"
         if begun and number not in tally.charged:
             continue  # it was not asked, or refused
         found[train] += number not in tally.charged

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from security.frames import Goodbye, Taken
-from server.federation import RoundRecord
+from server.observer import RoundRecord
 from server.queue import Entry
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
@@ -34,7 +34,7 @@ class Watcher:
     def warns(self, code: str, text: str, **fields: float | str) -> None:
         """The operator should do something; `code` and `fields` are for the log, `text` for people."""
 
-    # --- one run (`server.federation.Observer`)
+    # --- one run (`server.observer.Observer`)
 
     def started(self, plan: Plan, clients: int, done: int) -> None:
         """The run begins, or goes on after `done` rounds."""

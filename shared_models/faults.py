@@ -56,6 +56,16 @@ class Fault(IntEnum):
     """The site has no data of the plan's kind."""
     POLICY_RESOURCES = 1022
     """The plan asks for more threads or memory than the site gives, or for a device that isn't there."""
+    POLICY_SECURE_SUM = 1023
+    """The plan's secure sum counts on fewer honest clients, or has a smaller cohort, than the site asks for."""
+    SECURE_SUM_REFUSED = 1024
+    """The client refused a message of a secure sum: too few take part, or it breaks the protocol's rules."""
+    SECURE_SUM_LOST = 1025
+    """The client has no secrets of this attempt at a secure sum: it started again, or a newer attempt has begun."""
+    SECURE_SUM_BROKEN = 1026
+    """The client's part in a secure sum is wrong: a forged or damaged message, or a share that doesn't fit."""
+    SECURE_SUM_ABORTED = 1027
+    """The client did its part, but too few others did: the sum was not opened."""
 
     @property
     def reason(self) -> str:
@@ -64,7 +74,7 @@ class Fault(IntEnum):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether a client says it before it touches data: it depends on plan, settings and ledger alone (rule 5)."""
+        """Whether it depends on plan, settings, ledger and the server's messages alone, never on data (rule 5)."""
         return self in _REFUSALS
 
 
@@ -75,6 +85,8 @@ _REFUSALS = (
     Fault.LEDGER_CLOSED,
     Fault.REPLY_GONE,
     Fault.SITE_DATA,
+    Fault.SECURE_SUM_REFUSED,
+    Fault.SECURE_SUM_LOST,
     *(fault for fault in Fault if fault.name.startswith("POLICY_")),
 )
 

@@ -161,6 +161,22 @@ def in_order(
         yield name, value
 
 
+def unflat(values: npt.NDArray[np.float32], layout: Layout) -> Parameters:
+    """All trained values in one row, in the layout's order, as named arrays.
+
+    Raises:
+        ValueError: there are more or fewer of them.
+    """
+    if values.shape != (layout.size,):
+        raise ValueError(f"{values.shape} values don't fill a layout of {layout.size}")
+    found, start = {}, 0
+    for name, shape in layout.entries:
+        end = start + int(np.prod(shape, dtype=np.int64))
+        found[name] = values[start:end].reshape(shape)
+        start = end
+    return found
+
+
 def read_array(array: Array, name: str, shape: tuple[int, ...], type_name: str) -> npt.NDArray[Any]:
     """One array off the wire, as it is in the message's own bytes: not to be written to.
 

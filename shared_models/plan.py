@@ -1,8 +1,9 @@
 """The plan: one description of a federated run, the same in simulation and in deployment.
 
-This module is the only definition of what a plan may say, together with `plan_data` and `plan_federation`, which hold
-the tables of [data], [federation] and [evaluation]. Reading it from TOML, overriding keys and writing it out is
-`plan_file`; computing the noise from the target epsilon (or the other way round) is `resolve`.
+This module is the only definition of what a plan may say, together with `plan_data`, `plan_federation` and
+`plan_secure_sum`, which hold the tables of [data], [federation], [evaluation] and [secure_sum]. Reading it from TOML,
+overriding keys and writing it out is `plan_file`; computing the noise from the target epsilon (or the other way round)
+is `resolve`.
 
 Every table is frozen and strict (`plan_section`): an unknown key, a wrong type or an impossible combination is an
 error that names the key path, what was given and what is allowed.
@@ -13,12 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from privacy.lifetime import Balance, Terms, multiset
-from privacy.mechanisms import DpSgd, NoisyCounts, Release
+from privacy.mechanisms import DiscreteGaussianSum, DpSgd, NoisyCounts, Release, SkellamSum
+from privacy.sum_grid import SumGrid
 from shared_models.plan_data import DataPlan, NaturalPartition, is_numbered
 from shared_models.plan_federation import (
     MEAN_STRATEGIES,
@@ -28,6 +30,18 @@ from shared_models.plan_federation import (
     FixedCohort,
 )
 from shared_models.plan_section import Count, CountOrZero, Decay, NonNegative, Positive, Rate, Section
+from shared_models.plan_secure_sum import (
+    SecureSumPlan,
+    check_secure_sum,
+    cohort_size,
+    honest_and_corrupt,
+    secure_sum_of,
+    sum_grid,
+    sum_release,
+)
+
+if TYPE_CHECKING:
+    from security.secure_sum.parameters import SumParameters
 
 # What the key says that tells the tables of a kind apart.
 _SCHEDULE: Final = "constant, cosine or step."
@@ -194,6 +208,7 @@ class Plan(Section):
     privacy: PrivacyPlan = Field(default_factory=lambda: PrivacyPlan(epsilon=8.0))
     federation: FederationPlan = Field(default_factory=FederationPlan)
     evaluation: EvaluationPlan = Field(default_factory=EvaluationPlan)
+    secure_sum: SecureSumPlan | None = Field(None, description="Secure sums; with privacy.trust = 'distributed' only.")
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -255,8 +270,13 @@ class Plan(Section):
         if wire in ("int8", "top-k") and trust in ("distributed", "central"):
             raise ValueError(
                 f"federation.wire = '{wire}' changes each update after it was clipped, and privacy.trust = '{trust}' "
-                "counts on clipped ones; allowed: float32, float16"
+                f"counts on clipped ones; allowed: float32{'' if trust == 'distributed' else ', float16'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _secure_sum(self) -> Self:
+        check_secure_sum(self)
         return self
 
     @property
@@ -297,20 +317,65 @@ class Plan(Section):
             raise ValueError("the plan is not resolved, or without privacy: its epsilon is unknown")
         return min(privacy.client_budgets.get(client, privacy.budget or privacy.epsilon), privacy.epsilon)
 
+    @property
+    def spare_rounds(self) -> int:
+        """Rounds of training that are paid for beyond those planned, for attempts that were aborted after a charge."""
+        return self.secure.spare_rounds if self.privacy.trust == "distributed" else 0
+
     def is_evaluated(self, round_number: int) -> bool:
         """Whether the model is judged after a round."""
         if self.evaluation.where == "none":
             return False
         return round_number % self.evaluation.every == 0 or round_number == self.federation.rounds
 
-    def train_release(self) -> DpSgd | None:
+    @property
+    def secure(self) -> SecureSumPlan:
+        """How clients add up in secret, with the defaults filled in; means something under distributed trust only."""
+        return secure_sum_of(self)
+
+    def sum_grid(self) -> SumGrid:
+        """Under distributed trust: on which whole numbers updates lie, with how much noise.
+
+        Raises:
+            ValueError: the plan is not resolved.
+        """
+        return sum_grid(self)
+
+    def secure_parameters(self, clients: int | None = None) -> SumParameters:
+        """Under distributed trust: the thresholds of a sum over so many clients, by default a whole cohort.
+
+        The numbers of honest and of corrupt clients are those of a whole cohort, however many take part.
+
+        Raises:
+            ValueError: so many clients can't add up in secret, or are more than the plan's cohort.
+        """
+        from security.secure_sum.parameters import parameters_for
+
+        most = cohort_size(self)
+        clients = most if clients is None else clients
+        if clients > most:
+            raise ValueError(f"{clients} clients are more than the {most} that the plan's noise and ring are made for")
+        honest, corrupt = honest_and_corrupt(self)
+        return parameters_for(cohort=clients, corrupt=corrupt, honest=honest)
+
+    def train_release(self) -> DpSgd | DiscreteGaussianSum | SkellamSum | None:
         """What one round of training releases of a client's data, or None without privacy.
+
+        Under distributed trust it is a sum that the client takes part in, priced by the noise of the fewest honest
+        clients that it opens for (rule 2).
 
         Raises:
             ValueError: the plan is not resolved yet, so the noise multiplier is unknown.
         """
         if not self.is_private:
             return None
+        if self.privacy.trust == "distributed":
+            if self.privacy.unit != "client":
+                raise ValueError("what a secure sum costs is known for whole clients only: privacy.unit = 'client'")
+            dimension = self.secure.dimension
+            if dimension is None:
+                raise ValueError("the plan is not resolved: the dimension of its sums is unknown")
+            return sum_release(self.sum_grid(), honest=honest_and_corrupt(self)[0], dimension=dimension)
         if self.privacy.noise_multiplier is None:
             raise ValueError("the plan is not resolved: its noise multiplier is unknown")
         return DpSgd(
@@ -333,7 +398,7 @@ class Plan(Section):
         return Counter() if release is None else Counter({release: times})
 
     def terms(self) -> Terms:
-        """What a client may be asked to release over the whole run (rule 4), round by round.
+        """What a client may be asked to release over the whole run (rule 4), round by round, spare attempts last.
 
         Raises:
             ValueError: the plan is not resolved, or without privacy.
@@ -343,6 +408,7 @@ class Plan(Section):
             raise ValueError("a plan without privacy has no terms")
         alone, both = multiset([train]), multiset([train] if counts is None else [train, counts])
         rounds = tuple(both if self.is_evaluated(n) else alone for n in range(1, self.federation.rounds + 1))
+        rounds += (alone,) * self.spare_rounds
         return Terms(plan=self.digest(), rounds=rounds, delta=self.privacy.delta)
 
     def digest(self) -> str:
@@ -351,5 +417,7 @@ class Plan(Section):
         All but `data.path`: where data lies is the business of the machine it lies on.
         """
         meaning = self.model_dump(mode="json", exclude={"data": {"path"}})
+        if meaning["secure_sum"] is None:  # plans from before there were any keep their digest
+            del meaning["secure_sum"]
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

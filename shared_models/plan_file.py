@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from security.errors import UsageError
 from shared_models.plan import Plan
 from shared_models.plan_data import located
+from shared_models.plan_secure_sum import COMPUTED
 from shared_models.toml_errors import TOO_DEEP, checked, parse, quoted, read_text, short
 
 
@@ -111,11 +112,15 @@ def _keys(path: str) -> list[str]:
 
 
 def _forget_computed(raw: dict[str, Any]) -> None:
-    """Drop the number a resolved plan computed: an override may change what it was computed from."""
+    """Drop the numbers a resolved plan computed: an override may change what they were computed from."""
     privacy = raw.get("privacy")
     computed = {"epsilon": "noise_multiplier", "noise_multiplier": "epsilon"}
     if isinstance(privacy, dict) and privacy.get("calibrated_from") in tuple(computed):
         privacy.pop(computed[privacy.pop("calibrated_from")], None)
+        secure = raw.get("secure_sum")
+        if isinstance(secure, dict):
+            for name in COMPUTED:
+                secure.pop(name, None)
 
 
 def _shown(override: str) -> str:

@@ -42,3 +42,21 @@ CLIENT_ID: Final = "client-id"
 # Query by which a server reminds a client of the newest entry it knows, and asks what was spent.
 STATEMENT: Final = "query.statement"
 STATEMENT_TEXT: Final = "statement"
+
+# The phases of a secure sum (docs/secure-aggregation.md), in their order; all of one attempt. Flower wants an
+# identifier after the dot. The masked phase, in which sites train, is a message of type "train" that holds
+# SECURE_ATTEMPT and SECURE_MESSAGE beside what every train request holds (round, run, both digests, and the model).
+SECURE_KEYS: Final = "query.secure_keys"
+SECURE_SHARES: Final = "query.secure_shares"
+SECURE_SURVIVORS: Final = "query.secure_survivors"
+SECURE_UNMASK: Final = "query.secure_unmask"
+
+# Fields of the config of every request of a secure sum, beside PLAN_DIGEST, LAYOUT_DIGEST, ROUND and RUN. The four
+# queries' replies hold one field, SECURE_MESSAGE, in their CONFIG record.
+SECURE_MESSAGE: Final = "secure-message"  # bytes, as `security.secure_sum` makes and reads them
+SECURE_MODEL: Final = "secure-model"  # in SECURE_KEYS alone: `shared_models.secure_context.model_digest` of the model
+SECURE_ATTEMPT: Final = "secure-attempt"  # bytes: the attempt's digest (32); in all requests but SECURE_KEYS
+
+# The one array of a masked reply's ARRAYS, of shape (dimension,) and of the ring's own type, uint32 or uint64. Its
+# METRICS and LEDGER are those of every private train reply: WEIGHT 1 and EPSILON; the newest entry of the books.
+MASKED: Final = "masked"

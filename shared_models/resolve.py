@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from privacy.accountant import epsilon as epsilon_of
-from privacy.calibration import noise_multiplier_for
+from privacy.calibration import least_noise_multiplier, noise_multiplier_for
+from privacy.mechanisms import Release
 from security.errors import UsageError
 from shared_models.cards import card_for
 from shared_models.plan import Plan, PrivacyPlan
 from shared_models.plan_data import located
+from shared_models.plan_secure_sum import COMPUTED, computed, padded
 from shared_models.private_trainable import check_private_trainable
 from shared_models.registry import build_for, check_options
 
 # Which (unit, trust) pairs this version can run; the plan's language already knows the others.
-OFFERED = (("example", "local"),)
+OFFERED = (("example", "local"), ("client", "distributed"))
 
 
 def resolve(plan: Plan) -> Plan:
@@ -34,7 +36,7 @@ def resolve(plan: Plan) -> Plan:
     check_offered(plan)
     options = check_options(plan.model.name, plan.model.options)
     model = build_for(plan)
-    if plan.is_private:
+    if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
         card = card_for(plan.data)
         check_private_trainable(model, card.input_shape, len(card.classes))
     changes: dict[str, Any] = {
@@ -45,7 +47,14 @@ def resolve(plan: Plan) -> Plan:
         changes["data"] = plan.data.model_copy(update={"path": located(plan.data.path, Path())})
     if plan.training.epochs is None:
         changes["training"] = plan.training.model_copy(update={"steps": plan.training.local_steps})
-    changes["privacy"] = _resolve_privacy(plan)
+    if plan.privacy.trust == "distributed":
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        plan = _for_vectors(plan, padded(trained, rotation=plan.secure.rotation))
+    privacy = _resolve_privacy(plan)
+    changes["privacy"] = privacy
+    if plan.privacy.trust == "distributed":
+        found = _computed(plan.model_copy(update={"privacy": privacy}))
+        changes["secure_sum"] = plan.secure.model_copy(update=found)
     return Plan.model_validate(plan.model_copy(update=changes).model_dump())
 
 
@@ -59,8 +68,31 @@ def check_offered(plan: Plan) -> None:
     if plan.is_private and pair not in OFFERED:
         raise UsageError(
             f"privacy.trust = '{pair[1]}' with privacy.unit = '{pair[0]}': this version can't run it; allowed: "
-            "trust = 'none', or trust = 'local' with unit = 'example'"
+            "trust = 'none', trust = 'local' with unit = 'example', or trust = 'distributed' with unit = 'client'"
         )
+
+
+def _for_vectors(plan: Plan, dimension: int) -> Plan:
+    """A plan for secure sums of vectors of that dimension, whose thresholds are known to exist."""
+    given = plan.secure.dimension
+    if given not in (None, dimension):
+        raise UsageError(
+            f"secure_sum.dimension = {given}: the network has {dimension}; remove {', '.join(COMPUTED)} from "
+            "[secure_sum], and they are computed anew"
+        )
+    try:
+        plan.secure_parameters()
+    except ValueError as error:
+        raise UsageError(f"secure_sum: {error}") from error
+    return plan.model_copy(update={"secure_sum": plan.secure.model_copy(update={"dimension": dimension})})
+
+
+def _computed(plan: Plan) -> dict[str, float | int]:
+    assert plan.secure.dimension is not None
+    try:
+        return computed(plan, dimension=plan.secure.dimension)
+    except ValueError as error:
+        raise UsageError(f"privacy.noise_multiplier: {error}") from error
 
 
 def _resolve_privacy(plan: Plan) -> PrivacyPlan:
@@ -73,6 +105,8 @@ def _resolve_privacy(plan: Plan) -> PrivacyPlan:
         assert privacy.epsilon is not None
         noise_multiplier = _calibrated(plan, privacy.epsilon)
         return privacy.model_copy(update={"noise_multiplier": noise_multiplier, "calibrated_from": "epsilon"})
+    if privacy.trust == "distributed":
+        _computed(plan)  # or there is no release to price
     epsilon = planned_epsilon(plan)
     if not math.isfinite(epsilon):
         counts = f", evaluation.count_noise = {plan.evaluation.count_noise}" if plan.planned_counts() else ""
@@ -101,6 +135,21 @@ def _rounded_up(epsilon: float) -> float:
 
 
 def _calibrated(plan: Plan, epsilon: float) -> float:
+    if plan.privacy.trust == "distributed":
+
+        def release(noise_multiplier: float) -> Release:
+            privacy = plan.privacy.model_copy(update={"noise_multiplier": noise_multiplier})
+            found = plan.model_copy(update={"privacy": privacy}).train_release()
+            assert found is not None
+            return found
+
+        return least_noise_multiplier(
+            release,
+            times=plan.federation.rounds + plan.spare_rounds,
+            epsilon=epsilon,
+            delta=plan.privacy.delta,
+            also=plan.planned_counts(),
+        )
     return noise_multiplier_for(
         epsilon=epsilon,
         delta=plan.privacy.delta,
@@ -112,9 +161,12 @@ def _calibrated(plan: Plan, epsilon: float) -> float:
 
 
 def planned_epsilon(plan: Plan) -> float:
-    """Epsilon of a client that takes part in every planned round (rule 4: the planned rounds are what is claimed)."""
+    """Epsilon of a client that takes part in every planned round (rule 4: the planned rounds are what is claimed).
+
+    Spare attempts count as if they were made.
+    """
     release = plan.train_release()
     if release is None:
         raise ValueError("a plan without privacy has no epsilon")
-    planned = Counter({release: plan.federation.rounds}) + plan.planned_counts()
+    planned = Counter[Release]({release: plan.federation.rounds + plan.spare_rounds}) + plan.planned_counts()
     return epsilon_of(planned, plan.privacy.delta).epsilon

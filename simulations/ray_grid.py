@@ -1,8 +1,9 @@
 """A grid on Ray: one persistent actor for each processor slot, on this machine or a cluster.
 
-A round's content goes into Ray's object store once. Each actor works off a batch of clients and streams the replies
-back; batches shrink towards the end of a round, so that no actor is left with a long queue while others idle. A dead
-actor is replaced and its unanswered clients are tried once more, one at a time.
+A model that is sent to many clients goes into Ray's object store once, whatever each of them is told beside it. Each
+actor works off a batch of clients and streams the replies back; batches shrink towards the end of a round, so that no
+actor is left with a long queue while others idle. A dead actor is replaced and its unanswered clients are tried once
+more, one at a time.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.metadata import Metadata
 
 from security.errors import RunError, UsageError
@@ -44,6 +45,7 @@ except ImportError as error:  # the extra is not installed
 
 
 _READY_SECONDS = 180.0
+_PLACE = ConfigRecord()  # keeps an array record's place while it travels by itself: clients digest a request in order
 _HOME = str(Path(__file__).resolve().parent.parent)  # the folder that holds our packages
 
 
@@ -67,7 +69,8 @@ class _Task:
     """One message on its way to one client."""
 
     metadata: Metadata
-    content: Any  # reference to the content in the object store
+    arrays: Any  # reference to its arrays in the object store, which others share
+    content: RecordDict  # all of it but the arrays, whose places are kept
     client: str
     state: RecordDict
     retried: bool = False
@@ -100,10 +103,11 @@ def _actor_class() -> type:
             """Answers once the worker stands."""
             return True
 
-        def work(self, content: Any, batch: list[Any]) -> Iterator[Any]:
-            """Answer a batch of messages with the same content, one reply (and new state) after another."""
-            for metadata, client, state in batch:
-                yield self._worker.handle(metadata, content, client, state)
+        def work(self, arrays: Any, batch: list[Any]) -> Iterator[Any]:
+            """Answer a batch of messages with the same arrays, one reply (and new state) after another."""
+            for metadata, content, client, state in batch:
+                whole = type(content)({name: arrays.get(name, record) for name, record in content.items()})
+                yield self._worker.handle(metadata, whole, client, state)
 
     return ClientActor
 
@@ -188,24 +192,26 @@ class RayGrid(LocalGrid):
             self._abandon()
 
     def _tasks(self, messages: Sequence[Message]) -> Iterator[_Task]:
-        """One task a message; messages that share their content share one copy in the object store."""
-        stored: dict[int, Any] = {}
+        """One task a message; messages that hold the same arrays share one copy of them in the object store."""
+        stored: dict[tuple[tuple[str, int], ...], Any] = {}
         for message in messages:
-            key = id(message.content)
+            arrays = {name: record for name, record in message.content.items() if isinstance(record, ArrayRecord)}
+            key = tuple((name, id(record)) for name, record in arrays.items())
             if key not in stored:
-                stored[key] = ray.put(message.content)
+                stored[key] = ray.put(arrays)
+            rest = RecordDict({name: _PLACE if name in arrays else record for name, record in message.content.items()})
             client = self._clients[message.metadata.dst_node_id]
-            yield _Task(message.metadata, stored[key], client, self._states[client])
+            yield _Task(message.metadata, stored[key], rest, client, self._states[client])
 
     def _give(self, slot: _Slot, waiting: deque[_Task]) -> None:
         """Give an idle actor its next batch: half of its fair share of what is left, so the end is even."""
         size = 1 if waiting[0].retried else max(1, len(waiting) // (2 * len(self._slots)))
         batch = [waiting.popleft()]
-        while waiting and len(batch) < size and waiting[0].content is batch[0].content and not waiting[0].retried:
+        while waiting and len(batch) < size and waiting[0].arrays is batch[0].arrays and not waiting[0].retried:
             batch.append(waiting.popleft())
         slot.queue = deque(batch)
         slot.replies = slot.actor.work.options(num_returns="streaming").remote(
-            batch[0].content, [(task.metadata, task.client, task.state) for task in batch]
+            batch[0].arrays, [(task.metadata, task.content, task.client, task.state) for task in batch]
         )
 
     def _next(self, slot: _Slot, waiting: deque[_Task]) -> Message | None:
@@ -229,11 +235,7 @@ class RayGrid(LocalGrid):
         with suppress(RayError):
             ray.kill(slot.actor)
         slot.actor = self._make_actor()
-        waiting.extend(
-            _Task(task.metadata, task.content, task.client, task.state, retried=True)
-            for task in tasks
-            if not task.retried
-        )
+        waiting.extend(replace(task, retried=True) for task in tasks if not task.retried)
         lost = [task for task in tasks if task.retried]  # at most one: retried tasks travel alone
         return error_reply(lost[0].metadata, Fault.UNREACHABLE) if lost else None
 

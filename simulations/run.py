@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +23,8 @@ from security.errors import RunError, UsageError
 from server.app import ServerJob, server_app
 from server.checkpoint import Checkpoint, load_checkpoint
 from server.evaluation import TestData
-from server.federation import Observer, Outcome, Silent
+from server.federation import Outcome
+from server.observer import Observer, Silent
 from server.run_folder import RunFolder
 from server.strategies import make_strategy
 from shared_models.plan import Plan
@@ -172,6 +173,7 @@ def _run(
             observer=settings.observer,
             resume=checkpoint,
             attachments=attachments,
+            identities=virtual_identities(plan, folder.ledger, clients),
             begun=begun,
         )
         server_app(job)(grid, _context(grid))
@@ -184,6 +186,21 @@ def _run(
         table = baselines(plan, test, job.outcome.state.evaluation or {})
         folder.write_summary({**folder.read_summary(), "baselines": table})
     return job.outcome
+
+
+def virtual_identities(plan: Plan, ledger: Path, clients: Iterable[str]) -> dict[str, str]:
+    """Public keys of the virtual clients, which follow from the secret beside the run's ledger; for secure sums alone.
+
+    Raises:
+        LedgerError: ledger or secret can't be read.
+    """
+    if plan.privacy.trust != "distributed":
+        return {}
+    books = Books.of_simulation(ledger)
+    try:
+        return {client: books.owner(client).public_hex for client in clients}
+    finally:
+        books.ledger.close()
 
 
 def _grid(settings: Settings, clients: tuple[str, ...], plan: Plan, folder: RunFolder) -> LocalGrid:

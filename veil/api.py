@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from server.federation import Observer, Silent
+from server.observer import Observer, Silent
 from shared_models import plan as _plan
 from simulations.repeat import Repeated, repeat_run
 from simulations.results import Run

@@ -55,7 +55,9 @@ class Reason(StrEnum):
     POLICY_PLAN = "policy-plan"
     POLICY_RATE = "policy-rate"
     POLICY_RESOURCES = "policy-resources"
+    POLICY_SECURE_SUM = "policy-secure-sum"
     POLICY_UNIT = "policy-unit"
+    SECURE_SUM_REFUSED = "secure-sum-refused"  # the attempt is over at this client; a reservation stays
     SITE_DATA = "site-data"
     TOO_FEW_HONEST = "too-few-honest"
     # Of early ledgers, which named no rule of the policy.

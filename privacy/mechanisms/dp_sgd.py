@@ -39,6 +39,10 @@ class DpSgd(Mechanism, name="dp-sgd"):
             records_per_unit=count("records_per_unit", self.records_per_unit),
         )
 
+    def with_noise_multiplier(self, noise_multiplier: float) -> "DpSgd":
+        """The same steps with other noise."""
+        return replace(self, noise_multiplier=noise_multiplier)
+
     def event(self) -> dp_event.DpEvent:
         """The steps as `dp_accounting` prices them; the full batch is the plain Gaussian mechanism.
 

@@ -53,6 +53,15 @@ class RenyiPriced(Protocol):
         """Upper bounds of the Renyi divergence between neighbours, in nats, one for each order above 1."""
 
 
+@runtime_checkable
+class FromTables(Protocol):
+    """A release whose noise is drawn from tables that are not quite the distribution its price is about (rule 9)."""
+
+    @property
+    def distance(self) -> float:
+        """Bound on the total variation between the release as it is made and as it is priced, whatever came before."""
+
+
 class Mechanism:
     """What mechanisms share: their name in JSON, and the plain answers."""
 

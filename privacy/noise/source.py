@@ -2,8 +2,9 @@
 
 Whoever reads a release must not be able to predict either, so both come from AES-256 in counter mode (NIST
 SP 800-38A) under a key of their own; never from the generators of torch, numpy or Python, whose seed clients may
-share. All noise is whole numbers (rule 9): a Gaussian rounded to the grid (`privacy.noise.grid`), or a discrete
-Gaussian (`privacy.noise.discrete`). No floating-point noise can be drawn here, so none can be released by mistake.
+share. All noise is whole numbers (rule 9): a Gaussian rounded to the grid (`privacy.noise.grid`), a discrete Gaussian
+(`privacy.noise.discrete`) or Skellam noise (`privacy.noise.skellam`). No floating-point noise can be drawn here, so
+none can be released by mistake.
 """
 
 import math
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from privacy.noise.discrete import discrete_gaussian_table
 from privacy.noise.grid import LARGEST_SCALE, rounded_normals
+from privacy.noise.skellam import skellam_table
+from privacy.noise.table import NoiseTable
 
 _PAIRS = 1 << 13  # uniforms fit the second-level cache: a third faster than 2^16
 
@@ -42,6 +45,9 @@ class NoiseSource(Protocol):
         self, shape: Sequence[int], sigma: float, *, device: torch.device | str | None = None
     ) -> Tensor:
         """Independent whole numbers k with probability proportional to exp(-k² / 2 sigma²): int64, of `shape`."""
+
+    def skellam(self, shape: Sequence[int], deviation: float, *, device: torch.device | str | None = None) -> Tensor:
+        """Independent differences of two Poisson variables of one mean: int64, of `shape`."""
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """`n` independent multiples of 2^-53, uniform in [0, 1)."""
@@ -101,7 +107,24 @@ class _AesNoise(ABC):
         Raises:
             ValueError: if sigma is out of range.
         """
-        table = discrete_gaussian_table(sigma)
+        return self._drawn(discrete_gaussian_table(sigma), shape, device)
+
+    def skellam(self, shape: Sequence[int], deviation: float, *, device: torch.device | str | None = None) -> Tensor:
+        """Independent differences of two Poisson variables of one mean: int64, of `shape`.
+
+        The draws come from a table; how far they are from that is `skellam_table(deviation).distance`.
+
+        Args:
+            shape: of the result.
+            deviation: standard deviation, between 2^-3 and 2^16.
+            device: where the result goes; it is drawn on the CPU.
+
+        Raises:
+            ValueError: if the deviation is out of range.
+        """
+        return self._drawn(skellam_table(deviation), shape, device)
+
+    def _drawn(self, table: NoiseTable, shape: Sequence[int], device: torch.device | str | None) -> Tensor:
         values = np.empty(math.prod(shape), dtype=np.int64)
         for start in range(0, len(values), 2 * _PAIRS):
             chunk = values[start : start + 2 * _PAIRS]

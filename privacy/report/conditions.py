@@ -29,6 +29,9 @@ CODES = frozenset(
         "server-trusted",
         "cohort-secret",
         "honest-clients",
+        "secure-sum",
+        "cryptography",
+        "participation",
         "person-bounded",
         "record-not-person",
         "several-clients",
@@ -80,11 +83,17 @@ def recognise(remark: Mapping[str, Any] | str, status: ConditionStatus) -> Condi
     )
 
 
-ASSUMED = (
-    Condition(code="noise-testimony", status="assumed"),
-    Condition(code="batch-independence", status="assumed", values=BATCH_INFLUENCE),
-)
-"""What every private figure rests on, whatever it was read from."""
+_TESTIMONY = Condition(code="noise-testimony", status="assumed")
+_BATCHES = Condition(code="batch-independence", status="assumed", values=BATCH_INFLUENCE)
+
+
+def assumed_for(unit: str) -> tuple[Condition, ...]:
+    """What every private figure rests on, whatever it was read from.
+
+    Args:
+        unit: what is protected. A client is, whatever its records do to each other.
+    """
+    return (_TESTIMONY,) if unit.startswith("client") else (_TESTIMONY, _BATCHES)
 
 
 def of_run(plan: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Condition]:
@@ -104,8 +113,8 @@ def of_run(plan: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Conditio
         # Nothing but the word of who led the run makes it a deployment.
         Condition(code="deployed", status="met" if deployed else "not-met"),
         *(Condition(code=code, status="met") for code in ("secret-noise", "own-code", "priced", "no-client-failed")),
-        _person(str(privacy.get("unit"))),
-        *ASSUMED,
+        *_person(str(privacy.get("unit"))),
+        *assumed_for(str(privacy.get("unit"))),
     ]
     if deployed:
         kept += [Condition(code=code, status="met") for code in ("nothing-unprotected", "stated", "ledgers-grow")]
@@ -115,15 +124,17 @@ def of_run(plan: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Conditio
         kept.append(Condition(code="server-trusted", status="unchecked"))
         if _at(plan, "federation", "cohort", "sampling") == "poisson":
             kept.append(Condition(code="cohort-secret", status="unchecked"))
-    if privacy.get("trust") == "distributed":
+    if privacy.get("trust") == "distributed" and "secure-sum" not in named:
         kept.append(Condition(code="honest-clients", status="unchecked"))
     return [*lacking, *(one for one in kept if one.code not in named), *assumed, *beyond]
 
 
-def _person(unit: str) -> Condition:
+def _person(unit: str) -> tuple[Condition, ...]:
+    if unit.startswith("client"):
+        return ()
     if unit.startswith("record"):
-        return Condition(code="record-not-person", status="assumed")
-    return Condition(code="person-bounded", status="met")
+        return (Condition(code="record-not-person", status="assumed"),)
+    return (Condition(code="person-bounded", status="met"),)
 
 
 def of_ledgers(ledgers: Sequence[LedgerView]) -> list[Condition]:

@@ -35,6 +35,14 @@ _PARAMETERS = (
     "federation.cohort.size",
     "federation.cohort.rate",
     "federation.weighting",
+    "secure_sum.clients",
+    "secure_sum.honest",
+    "secure_sum.corrupt",
+    "secure_sum.noise",
+    "secure_sum.noise_share",
+    "secure_sum.grid",
+    "secure_sum.bits",
+    "secure_sum.spare_rounds",
     "data.name",
     "data.person_column",
     "data.max_rows_per_person",
@@ -74,6 +82,7 @@ def released_by_plan(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
     else:
         fields = [("arrays", "charged", sent), ("num-examples", "public", sent)]
         fields += [(name, "public", often) for name in ("epsilon", "ledger.position", "ledger.hash")]
+        fields += [(name, "public", None) for name in said_in_secure_sums(plan)]
         opened = sum(len(row.get("unprotected_rounds", ())) for row in rows)
         if opened:
             fields += [(f"metrics.{name}", "unprotected", opened) for name in _at(plan, "privacy.unprotected") or ()]
@@ -85,6 +94,11 @@ def released_by_plan(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
     if refused:
         found.append(Released(name="reply", kind="refused", count=refused, recorded=False))
     return sorted(found, key=lambda one: (_KINDS.index(one.kind), one.name))
+
+
+def said_in_secure_sums(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields beside the masked update that leave in a secure sum. They are random; no ledger writes them down."""
+    return ("config.secure-message",) if _at(plan, "privacy.trust") == "distributed" else ()
 
 
 def charged_by_ledgers(
@@ -157,10 +171,10 @@ def parameters(plan: Mapping[str, Any]) -> tuple[Parameter, ...]:
     Without privacy only those that say what was run: noise and clipping are keys of the plan, but did nothing.
     """
     found = []
-    private = _at(plan, "privacy.trust") != "none"
+    private, of_clients = _at(plan, "privacy.trust") != "none", _at(plan, "privacy.unit") == "client"
     for key in _PARAMETERS if private else _PARAMETERS_WITHOUT_PRIVACY:
         value = _at(plan, key)
-        if value is None:
+        if value is None or (of_clients and key.startswith("training.")):  # how a client trains is its own business
             continue
         lacking = (key == "privacy.noise" and value == "reproducible") or (key == "privacy.trust" and value == "none")
         text = f"{value:g}" if isinstance(value, float) else str(value)

@@ -124,6 +124,11 @@ def _released(run: Run) -> list[Released]:
     digest = run.summary["plan_digest"]
     own = [replace(view, charges=tuple(one for one in view.charges if one.plan == digest)) for view in run.ledgers]
     recorded = inventory.released_by_ledgers(own)
+    if recorded:
+        recorded += [
+            Released(name=name, kind="public", count=None, recorded=False)
+            for name in inventory.said_in_secure_sums(run.plan)
+        ]
     return recorded or inventory.released_by_plan(run.plan, list(run.rows.values()))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from privacy.mechanisms import DpSgd, NoisyCounts, Release
+from privacy.mechanisms import DpSgd, NoisyCounts, Release, release_from_json
 from privacy.report import figures, inventory
 from privacy.report.accounts import Lifetime
 from privacy.report.figures import Counts
@@ -63,8 +63,10 @@ class Run:
         return float(self.summary["privacy"]["delta"])
 
     def round_release(self) -> Release | None:
-        """What one round releases by the summary, where it is DP-SGD at each client."""
+        """What one round releases by the summary: DP-SGD at each client, or a secure sum."""
         privacy, (unit, trust) = self.summary["privacy"], self.main
+        if trust == "distributed" and privacy.get("secure_sum"):
+            return release_from_json(privacy["secure_sum"]["release"])
         values = [privacy.get(name) for name in ("noise_multiplier", "sample_rate", "steps_a_round")]
         if trust != "local" or unit == "client" or None in values:
             return None
@@ -90,6 +92,9 @@ class Run:
 
     def honest(self, totals: Iterable[Counts]) -> dict[str, int]:
         """How many clients of a secure sum the charges need to be honest, and how many there are."""
+        known = self.summary["privacy"].get("secure_sum")
+        if known:
+            return {"honest": int(known["honest"]), "clients": int(known["clients"])}
         needed = figures.honest(release for total in totals for release in total)
         cohort = self.plan.get("federation", {}).get("cohort", {})
         return {"honest": needed, "clients": int(cohort.get("size", len(self.rows)))} if needed else {}

@@ -101,7 +101,7 @@ class MeanRound:
                 continue
             tally.note(reply)
         if mean.count:
-            yield [Contribution(_moved(start, mean.result()), weight=1)]
+            yield [Contribution(moved(start, mean.result()), weight=1)]
 
 
 class EveryReplyRound:
@@ -123,8 +123,9 @@ class EveryReplyRound:
         for update in updates:
             tally.note(update)
         if updates:
-            yield [Contribution(_moved(start, update.delta), update.weight, update.client) for update in updates]
+            yield [Contribution(moved(start, update.delta), update.weight, update.client) for update in updates]
 
 
-def _moved(start: Parameters, delta: Parameters) -> Parameters:
+def moved(start: Parameters, delta: Parameters) -> Parameters:
+    """A model moved by an update, as float32."""
     return {name: np.asarray(value + delta[name], dtype=np.float32) for name, value in start.items()}

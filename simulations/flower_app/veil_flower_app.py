@@ -19,7 +19,7 @@ from server.run_folder import RunFolder
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
 from shared_models.resolve import resolve
-from simulations.run import load_data
+from simulations.run import load_data, virtual_identities
 from simulations.scenarios import find_plan
 
 client = ClientApp()
@@ -54,17 +54,47 @@ def statement(message: Message, context: Context) -> Message:
     return veil_client.statement(message, _with_plan(context))
 
 
+@client.query("secure_keys")
+def secure_keys(message: Message, context: Context) -> Message:
+    """Take part in an attempt at a secure sum."""
+    return veil_client.secure_keys(message, _with_plan(context))
+
+
+@client.query("secure_shares")
+def secure_shares(message: Message, context: Context) -> Message:
+    """Share the attempt's secrets."""
+    return veil_client.secure_shares(message, _with_plan(context))
+
+
+@client.query("secure_survivors")
+def secure_survivors(message: Message, context: Context) -> Message:
+    """Confirm whose vectors are in the sum."""
+    return veil_client.secure_survivors(message, _with_plan(context))
+
+
+@client.query("secure_unmask")
+def secure_unmask(message: Message, context: Context) -> Message:
+    """Give what takes the masks off the sum."""
+    return veil_client.secure_unmask(message, _with_plan(context))
+
+
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """Lead the run and write its folder."""
     plan, folder = _plan_of(context), _folder(context)
-    test, _ = load_data(plan)
+    test, clients = load_data(plan)
     folder.create(plan)
     with folder.locked():
         create_simulated(
             folder.ledger
         )  # before anybody is asked: the clients, processes of this machine, find it there
-        job = ServerJob(plan=plan, folder=folder, test=test, withdrawn=(_CODE_FROM_THE_SERVER,))
+        job = ServerJob(
+            plan=plan,
+            folder=folder,
+            test=test,
+            withdrawn=(_CODE_FROM_THE_SERVER,),
+            identities=virtual_identities(plan, folder.ledger, clients),
+        )
         outcome = lead(job, grid)
     if outcome.stopped == "failed":
         raise RunError(f"{folder.path}: {outcome.reason}")

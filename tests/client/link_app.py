@@ -49,3 +49,15 @@ def train(message: Message, context: Context) -> Message:
 def statement(message: Message, context: Context) -> Message:
     begun.append(message.metadata.message_id)
     return Message(RecordDict({"config": ConfigRecord({"statement": "fine"})}), reply_to=message)
+
+
+@app.query("secure_keys")
+def secure_keys(message: Message, context: Context) -> Message:
+    begun.append(message.metadata.message_id)
+    return Message(RecordDict({"config": ConfigRecord({"secure-message": b"keys"})}), reply_to=message)
+
+
+@app.query("secure_unmask")
+def secure_unmask(message: Message, context: Context) -> Message:
+    begun.append(message.metadata.message_id)
+    return Message(RecordDict({"config": ConfigRecord({"secure-message": b"shares"})}), reply_to=message)

@@ -39,6 +39,7 @@ from security.frames import (
 from shared_models.faults import Fault
 from shared_models.flower_messages import state_from_bytes
 from shared_models.plan import Plan
+from shared_models.protocol import SECURE_KEYS, SECURE_UNMASK
 from shared_models.resolve import resolve
 from tests.client import link_app
 from tests.client.conftest import CARD, plan_of
@@ -524,6 +525,26 @@ def test_work_waits_while_the_site_may_not_work_but_questions_are_answered(
     client.why = None
     assert stream.reply()[0].id == task_id("train 1")
     eventually(lambda: client.status.waiting is None)
+
+
+def test_outside_of_its_hours_a_site_begins_no_secure_sum_but_finishes_one(
+    client: Client, server: LinkServer, plan: Plan
+) -> None:
+    client.why = "outside of the hours 22:00-06:00"
+    stream = at_work(client, server, plan)
+    stream.send(*task_of(plan, 1, kind=SECURE_KEYS))
+    stream.send(*task_of(plan, 1, kind=SECURE_UNMASK))
+    assert stream.reply()[0].id == task_id(f"{SECURE_UNMASK} 1")
+    assert link_app.begun == [task_id(f"{SECURE_UNMASK} 1")]
+    client.why = None
+    assert stream.reply()[0].id == task_id(f"{SECURE_KEYS} 1")
+    client.end()
+    # The short phases are details; the terminal shows a line for the training.
+    steps = [line for line in client.lines if line.startswith("  round 1: ")]
+    assert [line.rpartition(" in ")[0] for line in steps] == [
+        "  round 1: helped to open the sum",
+        "  round 1: offered keys for a secure sum",
+    ]
 
 
 def test_work_does_not_wait_longer_than_its_time(client: Client, server: LinkServer, plan: Plan) -> None:

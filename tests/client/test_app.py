@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from client import app as module
 from client import workplace as workplace_module
 from client.app import app
+from client.asking import digest_of
 from client.books import create_simulated
 from client.datasets.records import Records
 from client.evaluator import count_correct
@@ -155,13 +156,13 @@ def test_a_round_of_training_and_one_of_judging_have_noise_of_their_own(
 ) -> None:
     plan = plan_of(evaluation=AT_CLIENTS)
     used: list[Any] = []
-    noise = module._noise
+    noise = module.noise_of
 
     def spy(*asked: Any) -> NoiseSource:
         used.append(asked[1:])
         return noise(*asked)
 
-    monkeypatch.setattr(module, "_noise", spy)
+    monkeypatch.setattr(module, "noise_of", spy)
     clients.train(plan)
     clients.evaluate(plan)
     assert used == [("noise", "0", 1), ("counts", "0", 1)]
@@ -263,7 +264,7 @@ FORMS: dict[str, dict[str, Any]] = {
 def test_principle_1_no_field_of_a_private_reply_depends_on_the_data(
     clients: Clients, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, form: str
 ) -> None:
-    monkeypatch.setattr(module, "_noise", lambda *_: Silence(b"zeros"))
+    monkeypatch.setattr(module, "noise_of", lambda *_: Silence(b"zeros"))
     plan = plan_of(federation=FORMS[form], privacy={"clipping_norm": 100.0})
     seen, updates, ledgers = [], [], []
     for number, data in enumerate(DATA.values()):
@@ -289,7 +290,7 @@ def test_principle_1_no_field_of_a_private_reply_depends_on_the_data(
 def test_rule_5_no_field_of_a_private_judgement_but_its_counts_depends_on_the_data(
     clients: Clients, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "_noise", lambda *_: Silence(b"zeros"))
+    monkeypatch.setattr(module, "noise_of", lambda *_: Silence(b"zeros"))
     plan = plan_of(evaluation=AT_CLIENTS)
     seen, counts = [], []
     for number, data in enumerate(DATA.values()):
@@ -497,10 +498,10 @@ DIGESTS: dict[str, Callable[[RecordDict], object]] = {
 def test_a_requests_digest_is_of_all_that_it_holds(clients: Clients, change: str) -> None:
     plan = plan_of()
     content = content_of(plan)
-    before = module._digest(content)
-    assert module._digest(content_of(plan)) == before
+    before = digest_of(content)
+    assert digest_of(content_of(plan)) == before
     DIGESTS[change](content)
-    assert module._digest(content) != before
+    assert digest_of(content) != before
 
 
 @pytest.mark.parametrize(
@@ -517,7 +518,7 @@ def test_a_requests_digest_is_of_all_that_it_holds(clients: Clients, change: str
 )
 def test_requests_made_to_look_alike_have_unlike_digests(one: Any, other: Any) -> None:
     digests = {
-        module._digest(RecordDict({name: ConfigRecord(fields) for name, fields in content.items()}))
+        digest_of(RecordDict({name: ConfigRecord(fields) for name, fields in content.items()}))
         for content in (one, other)
     }
     assert len(digests) == 2

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import app as app_module
-from client.egress import Disclosure, EgressError, check_query, classify, unprotected_fields
+from client.egress import Disclosure, EgressError, check_query, classify, planned_fields, unprotected_fields
 from client.policy import ReleasePolicy, SitePolicy, simulated_policy
 from shared_models.faults import Fault
 from shared_models.parameters import Layout
@@ -28,8 +28,10 @@ from shared_models.protocol import (
     HEAD_POSITION,
     IDENTIFY,
     LEDGER,
+    MASKED,
     METRICS,
     PLAN_DIGEST,
+    SECURE_MESSAGE,
     STATEMENT,
     STATEMENT_TEXT,
     TOTAL,
@@ -38,6 +40,7 @@ from shared_models.protocol import (
     Phase,
 )
 from tests.client.conftest import AT_CLIENTS, SECRET, Clients, assert_fault, content_of, layout_of, plan_of, question
+from tests.client.secure_cohort import secure_plan
 
 UNPROTECTED: list[tuple[Any, ...]] = [(), ("examples",), ("train-loss",), ("examples", "train-loss")]
 
@@ -402,6 +405,77 @@ def test_principle_1_whatever_a_reply_holds_every_field_has_a_class_or_nothing_l
     assert set(reply) == set(good(phase, private, asked))
     if private and phase == "train":
         assert reply.metric_records[METRICS][WEIGHT] == 1
+
+
+# --- a secure sum ---------------------------------------------------------------------------------------------------
+
+
+def masked_reply(plan: Plan) -> RecordDict:
+    """A good reply of the masked phase."""
+    vector = np.arange(plan.secure.dimension or 0, dtype=f"uint{plan.secure.bits}")
+    return RecordDict(
+        {
+            ARRAYS: ArrayRecord({MASKED: Array(vector)}),
+            METRICS: MetricRecord({WEIGHT: 1, EPSILON: 1.0}),
+            LEDGER: ConfigRecord({HEAD_POSITION: 2, HEAD_HASH: "0" * 64}),
+        }
+    )
+
+
+def classified(plan: Plan, reply: RecordDict) -> dict[str, Disclosure]:
+    return classify(reply, phase="train", plan=plan, policy=simulated_policy(plan, "0"), layout=layout_of(plan))
+
+
+def test_principle_1_of_a_secure_sum_one_masked_vector_leaves_and_is_charged() -> None:
+    plan = secure_plan()
+    assert classified(plan, masked_reply(plan)) == {
+        f"{ARRAYS}.{MASKED}": "charged",
+        f"{METRICS}.{WEIGHT}": "public",
+        f"{METRICS}.{EPSILON}": "public",
+        f"{LEDGER}.{HEAD_POSITION}": "public",
+        f"{LEDGER}.{HEAD_HASH}": "public",
+    }
+    words = RecordDict({CONFIG: ConfigRecord({SECURE_MESSAGE: b"x"})})
+    assert check_query(words, "secure-sum") == {f"{CONFIG}.{SECURE_MESSAGE}": "public"}
+    # What an owner reads beforehand is the same.
+    public = {name for name in classified(plan, masked_reply(plan)) if not name.startswith(ARRAYS)}
+    assert planned_fields(plan, simulated_policy(plan, "0")).keys() == {ARRAYS, f"{CONFIG}.{SECURE_MESSAGE}"} | public
+
+
+NOT_MASKED: dict[str, Any] = {
+    "floats": lambda plan: {MASKED: np.zeros(plan.secure.dimension, np.float32)},
+    "signed": lambda plan: {MASKED: np.zeros(plan.secure.dimension, np.int32)},
+    "another ring": lambda plan: {MASKED: np.zeros(plan.secure.dimension, np.uint64)},
+    "longer": lambda plan: {MASKED: np.zeros(plan.secure.dimension + 1, np.uint32)},
+    "another shape": lambda plan: {MASKED: np.zeros((1, plan.secure.dimension), np.uint32)},
+    "another name": lambda plan: {"sum": np.zeros(plan.secure.dimension, np.uint32)},
+    "two": lambda plan: dict.fromkeys((MASKED, "more"), np.zeros(plan.secure.dimension, np.uint32)),
+    "none": lambda plan: {},
+    "the update": lambda plan: {name: np.zeros(shape, np.float32) for name, shape in layout_of(plan).entries},
+}
+
+
+@pytest.mark.parametrize("case", NOT_MASKED)
+def test_principle_1_under_distributed_trust_nothing_leaves_but_a_vector_of_the_ring(case: str) -> None:
+    plan = secure_plan()
+    reply = masked_reply(plan)
+    reply[ARRAYS] = ArrayRecord({name: Array(value) for name, value in NOT_MASKED[case](plan).items()})
+    with pytest.raises(EgressError):
+        classified(plan, reply)
+
+
+def test_principle_1_a_loss_never_leaves_beside_a_masked_vector() -> None:
+    plan = secure_plan()
+    reply = masked_reply(plan)
+    reply.metric_records[METRICS][TRAIN_LOSS] = 0.5
+    with pytest.raises(EgressError, match="train-loss"):
+        classified(plan, reply)
+
+
+@pytest.mark.parametrize("value", ["text", 1, [b"x"]])
+def test_the_words_of_a_secure_sum_are_bytes(value: Any) -> None:
+    with pytest.raises(EgressError):
+        check_query(RecordDict({CONFIG: ConfigRecord({SECURE_MESSAGE: value})}), "secure-sum")
 
 
 # --- the way out: what the table stops is not sent and not committed -----------------------------------------------

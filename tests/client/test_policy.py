@@ -19,6 +19,7 @@ from security.errors import UsageError
 from shared_models.faults import Fault
 from shared_models.plan import Plan
 from tests.client.conftest import AT_CLIENTS, plan_of
+from tests.client.secure_cohort import secure_plan
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "policy.md"
 HEAD = 'site = "berlin"\nbudget_scope = "cardiology"\n'
@@ -46,6 +47,8 @@ plans = ["{"a" * 64}"]
 models = ["cnn", "mlp"]
 least_noise_multiplier = 0.8
 largest_clipping_norm = 2.0
+least_honest = 5
+least_cohort = 8
 rounds_a_day = 50
 reproducible_noise = false
 
@@ -88,6 +91,8 @@ def test_a_whole_policy_is_read(tmp_path: Path) -> None:
             models=("cnn", "mlp"),
             least_noise_multiplier=0.8,
             largest_clipping_norm=2.0,
+            least_honest=5,
+            least_cohort=8,
             rounds_a_day=50,
             reproducible_noise=False,
         ),
@@ -243,6 +248,8 @@ def test_the_digest_is_of_everything(tmp_path: Path) -> None:
         '["cnn", "mlp"]': '["cnn"]',
         "least_noise_multiplier = 0.8": "least_noise_multiplier = 0.9",
         "largest_clipping_norm = 2.0": "largest_clipping_norm = 1.0",
+        "least_honest = 5": "least_honest = 6",
+        "least_cohort = 8": "least_cohort = 7",
         "rounds_a_day = 50": "rounds_a_day = 51",
         "reproducible_noise = false": "reproducible_noise = true",
         'entrust = ["heart"]': "entrust = []",
@@ -316,6 +323,32 @@ def test_what_is_allowed_is_compared_exactly(allow: dict[str, Any], fault: Fault
 def test_bounds_on_noise_and_norm_are_for_private_steps() -> None:
     plan = plan_of(private=False)
     assert allowing(plan, least_noise_multiplier=9.0, largest_clipping_norm=0.1).refusal(plan) is None
+
+
+@pytest.mark.parametrize(
+    ("allow", "fault"),
+    [
+        ({}, None),
+        ({"least_honest": 5, "least_cohort": 10}, None),
+        ({"least_honest": 6}, Fault.POLICY_SECURE_SUM),
+        ({"least_cohort": 11}, Fault.POLICY_SECURE_SUM),
+    ],
+)
+def test_rule_8_a_site_says_on_how_many_others_a_secure_sum_may_count(
+    allow: dict[str, Any], fault: Fault | None
+) -> None:
+    plan = secure_plan(10)  # honest = 0.5 of them
+    assert allowing(plan, **allow).refusal(plan) is fault
+    # A plan without secure sums counts on nobody.
+    local = plan_of()
+    assert allowing(local, **allow).refusal(local) is None
+
+
+def test_rule_8_a_single_honest_client_hides_among_nobody_and_is_refused_unless_the_owner_says_otherwise() -> None:
+    plan = secure_plan(10, secure_sum={"honest": 0.1})
+    assert allowing(plan).refusal(plan) is Fault.POLICY_SECURE_SUM
+    assert allowing(plan, least_honest=1).refusal(plan) is None
+    assert simulated_policy(plan, "0").refusal(plan) is None
 
 
 def test_rule_5_a_refusal_is_always_one_that_the_server_knows_as_such() -> None:

@@ -302,7 +302,7 @@ def test_an_offer_and_a_task_are_refused_for_the_same_reason_and_no_data_is_read
     assert verdict.reason
     assert "\n" not in verdict.reason
     if fault is not Fault.POLICY_APPROVAL:  # the layout of a network that is too large takes as long as the network
-        monkeypatch.setattr(app_module, "_check_plan", lambda *_: None)
+        monkeypatch.setattr(app_module, "check_plan", lambda *_: None)
     reply = running.ask(found, content_of(plan()))
     assert_fault(reply, fault)
     assert "reserve" not in running.kinds()

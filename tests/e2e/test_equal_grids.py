@@ -20,6 +20,15 @@ APP = Path(__file__).resolve().parents[2] / "simulations" / "flower_app"
 PLAIN = ("federation.rounds=2", "training.steps=4", "privacy.trust=none")
 PRIVATE = ("federation.rounds=2", "training.steps=4", "privacy.noise=reproducible")
 INT8 = ("federation.wire=int8",)
+SECURE = (
+    "federation.rounds=2",
+    "training.steps=4",
+    "privacy.unit=client",
+    "privacy.trust=distributed",
+    "privacy.noise=reproducible",
+    "model.name=mlp",
+    "model.options.hidden=[]",
+)
 TOP_K = ("federation.wire=top-k", "federation.top_fraction=0.01")  # what round 1 left out is added in round 2
 
 
@@ -30,8 +39,8 @@ def model(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.ray
 @pytest.mark.parametrize(
     "overrides",
-    [PLAIN, PRIVATE, (*PLAIN, *INT8), (*PRIVATE, *TOP_K)],
-    ids=["no privacy", "reproducible noise", "int8", "top-k and noise"],
+    [PLAIN, PRIVATE, (*PLAIN, *INT8), (*PRIVATE, *TOP_K), SECURE, (*SECURE, "secure_sum.rotation=true")],
+    ids=["no privacy", "reproducible noise", "int8", "top-k and noise", "secure sum", "secure sum, rotated"],
 )
 def test_veils_own_grids_agree_bit_for_bit(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     plan = find_plan("digits", overrides)
@@ -77,7 +86,9 @@ def flower_run(out: Path, overrides: tuple[str, ...], engine: Engine) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.flower
-@pytest.mark.parametrize("overrides", [PLAIN, (*PRIVATE, "evaluation.where=clients")], ids=["plain", "private"])
+@pytest.mark.parametrize(
+    "overrides", [PLAIN, (*PRIVATE, "evaluation.where=clients"), SECURE], ids=["plain", "private", "secure sum"]
+)
 def test_flowers_own_engine_agrees(tmp_path: Path, flower: Engine, overrides: tuple[str, ...]) -> None:
     """To six digits in the model, and to the last entry in the books."""
     inline, _ = start_run(find_plan("digits", overrides), tmp_path / "inline", Settings(engine="inline"))

@@ -9,7 +9,14 @@ from scipy.stats import norm
 
 from privacy import calibration
 from privacy.accountant import epsilon
-from privacy.calibration import MOST_STEPS, least_noise, noise_multiplier_for, rounds_affordable, steps_affordable
+from privacy.calibration import (
+    MOST_STEPS,
+    least_noise,
+    least_noise_multiplier,
+    noise_multiplier_for,
+    rounds_affordable,
+    steps_affordable,
+)
 from privacy.mechanisms import ClientLevel, DiscreteGaussianSum, DpSgd, Gaussian, NoisyCounts, Release
 from security.errors import UsageError
 
@@ -184,6 +191,38 @@ def test_more_noise_than_a_mechanism_can_do_with_is_the_answer_where_less_has_no
     """A share below half a step has no published bound, however little noise the budget would ask for."""
     run = DiscreteGaussianSum(noise_share=1.0, honest=50, l2_sensitivity=1.0, dimension=1)
     assert least_noise(run, noise="noise_share", epsilon=50.0, delta=1e-5) == 0.5
+
+
+class TestReleasesWhoseOtherFieldsHangOnTheNoise:
+    """Shares of noise: the grid, and with it the sensitivity in steps, follows from the multiplier."""
+
+    @staticmethod
+    def sums(noise_multiplier: float) -> DiscreteGaussianSum:
+        if not 0.3 <= noise_multiplier <= 50.0:
+            raise ValueError("no grid")
+        steps = 2.0 ** (12 - math.floor(math.log2(noise_multiplier)))
+        return DiscreteGaussianSum(
+            noise_share=noise_multiplier * steps / 2, honest=4, l2_sensitivity=steps, dimension=1000
+        )
+
+    def test_the_least_noise_that_meets_the_target(self) -> None:
+        counts = {NoisyCounts(noise=20.0): 2}
+        for also in ({}, counts):
+            found = least_noise_multiplier(self.sums, times=10, epsilon=3.0, delta=1e-5, also=also)
+            less = round(found - 1e-4, 4)
+            assert epsilon({self.sums(found): 10, **also}, 1e-5).epsilon <= 3.0
+            assert epsilon({self.sums(less): 10, **also}, 1e-5).epsilon > 3.0
+
+    def test_noise_below_what_has_a_price_is_not_tried(self) -> None:
+        assert least_noise_multiplier(self.sums, times=1, epsilon=100.0, delta=1e-5) == 0.3
+
+    def test_a_target_that_no_grid_can_carry_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="can't be met by any noise multiplier for which there is such a release"):
+            least_noise_multiplier(self.sums, times=10_000, epsilon=0.1, delta=1e-5)
+        with pytest.raises(UsageError, match="what else is planned"):
+            least_noise_multiplier(self.sums, times=1, epsilon=0.5, delta=1e-5, also=[NoisyCounts(noise=1.0)] * 20)
+        with pytest.raises(ValueError, match="epsilon must be"):
+            least_noise_multiplier(self.sums, times=1, epsilon=-1.0, delta=1e-5)
 
 
 def test_rounds_with_their_metrics() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from privacy.accountant import epsilon
 from privacy.lifetime import Account, Limit, PlanAccount, Terms, multiset
-from privacy.mechanisms import DpSgd, NoisyCounts
+from privacy.mechanisms import DiscreteGaussianSum, DpSgd, NoisyCounts
 from privacy.planning import offers, rounds_admitted
 
 TRAINING = DpSgd(noise_multiplier=1.0, sample_rate=0.1, steps=5)
@@ -39,6 +39,18 @@ def test_more_noise_costs_less_and_affords_more() -> None:
 def test_a_budget_that_covers_no_round_affords_none() -> None:
     (offer,) = offers(TRAINING, noise_multipliers=[0.5], rounds=[1], budget=0.1, delta=1e-5)
     assert offer.affordable == 0
+
+
+def test_secure_sums_are_offered_with_shares_for_each_noise() -> None:
+    sums = DiscreteGaussianSum(noise_share=1000.0, honest=4, l2_sensitivity=500.0, dimension=100)
+    found = offers(sums, noise_multipliers=[1e-4, 2.0, 4.0], rounds=[3, 12], budget=6.0, delta=1e-5)
+    assert found[0].epsilons == (math.inf, math.inf)  # so little noise has no price
+    assert found[0].affordable == 0
+    for offer, share in zip(found[1:], (500.0, 1000.0), strict=True):
+        own = DiscreteGaussianSum(noise_share=share, honest=4, l2_sensitivity=500.0, dimension=100)
+        assert own.noise_multiplier == offer.noise_multiplier
+        assert offer.epsilons == tuple(epsilon({own: rounds}, 1e-5).epsilon for rounds in (3, 12))
+        assert epsilon({own: offer.affordable}, 1e-5).epsilon <= 6.0
 
 
 def terms(rounds: int, plan: str = "a" * 64) -> Terms:

@@ -18,7 +18,8 @@ from flwr.supercore.run import Run
 
 from server.checkpoint import Checkpoint
 from server.evaluation import Evaluate
-from server.federation import Federation, Outcome, RoundRecord
+from server.federation import Federation, Outcome
+from server.observer import RoundRecord
 from server.replies import Head
 from server.run_folder import RunFolder
 from shared_models.faults import Fault

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from security.frames import Goodbye, Taken
-from server.federation import RoundRecord
 from server.logs import FIELDS, EventLog, LogWatcher, line_of
+from server.observer import RoundRecord
 from server.queue import Entry
 from server.run_folder import RunFolder
 from shared_models.faults import Fault

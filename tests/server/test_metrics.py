@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from security.errors import UsageError
 from security.frames import ACCEPTED, PENDING, Goodbye
-from server.federation import RoundRecord
 from server.metrics import LOCAL, Metrics, MetricsServer, Snapshot
+from server.observer import RoundRecord
 from server.queue import Entry
 from server.run_folder import RunFolder
 from shared_models.faults import Fault

@@ -34,11 +34,17 @@ def test_rule_5_the_numbers_are_fixed() -> None:
         "POLICY_APPROVAL": 1020,
         "SITE_DATA": 1021,
         "POLICY_RESOURCES": 1022,
+        "POLICY_SECURE_SUM": 1023,
+        "SECURE_SUM_REFUSED": 1024,
+        "SECURE_SUM_LOST": 1025,
+        "SECURE_SUM_BROKEN": 1026,
+        "SECURE_SUM_ABORTED": 1027,
     }
 
 
-def test_rule_5_what_a_client_says_before_it_touches_data_is_a_refusal_and_nothing_else_is() -> None:
+def test_rule_5_what_depends_on_plan_settings_ledger_and_messages_alone_is_a_refusal_and_nothing_else_is() -> None:
     after = {"CLIENT_FAILED", "MALFORMED_REPLY", "NON_FINITE", "UNREACHABLE", "TIMED_OUT"}
+    after |= {"SECURE_SUM_BROKEN", "SECURE_SUM_ABORTED"}  # which no client says: the server finds it
     assert {fault.name for fault in Fault if not fault.is_refusal} == after
 
 

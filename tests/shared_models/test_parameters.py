@@ -29,6 +29,7 @@ from shared_models.parameters import (
     layout_of,
     set_parameters,
     to_arrays,
+    unflat,
     wire_bytes,
 )
 
@@ -407,3 +408,16 @@ def test_whatever_the_bytes_there_is_an_array_of_the_layout_or_a_layout_error(da
     except LayoutError:
         return
     assert (found.shape, found.dtype) == ((3,), np.float32)
+
+
+def test_values_in_one_row_become_named_arrays_in_the_layouts_order() -> None:
+    layout = Layout(entries=(("weight", (2, 3)), ("scale", ()), ("bias", (2,))), wire="float32")
+    found = unflat(np.arange(9, dtype=np.float32), layout)
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "weight": [[0, 1, 2], [3, 4, 5]],
+        "scale": 6,
+        "bias": [7, 8],
+    }
+    for size in (8, 10):
+        with pytest.raises(ValueError, match="don't fill"):
+            unflat(np.zeros(size, np.float32), layout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,11 +23,12 @@ from privacy.mechanisms import DpSgd, NoisyCounts, Release
 from shared_models import plan as plan_module
 from shared_models import plan_data as plan_data_module
 from shared_models import plan_federation as plan_federation_module
+from shared_models import plan_secure_sum as plan_secure_sum_module
 from shared_models.plan import Plan
 from shared_models.plan_federation import MEAN_STRATEGIES, ROBUST_STRATEGIES
 from shared_models.plan_section import Section
 
-PLAN_MODULES = (plan_module, plan_data_module, plan_federation_module)
+PLAN_MODULES = (plan_module, plan_data_module, plan_federation_module, plan_secure_sum_module)
 
 Path = tuple[str | int, ...]
 
@@ -117,6 +119,29 @@ RICH: dict[str, dict[str, Any]] = {
         "data": {"partition": {"kind": "pathological", "clients": 5, "classes_per_client": 3}},
         "training": {"schedule": {"kind": "constant", "warmup_rounds": 1}},
         "federation": {"cohort": {"sampling": "fixed", "size": 4}, "wire": "top-k", "top_fraction": 0.25},
+    },
+    "secure": {
+        "privacy": {
+            "unit": "client",
+            "trust": "distributed",
+            "epsilon": 50.0,
+            "noise_multiplier": 1.5,
+            "calibrated_from": "noise_multiplier",
+            "clipping_norm": 0.5,
+        },
+        "secure_sum": {
+            "honest": 0.6,
+            "corrupt": 0.2,
+            "noise": "skellam",
+            "rotation": True,
+            "spare_rounds": 2,
+            "phase_timeout": 5.0,
+            "clients": 5,
+            "dimension": 128,
+            "grid": 0.5 / 2048,
+            "noise_share": 1.5 * 2048 / math.sqrt(3),
+            "bits": 32,
+        },
     },
     "skewed": {"data": {"partition": {"kind": "size-skewed", "clients": 5, "growth": "square"}}},
     "iid": {"data": {"partition": {"kind": "iid", "clients": 5}}},

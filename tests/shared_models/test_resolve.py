@@ -281,9 +281,7 @@ def test_a_plan_without_privacy_promises_no_number() -> None:
     assert (privacy.epsilon, privacy.noise_multiplier, privacy.calibrated_from, privacy.budget) == (None,) * 4
 
 
-@pytest.mark.parametrize(
-    ("unit", "trust"), [("example", "distributed"), ("client", "distributed"), ("client", "central")]
-)
+@pytest.mark.parametrize(("unit", "trust"), [("example", "distributed"), ("client", "central")])
 def test_a_trust_that_this_version_can_not_give_is_refused(unit: str, trust: str) -> None:
     plan = plan_of({"unit": unit, "trust": trust, "epsilon": 1.0})
     for check in (resolve, check_offered):
@@ -303,6 +301,8 @@ def test_rule_7_a_private_plan_has_its_network_checked(monkeypatch: pytest.Monke
         resolve(plan_of({"noise_multiplier": 1.0}))
     assert [arguments[1:] for arguments in seen] == [((1, 8, 8), 10)]
     resolve(plan_of({"trust": "none"}))
+    # A whole client is the unit: its records may mix in its network as they like.
+    resolve(plan_of({"unit": "client", "trust": "distributed", "noise_multiplier": 1.0}))
     assert len(seen) == 1
 
 

@@ -37,7 +37,7 @@ def play(small_plan: PlanMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             known = {name: books.owner(name).public_hex for name in CLIENTS} | keys
             books.ledger.close()
             identities = {name: key for name, key in known.items() if key}
-            return ServerJob(folder=folder, simulated=False, identities=identities, **given)
+            return ServerJob(**{**given, "folder": folder, "simulated": False, "identities": identities})
 
         monkeypatch.setattr(simulations.run, "ServerJob", job)
         folder, _ = start_run(
@@ -95,3 +95,19 @@ def test_without_privacy_a_deployment_claims_nothing(play: Play) -> None:
     summary = folder.read_summary()
     assert (summary["setting"], summary["privacy"]["claim"]) == ("deployment", None)
     assert report_of(folder).status == "none"
+
+
+def test_a_deployment_of_secure_sums_claims_against_the_server_and_its_report_says_the_same(play: Play) -> None:
+    folder = play(
+        "privacy.unit=client", "privacy.trust=distributed", "model.options.hidden=[]", "secure_sum.corrupt=0.0"
+    )
+    privacy = folder.read_summary()["privacy"]
+    assert privacy["withdrawn"] == []
+    assert "the server included, while in every sum at least 2 clients are honest" in privacy["claim"]
+    assert {row["statement"] for row in privacy["clients"]} == {"verified"}
+    facts = report_of(folder)
+    (balance,) = facts.balances
+    assert facts.status == "stands"
+    assert (balance.basis.unit, balance.basis.trust) == ("client", "distributed")
+    assert balance.verdict.epsilon == pytest.approx(privacy["epsilon_max"])
+    assert "secure-sum" in {one.code for one in facts.conditions if one.status == "assumed"}

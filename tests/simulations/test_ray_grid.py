@@ -45,6 +45,28 @@ def test_replies_are_those_of_the_inline_grid_bit_for_bit(
     assert all(arrays_of(found[node]) == arrays_of(expected[node]) for node in expected)
 
 
+def test_a_model_is_in_the_object_store_once_whatever_each_client_is_told_beside_it(
+    ray_cluster: Path, small_plan: PlanMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a secure sum. What a client reads is what was sent, in the order in which it digests it."""
+    plan = small_plan()
+    grid = RayGrid(CLIENTS, config=config_of(plan, tmp_path), options=RayOptions(workers=2))
+    common = train_messages(plan, grid, CLIENTS)
+    expected = {reply.metadata.src_node_id: arrays_of(reply) for reply in grid.stream(common, timeout=None)}
+    stored: list[object] = []
+    put = ray.put
+    monkeypatch.setattr(ray, "put", lambda value: stored.append(value) or put(value))
+    own = []
+    for message in train_messages(plan, grid, CLIENTS):
+        config = ConfigRecord({**common[0].content.config_records[CONFIG], "told": message.metadata.dst_node_id})
+        content = RecordDict({ARRAYS: common[0].content[ARRAYS], CONFIG: config})
+        own.append(Message(content, message.metadata.dst_node_id, "train", group_id="1"))
+    found = {reply.metadata.src_node_id: arrays_of(reply) for reply in grid.stream(own)}
+    grid.close()
+    assert found == expected
+    assert stored == [{ARRAYS: common[0].content[ARRAYS]}]
+
+
 def test_a_cluster_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def too_late(**_: object) -> None:
         raise Exception("The current node timed out during startup.\nAnd more.")  # noqa: TRY002 - Ray raises it so

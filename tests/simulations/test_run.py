@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from security.errors import RunError, UsageError
-from server.federation import RoundRecord, Silent
+from server.observer import RoundRecord, Silent
 from server.run_folder import RunFolder
 from simulations.results import Run, load_run
 from simulations.run import Settings, failure, resume_run, start_run

@@ -22,7 +22,8 @@ from privacy.ledger import LedgerError
 from privacy.ledger.check import verify
 from privacy.statement import verify_statement
 from security.errors import RunError, UsageError, VeilError
-from server.federation import Outcome, RoundRecord, Silent
+from server.federation import Outcome
+from server.observer import RoundRecord, Silent
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
 from simulations.inline_grid import InlineGrid

@@ -140,6 +140,17 @@ def test_budget_plan_says_what_is_affordable_and_draws_it(veil: Command, tmp_pat
     assert plot.read_text(encoding="utf-8").count("<polyline") == 3  # two noise multipliers and the budget
 
 
+def test_budget_plan_prices_secure_sums_by_the_noise_of_the_honest(veil: Command) -> None:
+    secure = ("--set", "privacy.unit=client", "--set", "privacy.trust=distributed")
+    code, out, _ = veil("budget", "plan", "digits", *secure, "--budget", 4, "--noise", 0.001, "--noise", 8)
+    assert code == 0
+    head, _, *rows = out.splitlines()
+    assert "rounds of one secure sum with the noise of 5 honest clients" in head
+    assert "(add or remove one, RDP)" in head
+    assert rows[0].split() == ["0.001", *["-"] * 5, "0"]  # so little noise has no price
+    assert int(rows[1].split()[-1]) > 0
+
+
 def test_budget_plan_counts_what_a_ledger_has_spent(veil: Command, run: Path) -> None:
     code, out, _ = veil("budget", "plan", "digits", "--ledger", run / "ledger.sqlite", "--scope", "0", "--noise", 4)
     assert code == 0

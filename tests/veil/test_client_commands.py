@@ -22,6 +22,7 @@ from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
 from tests.client.conftest import AT_CLIENTS, assert_fault, plan_of
 from tests.client.real_site import BUDGET, DATA, FEDERATION, Authority, settings_text, started, write_rows
+from tests.client.secure_cohort import secure_plan
 from veil.main import main
 
 Command = Callable[..., tuple[int, str, str]]
@@ -185,6 +186,34 @@ def test_a_plan_without_privacy_is_called_that(veil: Command, home: SiteHome) ->
     assert shown["privacy"].startswith("NONE: the server sees")
     assert "entrusted (AS IT IS, to the server: no privacy against it): arrays, metrics." in shown["leaves"]
     assert "budget" not in shown
+
+
+SUM_BUDGET = '[[budget]]\nunit = "client"\ntrust = "distributed"\nepsilon = 500.0\ndelta = 1e-5\n'
+
+
+@pytest.mark.parametrize("spare", [0, 2])
+def test_of_secure_sums_an_owner_reads_who_must_be_trusted_and_when_they_are_opened(
+    veil: Command, home: SiteHome, spare: int
+) -> None:
+    home.settings.write_text(settings_text(SUM_BUDGET, DATA))
+    found = secure_plan(20, private={"noise": "secret"}, secure_sum={"spare_rounds": spare})
+    offered(home, found)
+    shown = said(veil("approve", home.path, found.digest(), "--yes")[1])
+    assert "against everybody, the server included, as far as the other clients can be trusted" in shown["privacy"]
+    text = shown["secure sum"]
+    assert text.startswith("20 clients add up their updates under masks; the server sees the sum of those who stay")
+    assert "trusted must be: at least 10 clients of each sum, this one among them" in text
+    assert "2 may collude with the server; more than that, and nothing is claimed" in text
+    assert "only if 12 clients or more have signed" in text
+    repeated = "up to 2 such attempts are repeated, at a charge" if spare else "none is repeated at a charge"
+    assert repeated in text
+    assert (
+        f"{3 + spare} x training: 2 steps, the update clipped to 1; discrete-gaussian-sum: 1 sum" in shown["releases"]
+    )
+    covered = "all 3 rounds are covered, and 2 repeated attempts" if spare else "all 3 rounds are covered"
+    assert shown["budget"].endswith(covered)
+    assert "charged (private releases, paid for): arrays" in shown["leaves"]
+    assert "config.secure-message" in shown["leaves"]
 
 
 def test_what_the_site_would_refuse_as_things_stand_is_said(veil: Command, home: SiteHome) -> None:

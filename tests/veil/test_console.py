@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console as RichConsole
 
-from server.federation import RoundRecord
+from server.observer import RoundRecord
 from server.run_folder import RunFolder
 from shared_models.resolve import resolve
 from simulations import run as simulations_run

@@ -181,8 +181,21 @@ def test_a_plan_is_checked_without_its_data_unless_asked(veil: Veil) -> None:
     veil("plan", "check", "fashion", "--set", "data.path=/nowhere")
 
 
-def test_a_plan_that_is_shown_can_be_read_back(veil: Veil, tmp_path: Path) -> None:
-    (tmp_path / "again.toml").write_text(veil("plan", "show", "hospitals"))
+SECURE = ("--set", "privacy.unit=client", "--set", "privacy.trust=distributed")
+
+
+def test_a_plan_of_secure_sums_says_whom_its_epsilon_counts_on(veil: Veil) -> None:
+    out = veil("plan", "check", "digits", *SECURE, "--set", "secure_sum.spare_rounds=2")
+    assert "unit client, all that it holds; trust distributed" in out
+    assert "rounds and 2 spare ones of one secure sum each" in out
+    assert "(add/remove one, RDP), if of a cohort of 10 clients at least 5 honest ones are in the sum" in out
+    assert "at most 1 collude with the server; a sum of fewer than 6 is not opened" in out
+    assert "numbers in a ring of 32 bits" in out
+
+
+@pytest.mark.parametrize("overrides", [(), SECURE], ids=["local", "secure sums"])
+def test_a_plan_that_is_shown_can_be_read_back(veil: Veil, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    (tmp_path / "again.toml").write_text(veil("plan", "show", "digits", *overrides))
     veil("plan", "check", "again.toml")
 
 

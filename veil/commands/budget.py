@@ -36,6 +36,7 @@ def plan(
     """Say what rounds and noise cost, and how many rounds a budget covers."""
     from privacy.ledger import Ledger
     from privacy.lifetime import Limit
+    from privacy.mechanisms import DpSgd
     from privacy.planning import offers, rounds_admitted
     from security.errors import UsageError
     from shared_models.resolve import resolve
@@ -73,16 +74,20 @@ def plan(
         also={} if counts is None else {counts: 1},
         spent=spent,
     )
+    if isinstance(training, DpSgd):
+        each, how = f"{training.steps} steps at sample rate {training.sample_rate:g}", "PLD"
+    else:
+        each, how = f"one secure sum with the noise of {training.honest} honest clients", "RDP"
     head = (
-        f"{found.name}: rounds of {training.steps} steps at sample rate {training.sample_rate:g}; epsilon at delta "
-        f"{found.privacy.delta:g} (add or remove one, PLD){', with what the ledger has spent' if spent else ''}"
+        f"{found.name}: rounds of {each}; epsilon at delta "
+        f"{found.privacy.delta:g} (add or remove one, {how}){', with what the ledger has spent' if spent else ''}"
     )
     _print(head, limit, asked, made)
     if before is not None:
         allowed = rounds_admitted(Limit(epsilon=limit, delta=found.privacy.delta), before, found.terms())
         print(
             f"the ledger's filter, which holds whatever plans come, would let {allowed} of this plan's "
-            f"{found.federation.rounds} rounds through under a budget of {limit:g}"
+            f"{len(found.terms().rounds)} rounds through under a budget of {limit:g}"
         )
     if plot is not None:
         from privacy.report.charts.plan import draw_offers

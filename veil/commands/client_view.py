@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from client.plan_facts import Cost, PlanFacts
     from privacy.lifetime import LifetimeSpent
     from privacy.mechanisms import Release
+    from security.secure_sum.parameters import SumParameters
     from shared_models.plan import Plan
     from shared_models.plan_data import DataPlan
 
@@ -44,6 +45,8 @@ def print_plan(facts: PlanFacts) -> None:
     where = "none at this site" if data is None else f"{data.format} at {data.path}"
     _say("data", f"{plan.data.name}: {where}", *_uses(plan.data))
     _say("privacy", *_privacy(plan))
+    if facts.secure_sum is not None:
+        _say("secure sum", *_sum(facts.secure_sum, plan))
     _say("releases", *(_release(release, times, plan) for release, times in facts.releases.items()))
     if plan.is_private:
         _say("budget", *_budget(facts.cost, plan))
@@ -127,12 +130,36 @@ def _privacy(plan: Plan) -> Iterable[str]:
     if not plan.is_private:
         return ("NONE: the server sees what this site's updates tell of its records",)
     privacy = plan.privacy
-    against = {"local": "everybody, the server included"}.get(privacy.trust, f"as trust = '{privacy.trust}' says")
+    against = {
+        "local": "everybody, the server included",
+        "distributed": "everybody, the server included, as far as the other clients can be trusted (below)",
+    }.get(privacy.trust, f"as trust = '{privacy.trust}' says")
     return (
         f"each {privacy_unit(plan)}; against {against} (trust: {privacy.trust})",
         f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g} here, once all rounds are played ({RELATION}; "
         f"{ACCOUNTANT}; selection: {privacy.selection})",
     )
+
+
+def _sum(found: SumParameters, plan: Plan) -> Iterable[str]:
+    """Who adds up with whom, and who must be trusted for it."""
+    yield (
+        f"{found.cohort} clients add up their updates under masks; the server sees the sum of those who stay to the "
+        "end, and nobody's own"
+    )
+    yield (
+        f"trusted must be: at least {found.honest} clients of each sum, this one among them; the epsilon counts on "
+        f"their noise. Besides, {found.corrupt} may collude with the server; more than that, and nothing is claimed"
+    )
+    yield f"this client lets a sum be opened only if {found.least} clients or more have signed that they are in it"
+    if found.holders < found.cohort - 1:
+        yield (
+            f"each shares its secrets with {found.holders} others of its own random choice, and {found.threshold} "
+            f"rebuild them; the choice fails to protect somebody with a chance below 2^-{found.security_bits:.0f}"
+        )
+    spare = plan.secure.spare_rounds
+    repeated = f"up to {spare} such attempts are repeated, at a charge" if spare else "none is repeated at a charge"
+    yield f"a sum that too few finish is not opened, and stays charged; {repeated}"
 
 
 def _leaves(facts: PlanFacts) -> Iterable[str]:
@@ -142,8 +169,13 @@ def _leaves(facts: PlanFacts) -> Iterable[str]:
 
 
 def _release(release: Release, times: int, plan: Plan) -> str:
-    from privacy.mechanisms import DpSgd, NoisyCounts
+    from privacy.mechanisms import DiscreteGaussianSum, DpSgd, NoisyCounts, SkellamSum
 
+    if isinstance(release, DiscreteGaussianSum | SkellamSum):
+        return (
+            f"{times} x training: {plan.training.local_steps} steps, the update clipped to "
+            f"{plan.privacy.clipping_norm:g}; {release.describe()}"
+        )
     if isinstance(release, DpSgd):
         return (
             f"{times} x training: {release.steps} steps at sample rate {release.sample_rate:g}, noise multiplier "
@@ -160,7 +192,8 @@ def _budget(cost: Cost | None, plan: Plan) -> Iterable[str]:
         return (f"none for {balance.unit} x {balance.trust}",)
     limit = cost.limit
     rounds = plan.federation.rounds
-    covered = f"all {rounds} rounds are covered"
+    spare = min(plan.spare_rounds, max(0, cost.rounds - rounds))
+    covered = f"all {rounds} rounds are covered" + (f", and {spare} repeated attempts" if spare else "")
     if cost.rounds < rounds:
         covered = f"{cost.rounds} of {rounds} rounds are covered, the others will be refused"
     lines = [

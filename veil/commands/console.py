@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from server.claim import privacy_unit
-from server.federation import RoundRecord
+from server.claim import accountant_of, privacy_unit
+from server.observer import RoundRecord
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
 from simulations.repeat import Repeated
@@ -109,6 +109,8 @@ class Console:
     def _line(self, record: RoundRecord) -> str:
         assert self._plan is not None
         parts = [f"round {record.round}/{self._plan.federation.rounds}", f"clients {record.updates}/{record.cohort}"]
+        if record.secure_sum is not None and record.secure_sum.survivors == 0:
+            parts.append("no sum: the model is as before")
         if record.evaluation is not None:
             metric = self._plan.evaluation.metric
             parts.append(f"{metric} {_number(record.evaluation.get(metric))}")
@@ -212,7 +214,7 @@ def describe_privacy(plan: Plan) -> str:
         return "no privacy"
     return (
         f"epsilon {plan.privacy.epsilon:.4g} a {_short_unit(privacy_unit(plan))} at delta {plan.privacy.delta:g} "
-        f"({plan.privacy.trust}; add or remove one, PLD)"
+        f"({plan.privacy.trust}; add or remove one, {accountant_of(plan).partition(',')[0]})"
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from shared_models.plan import Plan
 
 app = typer.Typer(
     help="Check a plan, or write it out with every default.",
@@ -40,11 +43,28 @@ def check(
     if not found.is_private:
         print("privacy: none, plain federated learning protects nobody")
         return
-    training = found.training
-    print(
+    what = (
         f"privacy: unit {privacy_unit(found)}; trust {privacy.trust}; selection {privacy.selection}; epsilon "
-        f"{privacy.epsilon:.4g} at delta {privacy.delta:g} over {found.federation.rounds} rounds of "
-        f"{training.local_steps} steps, noise multiplier {privacy.noise_multiplier:.4g} (add/remove one, PLD)"
+        f"{privacy.epsilon:.4g} at delta {privacy.delta:g} over "
+    )
+    if privacy.trust == "distributed":
+        print(what + _secure_sums(found))
+        return
+    print(
+        f"{what}{found.federation.rounds} rounds of "
+        f"{found.training.local_steps} steps, noise multiplier {privacy.noise_multiplier:.4g} (add/remove one, PLD)"
+    )
+
+
+def _secure_sums(plan: Plan) -> str:
+    """What the epsilon of secure sums rests on."""
+    spare = f" and {plan.spare_rounds} spare ones" if plan.spare_rounds else ""
+    sums, secure = plan.secure_parameters(), plan.secure
+    return (
+        f"{plan.federation.rounds} rounds{spare} of one secure sum each, noise multiplier "
+        f"{plan.privacy.noise_multiplier:.4g} (add/remove one, RDP), if of a cohort of {sums.cohort} clients at least "
+        f"{sums.honest} honest ones are in the sum and at most {sums.corrupt} collude with the server; a sum of fewer "
+        f"than {sums.least} is not opened; {secure.dimension} numbers in a ring of {secure.bits} bits"
     )
 
 

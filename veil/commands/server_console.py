@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from security.frames import Goodbye
-from server.federation import RoundRecord
+from server.observer import RoundRecord
 from server.queue import Entry
 from server.run_folder import RunFolder
 from server.watchers import Watcher

@@ -1,0 +1,114 @@
+"""What a server asks, held against the plan before anything is done about it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+
+from client.guard import Request
+from client.policy import RefusedError
+from client.workplace import Workplace
+from privacy.ledger import Anchor
+from shared_models.faults import Fault
+from shared_models.parameters import LayoutError, Parameters, from_arrays
+from shared_models.plan import Plan
+from shared_models.protocol import (
+    ARRAYS,
+    CONFIG,
+    HEAD_HASH,
+    HEAD_POSITION,
+    LAYOUT_DIGEST,
+    PLAN_DIGEST,
+    ROUND,
+    RUN,
+    Phase,
+)
+
+_LONGEST_RUN: Final = 64
+
+
+def check_plan(message: Message, plan: Plan) -> None:
+    """Check that a message is about this plan.
+
+    Raises:
+        RefusedError: it isn't.
+    """
+    config = message.content.config_records.get(CONFIG)
+    if config is None or config.get(PLAN_DIGEST) != plan.digest():
+        raise RefusedError(Fault.PLAN_MISMATCH)
+
+
+def run_and_round(message: Message, place: Workplace) -> tuple[str, int]:
+    """Which run and round a message belongs to, once `check_plan` has passed it.
+
+    Raises:
+        RefusedError: the plan has no such round, a run isn't called so, or it is about another model.
+    """
+    config = message.content.config_records[CONFIG]
+    number, run = config.get(ROUND), config.get(RUN)
+    if type(number) is not int or not 1 <= number <= place.plan.federation.rounds:
+        raise RefusedError(Fault.PLAN_MISMATCH)
+    if not isinstance(run, str) or not 0 < len(run) <= _LONGEST_RUN:
+        raise RefusedError(Fault.PLAN_MISMATCH)
+    if config.get(LAYOUT_DIGEST) != place.layout.digest:
+        raise RefusedError(Fault.MODEL_MISMATCH)
+    return run, number
+
+
+def request_and_model(message: Message, place: Workplace, phase: Phase) -> tuple[Request, Parameters]:
+    """A request that touches data, and the shared model in it.
+
+    Raises:
+        RefusedError: as `run_and_round`, or the plan asks for no such thing, or the model is another one.
+    """
+    run, number = run_and_round(message, place)
+    plan = place.plan
+    if phase == "evaluate" and not (plan.evaluates_at_clients and plan.is_evaluated(number)):
+        raise RefusedError(Fault.PLAN_MISMATCH)
+    start = model_of(message, place)
+    return Request(run=run, round=number, phase=phase, digest=digest_of(message.content)), start
+
+
+def model_of(message: Message, place: Workplace) -> Parameters:
+    """The shared model in a request.
+
+    Raises:
+        RefusedError: there is none, or another one than the plan's.
+    """
+    arrays = message.content.get(ARRAYS)
+    if not isinstance(arrays, ArrayRecord):
+        raise RefusedError(Fault.MODEL_MISMATCH)
+    try:
+        return from_arrays(arrays, place.layout)
+    except LayoutError:
+        raise RefusedError(Fault.MODEL_MISMATCH) from None
+
+
+def digest_of(content: RecordDict) -> str:
+    """SHA-256 of all that a request holds: names, numbers and arrays."""
+    found = hashlib.sha256()
+    for name, record in content.items():
+        found.update(repr((name, type(record).__name__, len(record))).encode())
+        for key, value in record.items():
+            data = value.data if isinstance(value, Array) else repr(value).encode()
+            found.update(repr((key, len(data))).encode())
+            found.update(data)
+    return found.hexdigest()
+
+
+def known_entry(message: Message, scope: str) -> Anchor | None:
+    """The newest entry of this client's ledger that the server has seen, if it says so.
+
+    Raises:
+        RefusedError: it says something that is none.
+    """
+    config = message.content.config_records[CONFIG]
+    position, digest = config.get(HEAD_POSITION), config.get(HEAD_HASH)
+    if position is None and digest is None:
+        return None
+    try:
+        return Anchor(scope=scope, position=position, hash=digest)  # type: ignore[arg-type]  # it checks
+    except ValueError:
+        raise RefusedError(Fault.LEDGER_CLOSED) from None

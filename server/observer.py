@@ -1,0 +1,89 @@
+"""What a run tells as it goes on: one record a round, for metrics.jsonl and for whoever watches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared_models.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecureSumRecord:
+    """How a round's secure sum went.
+
+    Attributes:
+        attempts: at the sum, in this round.
+        charged: of them, those in which clients were asked for masked vectors, and so were charged.
+        survivors: number of clients whose updates are in the sum; 0 where the round was given up.
+        dropped: of the last attempt, the clients that fell out in each phase.
+    """
+
+    attempts: int
+    charged: int
+    survivors: int
+    dropped: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One line of metrics.jsonl.
+
+    Attributes:
+        round: number of the round, from 1.
+        seconds: wall time of the round with its evaluation; the checkpoint comes after.
+        cohort: number of clients in the cohort.
+        updates: number of good updates.
+        faults: `client` and `reason` of each missing one, in the cohort's order.
+        train_loss: mean training loss; None under privacy, unless sites let it out unprotected.
+        epsilon_max: largest epsilon a client has spent so far, the failed rounds included; None without privacy, or
+            where none can be computed.
+        bytes_up, bytes_down: parameters on the wire; in a secure sum its own messages too.
+        evaluation: metrics of the new model; None where it was not evaluated.
+        unit: what the epsilon protects (rule 6); None without privacy.
+        examples: number of records of the clients whose sites let that out unprotected; None if none did.
+        secure_sum: how the round's secure sum went; None where there was none.
+    """
+
+    round: int
+    seconds: float
+    cohort: int
+    updates: int
+    faults: list[dict[str, str]]
+    train_loss: float | None
+    epsilon_max: float | None
+    bytes_up: int
+    bytes_down: int
+    evaluation: dict[str, float] | None
+    unit: str | None = None
+    examples: int | None = None
+    secure_sum: SecureSumRecord | None = None
+
+
+class Observer(Protocol):
+    """Is told how the run goes."""
+
+    def started(self, plan: Plan, clients: int, done: int) -> None:
+        """The clients are there; `done` rounds were played before (on resume)."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something to know before the rounds begin, in one line."""
+        ...
+
+    def round_done(self, record: RoundRecord) -> None:
+        """A round is over and on disk."""
+        ...
+
+
+class Silent:
+    """An observer that says nothing."""
+
+    def started(self, plan: Plan, clients: int, done: int) -> None:
+        """Nothing to say."""
+
+    def note(self, text: str) -> None:
+        """Nothing to say."""
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Nothing to say."""

@@ -1,0 +1,116 @@
+"""What every way of playing a round has in common: what goes in, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from server.cohort_grid import CohortGrid
+from server.observer import SecureSumRecord
+from server.replies import Head
+from server.rounds.plain import Tally
+from server.run_state import RunState
+from server.strategies import ServerStrategy
+from shared_models.parameters import Layout, Parameters, to_arrays
+from shared_models.plan import Plan
+from shared_models.protocol import LAYOUT_DIGEST, PLAN_DIGEST, RUN
+
+Hear = Callable[[RunState, int, str, float | None, Head], None]
+"""Is told what a good reply says of its client's books: the books, the round, the client, epsilon and head."""
+
+
+def request_config(plan: Plan, layout: Layout, state: RunState) -> dict[str, str]:
+    """What every request says of run and plan."""
+    return {PLAN_DIGEST: plan.digest(), LAYOUT_DIGEST: layout.digest, RUN: state.run}
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of one round's messages.
+
+    Attributes:
+        tally: who answered, and how.
+        model: the next model, or None if there is none: an empty cohort, too few updates, or a strategy that failed.
+        problem: what the strategy said, if it failed.
+        sent: bytes on the wire, of parameters and of a secure sum's own messages.
+        secure_sum: how the round's secure sum went, if it was one.
+    """
+
+    tally: Tally
+    model: Parameters | None = None
+    problem: str | None = None
+    sent: int = 0
+    secure_sum: SecureSumRecord | None = None
+
+
+class Rounds(Protocol):
+    """A way of playing rounds. What comes of the messages is in the run's books when `play` returns."""
+
+    def needed(self, cohort: int, there: int) -> int:
+        """Good updates that a round with a cohort of this size needs, if no more than `there` of it take part."""
+        ...
+
+    def play(
+        self,
+        number: int,
+        nodes: Mapping[str, int],
+        cohort: int,
+        parameters: Parameters,
+        state: RunState,
+        keep: Callable[[], None],
+    ) -> Played:
+        """Play one round.
+
+        Args:
+            number: of the round, from 1.
+            nodes: node of each client that takes part.
+            cohort: how many were drawn, those included that are not asked.
+            parameters: the shared model.
+            state: the run's books.
+            keep: writes the books, as they are then, to the disk.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federated:
+    """What rounds are played with.
+
+    Attributes:
+        plan: the resolved plan.
+        grid: how clients are reached.
+        layout: names and shapes of what is trained.
+        strategy: turns updates into the next model.
+        hear: is told what each good reply says of its client's books.
+        tell: is told in one line what whoever watches should know.
+    """
+
+    plan: Plan
+    grid: Grid
+    layout: Layout
+    strategy: ServerStrategy
+    hear: Hear
+    tell: Callable[[str], None]
+
+    def fewest(self, cohort: int) -> int:
+        """Good updates that the plan asks for. A cohort drawn smaller than the minimum must then be complete."""
+        return max(1, min(self.plan.federation.min_clients, cohort))
+
+    def config(self, state: RunState) -> dict[str, str]:
+        """What every request says of run and plan."""
+        return request_config(self.plan, self.layout, state)
+
+    def requests(
+        self, number: int, nodes: Mapping[str, int], parameters: Parameters, state: RunState
+    ) -> tuple[dict[str, Message], ArrayRecord]:
+        """The strategy's train message of each client that it asks, in the order of `nodes`; and the model as it goes
+        over the wire."""
+        arrays = to_arrays(parameters, self.layout)
+        facade = CohortGrid(self.grid, list(nodes.values()))
+        messages = self.strategy.configure(number, arrays, ConfigRecord(dict(self.config(state))), facade)
+        asked = {message.metadata.dst_node_id: message for message in messages}
+        return {client: asked[node] for client, node in nodes.items() if node in asked}, arrays
