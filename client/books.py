@@ -119,3 +119,11 @@ def books(name: str) -> Books:
     if key not in _open:
         register(name, Books.of_simulation(Path(name)))
     return _open[key]
+
+
+def put_away() -> None:
+    """Close the ledgers that this process opened, so that SQLite leaves one file of each; they may be opened again."""
+    for name, process in list(_open):
+        found = _open.pop((name, process))
+        if process == os.getpid():
+            found.ledger.close()

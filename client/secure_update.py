@@ -213,11 +213,20 @@ def _step(message: Message, place: Workplace, context: Context, say: Callable[[S
 
 
 def _find(asked: _Asked, place: Workplace, site: Site) -> Pending | None:
+    """The attempt that a message is about, if it is under way; of another plan than the message's it ends."""
+
     def resume(model: str, state: bytes) -> SumClient:
         return SumClient.from_bytes(state, _expected(asked, place, site, model), _sign(site))
 
     with _protocol():
-        return site.attempts().find(asked.run, asked.attempt, resume)
+        pending = site.attempts().find(asked.run, asked.attempt, resume)
+        if pending is not None:
+            # Another plan that the site allows has other noise, and another price than these thresholds are for.
+            attempt, plan, layout = pending.client.attempt, place.plan.digest(), place.layout.digest
+            if attempt.context != attempt_context(plan=plan, layout=layout, model=pending.model):
+                site.attempts().drop(pending)
+                raise SecureSumError(Abort.OTHER_ATTEMPT)
+    return pending
 
 
 def _expected(asked: _Asked, place: Workplace, site: Site, model: str) -> Expected:

@@ -205,6 +205,15 @@ def _relation(past: History) -> NeighboringRelation:
     return next(iter(found), ADD_OR_REMOVE_ONE)
 
 
+def accountant_of(releases: Iterable[Release] | Mapping[Release, int]) -> str:
+    """Name of the accountant that prices `releases` together.
+
+    Raises:
+        ValueError: as for `epsilon`.
+    """
+    return RDP_ACCOUNTANT if _only_rdp(history(releases)) else ACCOUNTANT
+
+
 def _only_rdp(past: History) -> bool:
     """Whether RDP must price the whole. Raises ValueError if nothing can."""
     relation = _relation(past)

@@ -24,7 +24,7 @@ _NAMED = 20  # clients whose epsilons a claim lists one by one
 _AGAINST = {
     "local": "everybody, the server included",
     "distributed": "everybody, the server included, while in every sum at least {honest} clients are honest and no "
-    "more than {corrupt} of a cohort of {clients} collude with it",
+    "more than {corrupt} of a cohort of {clients} collude with it, one that pries by itself included",
 }
 
 
@@ -200,15 +200,16 @@ def _of_secure_sums(plan: Plan) -> list[Remark]:
         Remark(
             code="secure-sum",
             text="in every sum at least {honest} clients are honest: they follow the protocol, add their noise and "
-            "keep their secrets; at most {corrupt} of a cohort of {clients} collude with the server, and each identity "
-            "on the roster that the sites approved is a party of its own (rules 2 and 8)".format(**values),
+            "keep their secrets; at most {corrupt} of a cohort of {clients} collude with the server, one that pries by "
+            "itself included, and each identity on the roster that the sites approved is a party of its own (rules 2 "
+            "and 8)".format(**values),
             values=values,
         ),
         Remark(
             code="cryptography",
             text="nobody breaks what hides a client's vector in a sum: X25519, Ed25519, SHA-256, AES-256, "
             "ChaCha20-Poly1305, and in large cohorts the random choice of who holds a client's shares, which fails "
-            "with a chance below 2^-40",
+            "with a chance below 2^-40 in each attempt at a sum, charged or not",
         ),
     ]
 

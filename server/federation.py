@@ -37,6 +37,7 @@ from shared_models.faults import Fault
 from shared_models.parameters import Layout, Parameters
 from shared_models.plan import Plan
 
+_NOBODY = "nobody else was asked"
 _MOST_GIVEN_UP = 2  # rounds without a sum, one after the other, that end a run
 
 Stopped = Literal["target", "plateau", "budget", "failed"]
@@ -122,6 +123,8 @@ class Federation:
         if self.resume is None:
             self._checkpoint(parameters, state, strategy.memory())  # the run's id is on disk before anybody hears it
         elif stopped is None and state.round < plan.federation.rounds:
+            if plan.privacy.trust == "distributed":
+                self._checkpoint(parameters, state, strategy.memory())  # or the next restart skips to the same numbers
             self._remind(nodes, state)
         while stopped is None and state.round < plan.federation.rounds:
             begin = time.monotonic()
@@ -147,7 +150,12 @@ class Federation:
             self.folder.keep_best(state.progress.best_round)
             self.observer.round_done(record)
             if stopped is None and state.given_up >= _MOST_GIVEN_UP:
-                reason = _too_few(number, cohort, rounds.needed(len(cohort), len(cohort)), played.tally)
+                needed = rounds.needed(len(cohort), len(cohort))
+                otherwise = "cut off when the server ended" if number in state.begun else _NOBODY
+                reason = _too_few(number, cohort, needed, played.tally, otherwise) + (
+                    "; it is the second round without a sum, one after the other; resume when more clients are there, "
+                    "or plan secure_sum.spare_rounds"
+                )
                 return Outcome("failed", parameters, state, nodes, reason)
         return Outcome(stopped, parameters, state, nodes)
 
@@ -335,9 +343,9 @@ class Federation:
         strategy.adapter.load(strategy.flower, checkpoint.strategy)
 
 
-def _too_few(number: int, cohort: list[str], needed: int, tally: Tally) -> str:
-    """Why a round failed, in one line."""
-    reasons = sorted({fault.fault.reason for fault in tally.faults}) or ["nobody else was asked"]
+def _too_few(number: int, cohort: list[str], needed: int, tally: Tally, otherwise: str = _NOBODY) -> str:
+    """Why a round failed, in one line; `otherwise` is the reason where no client gave one."""
+    reasons = sorted({fault.fault.reason for fault in tally.faults}) or [otherwise]
     return (
         f"round {number}: {len(tally.updates)} good updates of {len(cohort)} clients, the plan needs {needed} "
         f"({', '.join(reasons)})"

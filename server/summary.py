@@ -242,6 +242,7 @@ def _to_come(plan: Plan, state: RunState, tally: ClientTally, stopped: str | Non
         found[train] += number not in tally.charged
         if counts is not None:
             found[counts] += plan.is_evaluated(number) and number not in tally.evaluated
+    found[train] += max(0, plan.spare_rounds - state.repeated)  # whether a sum is repeated could depend on data too
     return found
 
 

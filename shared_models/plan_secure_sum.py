@@ -96,8 +96,8 @@ def honest_and_corrupt(plan: Plan) -> tuple[int, int]:
 
 
 def _part(of: float, clients: int) -> int:
-    # 0.1 of 30 is three clients, whatever the last bits of the product say.
-    return math.ceil(round(of * clients, 6))
+    # 0.1 of 30 is three clients, whatever the last bits of the product say; and some are never none.
+    return max(math.ceil(round(of * clients, 6)), 1 if of > 0 else 0)
 
 
 def padded(dimension: int, *, rotation: bool) -> int:

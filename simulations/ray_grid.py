@@ -45,6 +45,7 @@ except ImportError as error:  # the extra is not installed
 
 
 _READY_SECONDS = 180.0
+_REST_SECONDS = 5.0
 _PLACE = ConfigRecord()  # keeps an array record's place while it travels by itself: clients digest a request in order
 _HOME = str(Path(__file__).resolve().parent.parent)  # the folder that holds our packages
 
@@ -108,6 +109,12 @@ def _actor_class() -> type:
             for metadata, content, client, state in batch:
                 whole = type(content)({name: arrays.get(name, record) for name, record in content.items()})
                 yield self._worker.handle(metadata, whole, client, state)
+
+        def rest(self) -> None:
+            """Puts the ledgers of this process away; the last call."""
+            from client.books import put_away
+
+            put_away()
 
     return ClientActor
 
@@ -247,6 +254,10 @@ class RayGrid(LocalGrid):
                 slot.actor, slot.replies, slot.queue = self._make_actor(), None, None
 
     def close(self) -> None:
+        if self._ledger is None:  # a process that is killed first leaves SQLite's log beside the ledger
+            resting = [slot.actor.rest.remote() for slot in self._slots if slot.replies is None]
+            if resting:
+                ray.wait(resting, num_returns=len(resting), timeout=_REST_SECONDS)
         for slot in self._slots:
             with suppress(RayError):
                 ray.kill(slot.actor)

@@ -218,7 +218,8 @@ class Meaning:
         found_at_1_percent: largest part of members he finds if one in 100 of his alarms on non-members is false.
         found_at_0_1_percent: the same for one in 1,000.
         roc: his best true positives over false positives.
-        source: "pld" (from the privacy loss distribution) or "pair" (from epsilon and delta alone, which is looser).
+        source: "pld" (from the privacy loss distribution), "rdp" (from Renyi divergences, which is looser) or "pair"
+            (from epsilon and delta alone, which is looser still).
     """
 
     advantage: float
@@ -227,7 +228,7 @@ class Meaning:
     found_at_1_percent: float
     found_at_0_1_percent: float
     roc: tuple[RocPoint, ...]
-    source: Literal["pld", "pair"]
+    source: Literal["pld", "rdp", "pair"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,8 @@ def coalitions(trust: str, unit: str, secure_sum: Mapping[str, Any] | None = Non
     Args:
         trust: "local", "distributed", "central" or "none".
         unit: what is protected; under "client" the client itself isn't its own attacker.
-        secure_sum: where it is known, how many clients of a sum must be `honest`, and of how many `clients`.
+        secure_sum: where it is known, how many clients of a sum must be `honest`, how many of a cohort of `clients`
+            may be `corrupt`.
     """
     values = {key: str(value) for key, value in (secure_sum or {}).items()}
     known = _OUTCOMES.get(trust, _OUTCOMES["none"])

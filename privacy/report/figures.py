@@ -157,7 +157,8 @@ def curve(charged: Mapping[Release, int], delta: float) -> tuple[CurvePoint, ...
 
 def meaning(charged: Mapping[Release, int], *, failure: float) -> Meaning:
     """What an attacker gains at most from `charged` (`privacy.meaning`)."""
-    return _meaning(attacks.pairs_of(charged, failure=failure), failure, source="pld")
+    by_rdp = accountant.accountant_of(charged) == accountant.RDP_ACCOUNTANT
+    return _meaning(attacks.pairs_of(charged, failure=failure), failure, source="rdp" if by_rdp else "pld")
 
 
 def meaning_of_pair(epsilon: float, delta: float) -> Meaning:
@@ -165,7 +166,7 @@ def meaning_of_pair(epsilon: float, delta: float) -> Meaning:
     return _meaning([(epsilon, delta)], delta, source="pair")
 
 
-def _meaning(pairs: attacks.Pairs, failure: float, *, source: Literal["pld", "pair"]) -> Meaning:
+def _meaning(pairs: attacks.Pairs, failure: float, *, source: Literal["pld", "rdp", "pair"]) -> Meaning:
     found = attacks.meaning_of_pairs(pairs, failure=failure)
     roc = [
         RocPoint(false_positives=rate, true_positives=attacks.true_positives(pairs, rate))

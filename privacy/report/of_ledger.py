@@ -140,10 +140,19 @@ def _balance(key: _Key, ledgers: Sequence[LedgerView], known: Sequence[Condition
         meaning=figures.meaning_of_pair(found.epsilon, delta) if found.epsilon else None,
         estimates=(
             Estimate(accountant=top.lifetime.accountant, epsilon=top.epsilon, claimed=True),
-            Estimate(accountant=accountant.ACCOUNTANT, epsilon=top.lifetime.charged_epsilon, claimed=False),
+            Estimate(accountant=_priced_by(view, one), epsilon=top.lifetime.charged_epsilon, claimed=False),
         ),
         coalitions=coalitions(trust, unit, _honest([pair[0] for pair in pairs])),
     )
+
+
+def _priced_by(view: LedgerView, one: BalanceView) -> str:
+    """The accountant of what was charged to a balance."""
+    try:
+        charged = [figures.counts_of(charge.releases) for charge in view.charges if _is_of(charge, one)]
+        return accountant.accountant_of({release for counts in charged for release in counts})
+    except (UnknownReleaseError, ValueError):
+        return accountant.ACCOUNTANT
 
 
 def _honest(ledgers: Sequence[LedgerView]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from privacy.accountant import ACCOUNTANT, RELATION, Spent
+from privacy.accountant import ACCOUNTANT, RDP_ACCOUNTANT, RELATION, Spent
 from privacy.report import conditions as needs
 from privacy.report import figures
 from privacy.report.accounts import AccountFacts, BalanceFacts, Basis, Estimate, Path, Point
@@ -246,7 +246,10 @@ def _estimates(accounts: Sequence[AccountFacts], basis: Basis) -> tuple[Estimate
         return ()
     renyi = [one.rdp_epsilon for one in standing]
     known = [value for value in renyi if value is not None]
+    claimed = Estimate(accountant=basis.accountant, epsilon=standing[0].epsilon, claimed=True)
+    if basis.accountant == RDP_ACCOUNTANT:  # it is no check of itself
+        return (claimed,)
     return (
-        Estimate(accountant=basis.accountant, epsilon=standing[0].epsilon, claimed=True),
+        claimed,
         Estimate(accountant="RDP", epsilon=max(known) if len(known) == len(renyi) else None, claimed=False),
     )

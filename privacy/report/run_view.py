@@ -91,10 +91,10 @@ class Run:
         return Counter({release: times for release, times in known.items() if release is not None and times})
 
     def honest(self, totals: Iterable[Counts]) -> dict[str, int]:
-        """How many clients of a secure sum the charges need to be honest, and how many there are."""
+        """How many clients of a secure sum must be honest, how many may collude, and how many there are."""
         known = self.summary["privacy"].get("secure_sum")
         if known:
-            return {"honest": int(known["honest"]), "clients": int(known["clients"])}
+            return {key: int(known[key]) for key in ("honest", "corrupt", "clients")}
         needed = figures.honest(release for total in totals for release in total)
         cohort = self.plan.get("federation", {}).get("cohort", {})
         return {"honest": needed, "clients": int(cohort.get("size", len(self.rows)))} if needed else {}

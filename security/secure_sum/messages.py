@@ -4,7 +4,7 @@ Whoever is at the other end may be hostile. A message is taken only in the very 
 again: so there are no unknown fields, no field twice, no number in two forms.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, TypeVar
@@ -106,6 +106,7 @@ class State:
 
 Message = Announcement | Offer | KeyList | Shares | Inbox | Survivors | Confirmation | Confirmations | Answer | State
 Kind = TypeVar("Kind", bound=Message)
+Kept = TypeVar("Kept")
 
 
 def encode(attempt: Attempt, message: Message) -> bytes:
@@ -176,7 +177,7 @@ def _announcement(found: Any) -> Announcement:
         purpose=found.purpose,
         number=found.number,
         nonce=found.nonce,
-        cohort=tuple(found.cohort),
+        cohort=tuple(_bounded(found.cohort)),
         context=found.context,
         length=found.length,
         bits=found.bits,
@@ -213,8 +214,9 @@ def _write_offer(offer: Offer) -> Any:
 
 
 def _key_list(found: Any) -> KeyList:
-    _check_ascending(one.index for one in found.offers)
-    return KeyList(offers={one.index: _offer(one.offer) for one in found.offers})
+    listed = _bounded(found.offers)
+    _check_ascending(one.index for one in listed)
+    return KeyList(offers={one.index: _offer(one.offer) for one in listed})
 
 
 def _write_key_list(said: KeyList) -> Any:
@@ -222,8 +224,8 @@ def _write_key_list(said: KeyList) -> Any:
     return pb.KeyList(offers=[pb.IndexedOffer(index=index, offer=_write_offer(one)) for index, one in offers])
 
 
-def _entries(found: Iterable[Any]) -> dict[int, bytes]:
-    listed = list(found)
+def _entries(found: Sequence[Any]) -> dict[int, bytes]:
+    listed = _bounded(found)
     _check_ascending(one.index for one in listed)
     return {one.index: one.value for one in listed}
 
@@ -232,8 +234,8 @@ def _write_entries(said: Mapping[int, bytes]) -> list[Any]:
     return [pb.Entry(index=index, value=value) for index, value in sorted(said.items())]
 
 
-def _indices(found: Iterable[int]) -> tuple[int, ...]:
-    listed = tuple(found)
+def _indices(found: Sequence[int]) -> tuple[int, ...]:
+    listed = tuple(_bounded(found))
     _check_ascending(listed)
     return listed
 
@@ -264,9 +266,15 @@ def _write_state(state: State) -> Any:
     return pb.State(**{**vars(state), **changed})
 
 
+def _bounded(found: Sequence[Kept]) -> list[Kept]:
+    # Counted first: as Python's objects the parts of a message take a hundred times its bytes.
+    if len(found) > MOST_CLIENTS:
+        raise ValueError("more than there are clients")
+    return list(found)
+
+
 def _check_ascending(indices: Iterable[int]) -> None:
-    listed = list(indices)
-    if len(listed) > MOST_CLIENTS or any(one >= next_ for one, next_ in pairwise(listed)):
+    if any(one >= next_ for one, next_ in pairwise(indices)):
         raise ValueError("not strictly ascending")
 
 

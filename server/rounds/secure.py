@@ -93,6 +93,7 @@ class SecureRounds:
                 self._with.tell(f"round {number}: {len(asked)} clients are too few for a secure sum of this plan")
                 break
             attempt = self._attempt(number, asked, chosen, model, state)
+            round_.announce()
             way = Way(
                 grid=self._with.grid,
                 nodes={client: known[client] for client in asked},
@@ -121,7 +122,8 @@ class SecureRounds:
 
     def _model(self, sent: Mapping[str, Message]) -> str:
         """Digest of the model that all clients are sent."""
-        digests = {model_digest(arrays) for arrays, _ in map(_train, sent.values())}
+        models = {id(arrays): arrays for arrays, _ in map(_train, sent.values())}  # mostly one and the same object
+        digests = {model_digest(arrays) for arrays in models.values()}
         if len(digests) != 1:
             raise StrategyError(
                 f"federation.strategy = '{self._with.strategy.name}': doesn't send every client the same model; with "
@@ -188,26 +190,34 @@ class _Round:
     keep: Callable[[], None]
     _faults: dict[str, ClientFault] = field(default_factory=dict)
     _attempts: int = 0
-    _charged: int = 0
     _free: int = _FREE
     _begun: bool = False
     _dropped: dict[str, list[str]] = field(default_factory=lambda: Attempted().dropped)
     _sent: int = 0
     _received: int = 0
+    _cut_off: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._cut_off = self.state.begun.count(self.number)
+
+    @property
+    def _spare(self) -> int:
+        return self.using.plan.spare_rounds - self.state.repeated
 
     def next_cohort(self, clients: Mapping[str, Any]) -> list[str] | None:
         """Who takes part in the next attempt; None if there is to be none."""
-        spare = self.using.plan.spare_rounds - self.state.repeated
-        if self._free == 0 or (self.number in self.state.begun and spare <= 0):
+        if self._free == 0 or (self.number in self.state.begun and self._spare <= 0):
             return None
         refusing = {one.client for one in self._faults.values() if one.refused and one.fault not in _PASSING}
-        self._attempts, self._begun = self._attempts + 1, False
         return [client for client in clients if client not in refusing]
+
+    def announce(self) -> None:
+        """Note that an attempt is made."""
+        self._attempts, self._begun = self._attempts + 1, False
 
     def begin(self, clients: Sequence[str]) -> None:
         """Charge those who will be asked for masked vectors, and have it on the disk."""
         self._begun = True
-        self._charged += 1
         self.state.begin_attempt(self.number, clients)
         self.keep()
 
@@ -247,14 +257,21 @@ class _Round:
 
     def given_up(self) -> Played:
         """The round without a sum."""
+        if self._cut_off and not self._attempts and self._spare <= 0:
+            self.using.tell(
+                f"round {self.number}: its attempt at the secure sum was cut off when the server ended; the charge "
+                "stays, and no spare round is left"
+            )
         return Played(self._tally(), sent=self._sent, secure_sum=self._record(0))
 
     def _tally(self) -> Tally:
         return Tally(faults=list(self._faults.values()), received=self._received)
 
     def _record(self, survivors: int) -> SecureSumRecord:
+        # Those that a restart of the server cut off are the round's as well; of them only the charged ones are known.
+        charged = self.state.begun.count(self.number)
         return SecureSumRecord(
-            attempts=self._attempts, charged=self._charged, survivors=survivors, dropped=self._dropped
+            attempts=self._attempts + self._cut_off, charged=charged, survivors=survivors, dropped=self._dropped
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client import books as module
-from client.books import Books, books, create_simulated, register
+from client.books import Books, books, create_simulated, put_away, register
 from client.policy import Allow, SitePolicy
 from privacy.ledger import Ledger, LedgerError
 from security.errors import RunError
@@ -36,6 +36,16 @@ def test_books_may_be_registered_under_any_name(path: Path) -> None:
     mine = Books(Ledger.open(path), b"x" * 32)
     register(f"{path}-elsewhere", mine)
     assert books(f"{path}-elsewhere") is mine
+
+
+def test_books_that_are_put_away_leave_one_file_and_may_be_opened_again(path: Path) -> None:
+    first = books(str(path))
+    first.prepare(policy())
+    assert list(path.parent.glob("ledger.sqlite-*"))  # SQLite's log, while it is open
+    put_away()
+    assert not list(path.parent.glob("ledger.sqlite-*"))
+    assert books(str(path)) is not first
+    assert books(str(path)).ledger.head("people") is not None
 
 
 def test_a_ledger_is_made_once_and_its_secret_is_nobody_elses_to_read(path: Path) -> None:

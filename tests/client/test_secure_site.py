@@ -26,7 +26,7 @@ from shared_models.flower_messages import (
 )
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
-from shared_models.protocol import SECURE_KEYS, SECURE_SHARES, SECURE_SURVIVORS, SECURE_UNMASK
+from shared_models.protocol import PLAN_DIGEST, SECURE_KEYS, SECURE_SHARES, SECURE_SURVIVORS, SECURE_UNMASK
 from tests.client.conftest import assert_fault, wire
 from tests.client.real_site import APPROVED, DATA, FEDERATION, Authority, Running, settings_text, started, write_rows
 from tests.client.secure_cohort import TRAIN, Sum, secure_plan, vector_of, words_of
@@ -226,3 +226,19 @@ def test_every_reply_of_a_sum_may_leave_as_long_as_its_plan_is_allowed(federatio
     site = federation.running["mayo"].site
     for answer in federation.answers:
         assert site.allows(federation.plan, answer.fields), answer.kind
+
+
+def test_rule_2_an_attempt_of_one_plan_is_not_paid_and_masked_under_another(federation: Federation) -> None:
+    # Both are allowed. Sums of the first are opened for fewer honest sites than the other's shares of noise count on.
+    few, many = federation.plan, secure_plan(4, private={"noise": "secret"}, secure_sum={"honest": 0.75})
+    assert few.secure_parameters().least < many.secure_parameters().least
+    assert few.sum_grid().noise_share > many.sum_grid().noise_share
+    one = federation.sum()
+    inboxes = one.shares()
+    federation.plan = many
+    one.config[PLAN_DIGEST] = many.digest()
+    assert_fault(one.say(TRAIN, "mayo", inboxes["mayo"]), Fault.SECURE_SUM_REFUSED)
+    assert federation.running["mayo"].kinds() == ["open", "policy"]
+    federation.plan = few
+    one.config[PLAN_DIGEST] = few.digest()
+    assert_fault(one.say(TRAIN, "mayo", inboxes["mayo"]), Fault.SECURE_SUM_LOST)  # for this site the attempt is over

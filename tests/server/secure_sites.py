@@ -121,6 +121,10 @@ class Sites:
         """How many attempts any site has heard of."""
         return len(self._attempts)
 
+    def newest(self, client: str) -> int:
+        """Number of the newest attempt that a site has heard of."""
+        return self._open[client].attempt.number
+
     def on(self, client: str, phase: str, act: Act, *, attempt: int = 0) -> Sites:
         """Have a site act otherwise in a phase, of one attempt or of all."""
         self.acts[client, phase, attempt] = act

@@ -136,6 +136,7 @@ def test_a_key_out_of_range_is_refused_where_it_stands(key: str, value: Any) -> 
         ({"secure_sum": {"clients": 30, "honest": 0.7}}, 30, (21, 3)),  # 0.7 x 30 is 21 and not a little more
         ({"secure_sum": {"clients": 30, "corrupt": 0.11}}, 30, (15, 4)),
         ({"secure_sum": {"corrupt": 0.0}}, 10, (5, 0)),
+        ({"secure_sum": {"honest": 1e-9, "corrupt": 1e-9}}, 10, (1, 1)),  # rounded up
     ],
 )
 def test_parts_of_a_cohort_are_rounded_up(

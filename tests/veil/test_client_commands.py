@@ -214,6 +214,7 @@ def test_of_secure_sums_an_owner_reads_who_must_be_trusted_and_when_they_are_ope
     assert shown["budget"].endswith(covered)
     assert "charged (private releases, paid for): arrays" in shown["leaves"]
     assert "config.secure-message" in shown["leaves"]
+    assert "add or remove one unit; RDP, orders 1.1 to 1024; selection" in shown["privacy"]
 
 
 def test_what_the_site_would_refuse_as_things_stand_is_said(veil: Command, home: SiteHome) -> None:

@@ -124,8 +124,8 @@ def _uses(data: DataPlan) -> Iterable[str]:
 
 
 def _privacy(plan: Plan) -> Iterable[str]:
-    from privacy.accountant import ACCOUNTANT, RELATION
-    from server.claim import privacy_unit
+    from privacy.accountant import RELATION
+    from server.claim import accountant_of, privacy_unit
 
     if not plan.is_private:
         return ("NONE: the server sees what this site's updates tell of its records",)
@@ -137,7 +137,7 @@ def _privacy(plan: Plan) -> Iterable[str]:
     return (
         f"each {privacy_unit(plan)}; against {against} (trust: {privacy.trust})",
         f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g} here, once all rounds are played ({RELATION}; "
-        f"{ACCOUNTANT}; selection: {privacy.selection})",
+        f"{accountant_of(plan)}; selection: {privacy.selection})",
     )
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from privacy import accountant
 from privacy.mechanisms import DiscreteGaussianSum
-from privacy.report import facts_of_run
+from privacy.report import facts_of_ledger, facts_of_run
 from privacy.report.catalogue import LANGUAGES
 from privacy.report.facts import Facts
 from privacy.report.render import html
-from tests.privacy.report.examples import DELTA, SITES, charge, ledger, metrics, plan, remark, row, summary
+from tests.privacy.report.examples import DELTA, SITES, balance, charge, ledger, metrics, plan, remark, row, summary
 
 SUM = DiscreteGaussianSum(noise_share=2000.0, honest=3, l2_sensitivity=1024.0, dimension=650)
 VALUES = {"honest": "3", "corrupt": "1", "clients": "6"}
@@ -36,7 +37,7 @@ def run(rounds: int = 4, *, ledgers: bool = False, **more: Any) -> Facts:
         "noise_multiplier": SUM.noise_multiplier,
         "assumptions": ASSUMED,
         "disclosed": [remark("participation")],
-        "secure_sum": {"honest": 3, "clients": 6, "release": SUM.to_json()},
+        "secure_sum": {"honest": 3, "corrupt": 1, "clients": 6, "release": SUM.to_json()},
     }
     found = summary(rows, rounds=rounds, **{**privacy, **more})
     charges = tuple(charge(n, SUM, unit="client", trust="distributed") for n in range(1, rounds + 1))
@@ -49,15 +50,37 @@ def run(rounds: int = 4, *, ledgers: bool = False, **more: Any) -> Facts:
 @pytest.mark.parametrize("ledgers", [False, True], ids=["of a server", "with ledgers"])
 def test_its_epsilon_is_that_of_the_sums_and_protects_a_client(ledgers: bool) -> None:
     facts = run(ledgers=ledgers)
-    (balance,) = facts.balances
+    (found,) = facts.balances
     assert facts.status == "stands"
-    assert (balance.basis.unit, balance.basis.trust) == ("client", "distributed")
-    assert balance.verdict.epsilon == accountant.epsilon({SUM: 4}, DELTA).epsilon
+    assert (found.basis.unit, found.basis.trust) == ("client", "distributed")
+    assert found.verdict.epsilon == accountant.epsilon({SUM: 4}, DELTA).epsilon
     assert [(one.mechanism, one.most, one.total) for one in facts.charged] == [
         ("discrete-gaussian-sum", 4, 4 * len(SITES))
     ]
-    assert {(one.who, one.outcome) for one in balance.coalitions} >= {("server", "stands"), ("clients", "depends")}
-    assert next(one for one in balance.coalitions if one.who == "clients").values == {"honest": "3", "clients": "6"}
+    assert {(one.who, one.outcome) for one in found.coalitions} >= {("server", "stands"), ("clients", "depends")}
+    assert next(one for one in found.coalitions if one.who == "clients").values == VALUES
+
+
+@pytest.mark.parametrize("who", ["all other clients together", "the server and other clients together"])
+def test_a_coalition_breaks_the_claim_when_more_collude_than_the_plan_allows(who: str) -> None:
+    """Three of six stay honest when three collude, and yet a sum of four may then have one honest client in it."""
+    (said,) = re.findall(rf"{who}</th><td>.*?</td>", html(run()))
+    assert "stands while at most 1 of 6 clients collude, and at least 3 honest ones are in every sum" in said
+
+
+@pytest.mark.parametrize("ledgers", [False, True], ids=["of a server", "with ledgers"])
+def test_what_is_computed_by_renyi_divergences_is_not_said_to_be_by_others_nor_to_check_itself(ledgers: bool) -> None:
+    (found,) = run(ledgers=ledgers).balances
+    assert found.meaning is not None
+    assert found.meaning.source == "rdp"
+    assert [(one.accountant, one.claimed) for one in found.estimates] == [("RDP, orders 1.1 to 1024", True)]
+
+
+def test_nor_by_the_report_of_a_ledger() -> None:
+    charges = tuple(charge(n, SUM, unit="client", trust="distributed") for n in range(1, 5))
+    view = ledger(SITES[0], 4, charges=charges, balances=(balance({SUM: 4}, unit="client", trust="distributed"),))
+    (found,) = facts_of_ledger(name="x", ledgers=[view]).balances
+    assert [one.accountant for one in found.estimates if not one.claimed] == ["RDP, orders 1.1 to 1024"]
 
 
 def test_its_conditions_are_those_of_a_sum_and_not_of_an_example() -> None:

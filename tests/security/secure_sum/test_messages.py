@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -147,6 +148,31 @@ def test_fields_out_of_bounds_are_refused(message: Any, kind: type[Any]) -> None
 
 def test_a_message_larger_than_any_is_refused_unread() -> None:
     damaged(bytes(LARGEST_MESSAGE + 1), Offer)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pb.Message(attempt=ATTEMPT.digest, inbox=pb.Inbox(sealed=[pb.Entry()] * 200_000)),
+        pb.Message(attempt=ATTEMPT.digest, key_list=pb.KeyList(offers=[pb.IndexedOffer()] * 200_000)),
+        pb.Message(attempt=ATTEMPT.digest, survivors=pb.Survivors(survivors=range(200_000))),
+        pb.Message(attempt=ATTEMPT.digest, announcement=pb.Announcement(cohort=["a"] * 200_000)),
+    ],
+    ids=lambda message: str(message.WhichOneof("kind")),
+)
+def test_a_list_longer_than_any_cohort_is_refused_before_it_is_unpacked(message: Any) -> None:
+    # As Python's objects the entries of 4 MB took half a gigabyte and seven seconds.
+    data = message.SerializeToString(deterministic=True)
+    kind = {"inbox": Inbox, "key_list": KeyList, "survivors": Survivors, "announcement": Announcement}[
+        message.WhichOneof("kind")
+    ]
+    tracemalloc.start()
+    try:
+        damaged(data, kind)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(data) + (1 << 20)
 
 
 def test_nothing_that_nobody_would_take_is_written() -> None:

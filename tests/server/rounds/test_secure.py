@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from security.errors import RunError
 from server.checkpoint import load_checkpoint
 from server.federation import Federation
+from server.rounds import secure
 from server.rounds.secure_attempt import liars
 from server.run_state import ClientTally
 from server.strategies import ServerStrategy
@@ -22,6 +23,7 @@ from shared_models.faults import Fault
 from shared_models.parameters import Parameters, from_arrays, to_arrays
 from shared_models.plan import Plan
 from shared_models.protocol import ARRAYS, CONFIG, SECURE_MESSAGE
+from shared_models.secure_context import model_digest
 from tests.server.conftest import (
     LAYOUT,
     START,
@@ -394,7 +396,10 @@ def test_two_rounds_given_up_one_after_the_other_end_the_run(player: Player) -> 
         sites.on(site, "masked", says(Fault.CLIENT_FAILED))
     played = play(player, plan, sites)
     assert played.outcome.stopped == "failed"
-    assert played.outcome.reason == "round 2: 0 good updates of 6 clients, the plan needs 4 (client-failed)"
+    assert played.outcome.reason == (
+        "round 2: 0 good updates of 6 clients, the plan needs 4 (client-failed); it is the second round without a sum, "
+        "one after the other; resume when more clients are there, or plan secure_sum.spare_rounds"
+    )
     assert [record.updates for record in played.diary.rounds] == [0, 0]
     assert played.outcome.state.round == 2
     assert same_bits(played.outcome.parameters, START)
@@ -546,9 +551,67 @@ def test_without_a_spare_round_what_was_cut_off_is_given_up(player: Player) -> N
     federation, sites = killed(player, plan, "masked")
     played = resumed(player, plan, federation, sites)
     assert [record.updates for record in played.diary.rounds] == [0, 6]
-    assert line(played)["secure_sum"] == {"attempts": 0, "charged": 0, "survivors": 0, "dropped": NOBODY}
+    assert played.diary.notes == [
+        "round 1: its attempt at the secure sum was cut off when the server ended; the charge stays, and no spare "
+        "round is left"
+    ]
+    # The attempt that was cut off is this round's, in every book.
+    assert line(played)["secure_sum"] == {"attempts": 1, "charged": 1, "survivors": 0, "dropped": NOBODY}
     assert trained(played) == dict.fromkeys(SIX, 2)
     assert same_bits(played.outcome.parameters, after(plan, [], SIX))
+
+
+def test_rounds_that_were_cut_off_are_said_to_be(player: Player) -> None:
+    plan = rounds(3)
+    federation, sites = killed(player, plan, "masked")
+    found = load_checkpoint(federation.folder.checkpoints, plan.digest())
+    assert found is not None
+    grid = KilledInPhase(SIX, sites, "masked")
+    with pytest.raises(StoppedOnPurposeError):
+        play(player, plan, sites, grid, folder=federation.folder, resume=found)
+    played = resumed(player, plan, federation, sites)
+    assert played.outcome.stopped == "failed"
+    assert played.outcome.reason is not None
+    assert "(cut off when the server ended)" in played.outcome.reason
+
+
+def test_no_number_is_announced_twice_however_often_the_server_dies(player: Player) -> None:
+    plan = one_round()
+    federation, sites = killed(player, plan, "keys")
+    heard = [sites.newest("site-0")]
+    for _ in range(2):
+        found = load_checkpoint(federation.folder.checkpoints, plan.digest())
+        assert found is not None
+        grid = KilledInPhase(SIX, sites, "keys")
+        with pytest.raises(StoppedOnPurposeError):
+            play(player, plan, sites, grid, folder=federation.folder, resume=found)
+        heard.append(sites.newest("site-0"))
+    assert len(set(heard)) == 3
+    assert heard == sorted(heard)
+
+
+def test_only_attempts_that_were_made_are_counted(player: Player) -> None:
+    """Too few are left of those who don't refuse: nobody is asked any more."""
+    plan = one_round()
+    sites = Sites(plan, SIX)
+    for site in SIX[:4]:
+        sites.on(site, "keys", says(Fault.POLICY_PLAN))
+    played = play(player, plan, sites)
+    assert sites.attempts == 1
+    assert line(played)["secure_sum"]["attempts"] == 1
+
+
+def test_a_model_that_all_are_sent_is_hashed_once(player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = one_round()
+    hashed: list[str] = []
+
+    def counting(arrays: ArrayRecord) -> str:
+        hashed.append(model_digest(arrays))
+        return hashed[-1]
+
+    monkeypatch.setattr(secure, "model_digest", counting)
+    play(player, plan, Sites(plan, SIX))
+    assert len(hashed) == 1
 
 
 def test_a_run_resumed_between_rounds_ends_with_the_same_model(player: Player) -> None:
