@@ -12,7 +12,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls
+.PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums
 
 install: $(VENV)/.installed
 
@@ -49,6 +49,10 @@ prove-doors: install
 # A hundred thousand hostile messages to parser, server and sites. Finished campaigns are not repeated.
 prove-fuzz: install
 	$(BIN)/python -m tests.proofs.fuzz --messages 100000 --seed 1
+
+# Thousands of secure sums with clients that fall out anywhere: the plain sum, or none. Finished ones are not repeated.
+prove-sums: install
+	$(BIN)/python -m tests.proofs.sums --sums 2000 --seed 1
 
 # A scan of a running server's TLS by sslyze, which gets an environment of its own in build/.
 prove-tls: install
