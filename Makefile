@@ -50,9 +50,9 @@ prove-doors: install
 prove-fuzz: install
 	$(BIN)/python -m tests.proofs.fuzz --messages 100000 --seed 1
 
-# Thousands of secure sums with clients that fall out anywhere: the plain sum, or none. Finished ones are not repeated.
+# A thousand secure sums with clients that fall out anywhere: the plain sum, or none. Finished ones are not repeated.
 prove-sums: install
-	$(BIN)/python -m tests.proofs.sums --sums 2000 --seed 1
+	$(BIN)/python -m tests.proofs.sums --sums 1000 --seed 1
 
 # A scan of a running server's TLS by sslyze, which gets an environment of its own in build/.
 prove-tls: install

@@ -1,8 +1,4 @@
-"""How the suite is spread over two processes: a file stays together, and what starts many processes takes turns.
-
-Two Ray clusters or Flower engines that start at once on a small machine would time each other out; so would two
-federations of processes. One of each goes.
-"""
+"""How the suite is spread over two processes: a file stays together, and what starts engines of its own takes turns."""
 
 from __future__ import annotations
 
@@ -20,12 +16,8 @@ _PROCESSES = (_HERE / "e2e", _HERE / "proofs")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests."""
+    """Group the tests; two clusters that start at once on a small machine would time each other out."""
     for item in items:
-        if item.get_closest_marker("ray") or item.get_closest_marker("flower"):
-            group = "engines"
-        elif any(folder in item.path.parents for folder in _PROCESSES):
-            group = "processes"
-        else:
-            group = str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        heavy = item.get_closest_marker("ray") or item.get_closest_marker("flower")
+        alone = heavy is not None or any(folder in item.path.parents for folder in _PROCESSES)
+        item.add_marker(pytest.mark.xdist_group("engines" if alone else str(item.path)))
