@@ -17,7 +17,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -68,11 +68,14 @@ def offer_keys(message: Message, place: Workplace, context: Context) -> RecordDi
     guard = Guard.of(site, place)
     guard.foresee(asked.request)
     attempts = site.attempts()
+
+    def used(attempt: Attempt) -> bool:
+        """Known by its number while this process lives, by its charge for ever."""
+        return attempt.number <= attempts.newest(asked.run) or guard.knows(_task(attempt))
+
     with _protocol():
-        client, offer = SumClient.begin(asked.words, _expected(asked, place, site, asked.model), _sign(site))
-        # Known by its number while this process lives, by its charge for ever.
-        if client.attempt.number <= attempts.newest(asked.run) or guard.knows(_task(client.attempt)):
-            raise SecureSumError(Abort.ATTEMPT_USED)
+        expected = replace(_expected(asked, place, site, asked.model), used=used)
+        client, offer = SumClient.begin(asked.words, expected, _sign(site))
     attempts.keep(Pending(client=client, model=asked.model))
     return _words(offer)
 

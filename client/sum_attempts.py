@@ -92,8 +92,11 @@ class SumAttempts:
     def _put(self, pending: Pending, kept: Pending | None) -> None:
         run, number = pending.client.attempt.run, pending.client.attempt.number
         with self._lock:
-            if number < self._runs.get(run, (0, None))[0]:
+            newest, there = self._runs.get(run, (0, None))
+            if number < newest:
                 return  # a newer one has begun meanwhile
+            if number == newest and there is None and not pending.answered:
+                return  # it was dropped meanwhile: only what it has sent brings it back
             self._runs.pop(run, None)
             self._runs[run] = number, kept
             for old in list(self._runs)[:-_MOST_RUNS]:

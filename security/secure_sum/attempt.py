@@ -140,13 +140,6 @@ class Attempt(Announcement):
         ).digest()
 
     @cached_property
-    def slot(self) -> bytes:
-        """What a client begins once only, whatever else an announcement says: this number in this run."""
-        return sha256(
-            canonical("veil secure sum 1 slot", self.federation.encode(), self.run.encode(), number(self.number))
-        ).digest()
-
-    @cached_property
     def indices(self) -> Mapping[str, int]:
         """The place of each name in the cohort."""
         return {name: index for index, name in enumerate(self.cohort)}
@@ -180,8 +173,9 @@ class Expected:
     """The plan's parameters for a cohort of that size. ValueError where none are safe."""
     least_cohort: int = 3
     """The policy's: a sum of fewer is refused."""
-    used: Callable[[bytes], bool] = field(default=lambda _slot: False)
-    """Whether an attempt with this `slot` was begun before. Who keeps books of it writes it down after `begin`."""
+    used: Callable[[Attempt], bool] = field(default=lambda _attempt: False)
+    """Whether this attempt was begun before, or another under its number. Who keeps books of it writes it down after
+    `begin`."""
 
     def attempt(self, announced: Announcement) -> Attempt:
         """The announced attempt, if it is what this client will take part in.

@@ -88,7 +88,7 @@ class SumClient:
         """
         attempt = expected.attempt(decode(announcement, Announcement))
         decode(announcement, Announcement, attempt)  # or the server computed other parameters
-        if expected.used(attempt.slot):
+        if expected.used(attempt):
             raise SecureSumError(Abort.ATTEMPT_USED)
         mask_secret, channel_secret, seed = (entropy(channel.SECRET_BYTES) for _ in range(3))
         own = attempt.indices[expected.client]

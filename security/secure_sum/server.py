@@ -97,15 +97,6 @@ class SumServer:
             return MappingProxyType(dict(self._dropped))
 
     @property
-    def enough(self) -> bool:
-        """Whether closing this phase now would succeed (short of wrong shares)."""
-        with self._lock:
-            if self._phase in (Phase.OVER, Phase.ABORTED):
-                return False
-            there = self._answered if self._phase is not Phase.SHARES else self._with_holders(self._answered)
-            return self._shortage(there) is None
-
-    @property
     def survivor_names(self) -> tuple[str, ...]:
         """Whose vectors are in the sum; empty before phase `survivors`."""
         with self._lock:

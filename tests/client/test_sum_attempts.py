@@ -123,6 +123,18 @@ def test_a_task_of_an_older_attempt_that_ends_late_does_not_touch_the_newer_one(
     assert find(attempts, new) is new
 
 
+def test_an_attempt_that_was_dropped_meanwhile_comes_back_with_what_it_has_sent_and_not_before() -> None:
+    """A phase that ends while the site trains must not let it say that it is in the sum."""
+    attempts, one = SumAttempts(), pending()
+    attempts.keep(one)
+    attempts.drop(one)
+    attempts.keep(one)
+    assert find(attempts, one) is None
+    one.answered = "digest of what was asked"
+    attempts.keep(one)
+    assert find(attempts, one) is one
+
+
 def test_a_site_keeps_the_newest_of_few_runs() -> None:
     attempts = SumAttempts()
     for number in (1, 2):

@@ -51,13 +51,6 @@ def test_names_run_together_are_other_names() -> None:
     assert canonical("a", b"bc", b"d") != canonical("a", b"b", b"cd") != canonical("ab", b"", b"cd")
 
 
-def test_a_slot_is_a_number_in_a_run() -> None:
-    for change in ({"round": 4}, {"nonce": b"\1" * 32}, {"cohort": (*FEDERATION.names[:11], "d")}, {"length": 6}):
-        assert replace(ATTEMPT, **change).slot == ATTEMPT.slot
-    for change in ({"number": 2}, {"run": "beef"}, {"federation": "other"}):
-        assert replace(ATTEMPT, **change).slot != ATTEMPT.slot
-
-
 @pytest.mark.parametrize(
     "change",
     [

@@ -139,18 +139,22 @@ def test_what_was_said_before_a_restart_is_of_no_use_after_it(federation: Federa
 
 
 def test_a_resumed_attempt_under_the_same_number_is_refused(federation: Federation) -> None:
-    begun: set[bytes] = set()
+    begun: set[int] = set()
+
+    def used(attempt: Attempt) -> bool:
+        return attempt.number in begun
+
     first = federation.attempt()
-    one, _ = federation.begin("c000", encode(first, first), used=begun.__contains__)
-    begun.add(one.attempt.slot)
+    one, _ = federation.begin("c000", encode(first, first), used=used)
+    begun.add(one.attempt.number)
     again = federation.attempt(nonce=b"\1" * 32, cohort=federation.names[:4])
     for same in (first, again):
         refused(
             Abort.ATTEMPT_USED,
-            lambda same=same: federation.begin("c000", encode(same, same), used=begun.__contains__),
+            lambda same=same: federation.begin("c000", encode(same, same), used=used),
         )
     later = federation.attempt(number=2)
-    federation.begin("c000", encode(later, later), used=begun.__contains__)
+    federation.begin("c000", encode(later, later), used=used)
 
 
 # --- phase shares: whose keys
