@@ -12,7 +12,8 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums
+.PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums \
+	prove-hospitals prove-fashion prove-clients
 
 install: $(VENV)/.installed
 
@@ -53,6 +54,17 @@ prove-fuzz: install
 # A thousand secure sums with clients that fall out anywhere: the plain sum, or none. Finished ones are not repeated.
 prove-sums: install
 	$(BIN)/python -m tests.proofs.sums --sums 1000 --seed 1
+
+# What the modes of privacy are worth on real data, as tables (docs/privacy-modes.md); an hour and more in all. Finished
+# runs are not repeated.
+prove-hospitals: install
+	$(BIN)/python -m simulations.studies.hospitals --splits 20 --out docs/evidence/hospitals.txt
+
+prove-fashion: install
+	$(BIN)/python -m simulations.studies.fashion --seeds 3 --out docs/evidence/fashion.txt
+
+prove-clients: install
+	$(BIN)/python -m simulations.studies.clients --out docs/evidence/clients.txt
 
 # A scan of a running server's TLS by sslyze, which gets an environment of its own in build/.
 prove-tls: install

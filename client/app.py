@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import secure_update
-from client.asking import check_plan, known_entry, request_and_model
+from client.asking import check_plan, known_entry, request_and_model, run_and_round
+from client.contribution import contribution
 from client.egress import check_query
+from client.entrusted import entrusted_joint, entrusted_update
 from client.error_feedback import ErrorFeedback
 from client.evaluator import count_correct, mean_loss, noisy_counts
-from client.guard import Guard
+from client.guard import Guard, Request
 from client.noise import noise_of
 from client.policy import RefusedError
 from client.site import Site, SiteDataError, registered_site, site_of
@@ -27,6 +30,7 @@ from privacy.ledger import LedgerError
 from security.secure_sum.aborts import SecureSumError
 from shared_models.faults import Fault
 from shared_models.parameters import Parameters
+from shared_models.plan_central import is_central
 from shared_models.protocol import (
     ARRAYS,
     CLIENT_ID,
@@ -34,6 +38,8 @@ from shared_models.protocol import (
     CORRECT,
     EPSILON,
     EXAMPLES,
+    JOINT,
+    MASKED,
     METRICS,
     STATEMENT_TEXT,
     TOTAL,
@@ -72,6 +78,12 @@ def identify(message: Message, context: Context) -> Message:
 def statement(message: Message, context: Context) -> Message:
     """Say, signed, what was spent; refuse a server that has seen entries which this client's ledger lacks."""
     return _answer(message, context, _statement)
+
+
+@app.query("enrol")
+def enrol(message: Message, context: Context) -> Message:
+    """Pay for a whole run whose cohorts are secret."""
+    return _answer(message, context, _enrolment)
 
 
 @app.query("secure_keys")
@@ -115,8 +127,10 @@ def _answer(message: Message, context: Context, work: Work) -> Message:
 
 
 def _training(message: Message, place: Workplace, context: Context) -> RecordDict:
-    if place.plan.privacy.trust == "distributed":  # an update leaves under masks or not at all
-        return secure_update.send_masked(message, place, context)
+    if place.plan.privacy.trust == "distributed":
+        if place.plan.secure.masks:  # an update leaves under masks or not at all
+            return secure_update.send_masked(message, place, context)
+        return _admitted(message, place, context, phase="train", work=_share)  # only a simulation's policy allows it
     return _admitted(message, place, context, phase="train", work=_train)
 
 
@@ -126,7 +140,7 @@ def _admitted(
     context: Context,
     *,
     phase: Phase,
-    work: Callable[[Workplace, Guard, Site, Parameters, int, ErrorFeedback], RecordDict],
+    work: Callable[[Workplace, Guard, Site, Parameters, Request, ErrorFeedback], RecordDict],
 ) -> RecordDict:
     """Work that touches data: between the guard's two questions."""
     request, start = request_and_model(message, place, phase)
@@ -138,7 +152,7 @@ def _admitted(
         feedback.answered(stored)
         return stored
     try:
-        reply = guard.release(work(place, guard, site, start, request.round, feedback))
+        reply = guard.release(work(place, guard, site, start, request, feedback))
     except Exception:
         guard.failed()
         raise
@@ -147,9 +161,20 @@ def _admitted(
 
 
 def _train(
-    place: Workplace, guard: Guard, site: Site, start: Parameters, round_number: int, feedback: ErrorFeedback
+    place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, feedback: ErrorFeedback
 ) -> RecordDict:
-    plan, records = place.plan, site.training_records(place)
+    plan, round_number = place.plan, request.round
+    if request.norm is not None:  # of a sum that a server makes: those under masks are elsewhere
+        vector = entrusted_joint(place, site, start, round_number=round_number, norm=request.norm)
+        arrays = ArrayRecord({JOINT: Array(vector.astype(np.float32))})
+        return RecordDict({ARRAYS: arrays, METRICS: MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})})
+    if is_central(plan):
+        change = entrusted_update(place, site, start, round_number=round_number)
+        metrics = MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})
+        return RecordDict(
+            {ARRAYS: feedback.encode(change, seed=0), METRICS: metrics}
+        )  # value by value: no chance in it
+    records = site.training_records(place)
     if plan.is_private:
         noise = noise_of(plan, "noise", site.client, round_number)
         change = train_private(place.model, start, records, plan, round_number=round_number, noise=noise)
@@ -166,8 +191,16 @@ def _train(
     return RecordDict({ARRAYS: arrays, METRICS: metrics})
 
 
+def _share(
+    place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, _: ErrorFeedback
+) -> RecordDict:
+    vector = contribution(place, site, start, round_number=request.round, attempt=b"", norm=request.norm)
+    metrics = MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})
+    return RecordDict({ARRAYS: ArrayRecord({MASKED: Array(vector)}), METRICS: metrics})
+
+
 def _evaluate(
-    place: Workplace, guard: Guard, site: Site, start: Parameters, round_number: int, _: ErrorFeedback
+    place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, _: ErrorFeedback
 ) -> RecordDict:
     plan = place.plan
     records = site.held_out(place)
@@ -175,7 +208,7 @@ def _evaluate(
     release = plan.evaluate_release()
     if release is None:
         return RecordDict({METRICS: MetricRecord({CORRECT: correct, TOTAL: total})})
-    noise = noise_of(plan, "counts", site.client, round_number)
+    noise = noise_of(plan, "counts", site.client, request.round)
     correct, total = noisy_counts(correct, total, release, noise)
     return RecordDict({METRICS: MetricRecord({CORRECT: correct, TOTAL: total, EPSILON: guard.epsilon()})})
 
@@ -192,6 +225,11 @@ def _statement(message: Message, place: Workplace, context: Context) -> RecordDi
     reply = RecordDict({CONFIG: ConfigRecord({STATEMENT_TEXT: text})})
     check_query(reply, "statement")
     return reply
+
+
+def _enrolment(message: Message, place: Workplace, context: Context) -> RecordDict:
+    run, _ = run_and_round(message, place)
+    return Guard.of(site_of(place, context), place).enrol(run)
 
 
 def _place(context: Context) -> Workplace:

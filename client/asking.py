@@ -14,8 +14,10 @@ from privacy.ledger import Anchor
 from shared_models.faults import Fault
 from shared_models.parameters import LayoutError, Parameters, from_arrays
 from shared_models.plan import Plan
+from shared_models.plan_adaptive import is_adaptive, may_be_norm
 from shared_models.protocol import (
     ARRAYS,
+    CLIPPING_NORM,
     CONFIG,
     HEAD_HASH,
     HEAD_POSITION,
@@ -67,8 +69,28 @@ def request_and_model(message: Message, place: Workplace, phase: Phase) -> tuple
     plan = place.plan
     if phase == "evaluate" and not (plan.evaluates_at_clients and plan.is_evaluated(number)):
         raise RefusedError(Fault.PLAN_MISMATCH)
+    norm = norm_of(message, plan) if phase == "train" else None
     start = model_of(message, place)
-    return Request(run=run, round=number, phase=phase, digest=digest_of(message.content)), start
+    return Request(run=run, round=number, phase=phase, digest=digest_of(message.content), norm=norm), start
+
+
+def norm_of(message: Message, plan: Plan) -> float | None:
+    """The round's clipping norm, where it adapts: one that the plan allows, and in the first round the plan's own.
+
+    The price hangs on no norm. But a server could spoil a model, or learn what a client would refuse to tell, by a norm
+    that nobody agreed to.
+
+    Raises:
+        RefusedError: it is missing, or none.
+    """
+    if not is_adaptive(plan):
+        return None
+    config = message.content.config_records[CONFIG]
+    norm, number = config.get(CLIPPING_NORM), config.get(ROUND)
+    if type(number) is not int or not may_be_norm(plan, norm, round_number=number):
+        raise RefusedError(Fault.PLAN_MISMATCH)
+    assert isinstance(norm, float)
+    return norm
 
 
 def model_of(message: Message, place: Workplace) -> Parameters:

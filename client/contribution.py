@@ -1,8 +1,10 @@
-"""What a client puts into a secure sum: the change that training makes, clipped, on the grid, with a share of noise.
+"""What a client puts into a secure sum, on the grid and with a share of noise: clipped gradients, or a clipped change.
 
-Under client-level privacy all that a client holds is one unit, so training itself is plain; what bounds its influence
-is the clipping, and what hides it is the noise of all. A client without records puts zeros and noise in, and so does
-one whose training diverged (rule 5): nobody can tell.
+Under example-level privacy a round is one step of a joint DP-SGD: what goes in is the sum of its records' clipped
+gradients, of all of them or of those that secret coins have drawn. Under client-level privacy all that a client holds
+is one unit, so training itself is plain; what bounds its influence is the clipping, and what hides it is the noise of
+all. A client without records puts zeros and noise in, and so does one whose training diverged (rule 5): nobody can
+tell.
 """
 
 from __future__ import annotations
@@ -12,14 +14,25 @@ import numpy.typing as npt
 
 from client.noise import noise_of
 from client.site import Site
-from client.trainer import train_plain
+from client.trainer import gradient_sum, train_plain
 from client.workplace import Workplace
-from privacy.secure_encoding import Words, encode
+from privacy.adaptive_clipping import joint
+from privacy.example_sum_grid import ExampleSumGrid
+from privacy.secure_encoding import Words, encode, encode_gradients
 from shared_models.parameters import Layout, Parameters, in_order
+from shared_models.plan_adaptive import split_of, summed_values
 from shared_models.secure_context import rotation_seed
 
 
-def contribution(place: Workplace, site: Site, start: Parameters, *, round_number: int, attempt: bytes) -> Words:
+def contribution(
+    place: Workplace,
+    site: Site,
+    start: Parameters,
+    *,
+    round_number: int,
+    attempt: bytes,
+    norm: float | None = None,
+) -> Words:
     """Train, and encode what that changed, for one attempt; the round must have been charged.
 
     Args:
@@ -27,19 +40,27 @@ def contribution(place: Workplace, site: Site, start: Parameters, *, round_numbe
         site: whose data.
         start: the shared model.
         round_number: from 1.
-        attempt: its digest, from which the rotation follows.
+        attempt: its digest, from which the rotation follows; of a sum without masks, anything.
+        norm: the round's clipping norm, where it adapts: a bit goes with the change then.
 
     Returns:
         Whole numbers modulo the ring's size, noise included, as many as the plan's `secure_sum.dimension`.
     """
     plan, records = place.plan, site.training_records(place)
-    change = {name: np.zeros_like(value) for name, value in start.items()}
+    noise = noise_of(plan, "noise", site.client, round_number)
+    grid, bits = plan.sum_grid(), plan.secure.bits
+    assert bits is not None  # or the plan were not resolved
+    if isinstance(grid, ExampleSumGrid):
+        gradients = gradient_sum(place.model, start, records, plan, noise=noise)
+        return encode_gradients(gradients, grid, bits=bits, noise=noise)
+    vector = np.zeros(summed_values(plan, place.layout.size), np.float32)
     if len(records):
         change, _ = train_plain(place.model, start, records, plan, round_number=round_number, client=site.client)
-    noise = noise_of(plan, "noise", site.client, round_number)
-    bits, rotation = plan.secure.bits, rotation_seed(plan, attempt, round_number)
-    assert bits is not None  # or the plan were not resolved
-    return encode(flat(change, place.layout), plan.sum_grid(), bits=bits, noise=noise, rotation=rotation)
+        vector = flat(change, place.layout)
+        if norm is not None:
+            vector = joint(vector, norm, split_of(plan)).astype(np.float32)
+    rotation = rotation_seed(plan, attempt, round_number)
+    return encode(vector, grid, bits=bits, noise=noise, rotation=rotation)
 
 
 def flat(change: Parameters, layout: Layout) -> npt.NDArray[np.float32]:

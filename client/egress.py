@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from client.policy import SitePolicy
 from shared_models.parameters import Layout, LayoutError, read_array
 from shared_models.plan import Plan
+from shared_models.plan_central import gives_joint, is_central
 from shared_models.protocol import (
     ARRAYS,
     CLIENT_ID,
@@ -24,6 +25,7 @@ from shared_models.protocol import (
     EXAMPLES,
     HEAD_HASH,
     HEAD_POSITION,
+    JOINT,
     LEDGER,
     MASKED,
     METRICS,
@@ -55,7 +57,7 @@ class EgressError(ValueError):
 
 
 Fields = dict[tuple[str, str], Disclosure]
-Query = Literal["identify", "statement", "secure-sum"]
+Query = Literal["identify", "statement", "secure-sum", "enrol"]
 
 # Record and type of each field. A list is never one: it could hold more than the field's name says.
 _TYPES: Final[dict[tuple[str, str], type]] = {
@@ -91,6 +93,7 @@ _QUERIES: Final[dict[Query, Fields]] = {
     "statement": {(CONFIG, STATEMENT_TEXT): Disclosure.PUBLIC},
     # Keys, sealed shares, signatures and opened shares: random, whatever the data is.
     "secure-sum": {(CONFIG, SECURE_MESSAGE): Disclosure.PUBLIC},
+    "enrol": {(METRICS, EPSILON): Disclosure.PUBLIC, **_HEAD},
 }
 
 
@@ -111,7 +114,8 @@ def classify(
         EgressError: the policy lets nothing out, a field has no class, one that a reply must have is missing, or a
             value is not what its class says.
     """
-    if not plan.is_private and (plan.name if federation is None else federation) not in policy.release.entrust:
+    entrusted = not plan.is_private or is_central(plan)
+    if entrusted and (plan.name if federation is None else federation) not in policy.release.entrust:
         raise EgressError("the policy entrusts this federation with nothing")
     if plan.is_private and phase == "evaluate" and not policy.release.counts:
         raise EgressError("the policy lets no counts out")
@@ -123,11 +127,12 @@ def classify(
     found = _checked(reply, fields, more, arrays)
     if plan.privacy.trust == "distributed" and phase == "train":
         _check_masked(reply, plan)
+    if gives_joint(plan) and phase == "train":
+        _check_joint(reply, layout)
     if plan.is_private and phase == "train" and reply[METRICS][WEIGHT] != 1:
         # Public only while it is the public constant (rule 1).
         raise EgressError(f"{METRICS}.{WEIGHT}: under privacy the weight is 1 for everybody")
-    of_arrays = Disclosure.CHARGED if plan.is_private else Disclosure.ENTRUSTED
-    return found | {f"{ARRAYS}.{name}": of_arrays for name in arrays}
+    return found | {f"{ARRAYS}.{name}": _of_arrays(plan) for name in arrays}
 
 
 def planned_fields(plan: Plan, policy: SitePolicy) -> dict[str, Disclosure]:
@@ -138,8 +143,7 @@ def planned_fields(plan: Plan, policy: SitePolicy) -> dict[str, Disclosure]:
         fields |= _QUERIES["secure-sum"]
     if plan.evaluates_at_clients:
         fields |= (_PRIVATE if plan.is_private else _PLAIN)["evaluate"]
-    arrays = Disclosure.CHARGED if plan.is_private else Disclosure.ENTRUSTED
-    return {ARRAYS: arrays, **{".".join(place): disclosure for place, disclosure in fields.items()}}
+    return {ARRAYS: _of_arrays(plan), **{".".join(place): disclosure for place, disclosure in fields.items()}}
 
 
 def check_query(reply: RecordDict, query: Query) -> dict[str, Disclosure]:
@@ -158,9 +162,17 @@ def unprotected_fields(plan: Plan, policy: SitePolicy) -> tuple[str, ...]:
     return tuple(field for field in plan.privacy.unprotected if field in policy.release.unprotected)
 
 
+def _of_arrays(plan: Plan) -> Disclosure:
+    """Class of an update: one below the noise that a server adds is entrusted to it, whatever its ledger charges."""
+    return Disclosure.CHARGED if plan.is_private and not is_central(plan) else Disclosure.ENTRUSTED
+
+
 def _arrays(plan: Plan, layout: Layout) -> tuple[str, ...]:
-    """Names of the arrays that an update leaves as: under distributed trust one alone, which is masked."""
-    return (MASKED,) if plan.privacy.trust == "distributed" else update_arrays(layout)
+    """Names of the arrays that an update leaves as: under distributed trust one alone, which is masked; and one where
+    it leaves with the bit of a clipping norm that adapts."""
+    if plan.privacy.trust == "distributed":
+        return (MASKED,)
+    return (JOINT,) if gives_joint(plan) else update_arrays(layout)
 
 
 def _check_masked(reply: RecordDict, plan: Plan) -> None:
@@ -170,6 +182,14 @@ def _check_masked(reply: RecordDict, plan: Plan) -> None:
         read_array(reply.array_records[ARRAYS][MASKED], MASKED, shape, f"uint{plan.secure.bits}")
     except LayoutError:
         raise EgressError(f"{ARRAYS}.{MASKED}: no vector of a secure sum") from None
+
+
+def _check_joint(reply: RecordDict, layout: Layout) -> None:
+    """One number more than is trained."""
+    try:
+        read_array(reply.array_records[ARRAYS][JOINT], JOINT, (layout.size + 1,), "float32")
+    except LayoutError:
+        raise EgressError(f"{ARRAYS}.{JOINT}: no update with its bit") from None
 
 
 def _checked(reply: RecordDict, fields: Fields, more: Fields, names: tuple[str, ...]) -> dict[str, Disclosure]:

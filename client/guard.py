@@ -13,28 +13,31 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from client.books import Books
-from client.egress import Disclosure, EgressError, classify, unprotected_fields
+from client.egress import Disclosure, EgressError, check_query, classify, unprotected_fields
 from client.policy import RefusedError, SitePolicy
 from privacy.accountant import epsilon
 from privacy.ledger import Anchor, BudgetExhausted, FieldClass, LedgerError, Reason, ReplyGone, Reserved, Stored, Task
-from privacy.lifetime import multiset
+from privacy.lifetime import Releases, multiset
 from privacy.mechanisms import Release
 from privacy.statement import make_statement
 from shared_models.faults import Fault
 from shared_models.parameters import Layout
 from shared_models.plan import Plan
-from shared_models.protocol import ARRAYS, HEAD_HASH, HEAD_POSITION, LEDGER, Phase
+from shared_models.protocol import ARRAYS, EPSILON, HEAD_HASH, HEAD_POSITION, LEDGER, METRICS, Phase
 
 if TYPE_CHECKING:
     from client.site import Site
     from client.workplace import Workplace
+
+ENROLMENT: Final = "enrol"
+"""Phase of the task by which a whole run is paid for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +49,14 @@ class Request:
         round: from 1.
         phase: what to do.
         digest: SHA-256 of everything that was asked, in hexadecimal.
+        norm: clipping norm of the round, where it adapts.
     """
 
     run: str
     round: int
     phase: Phase
     digest: str
+    norm: float | None = None
 
 
 class Guard:
@@ -146,6 +151,30 @@ class Guard:
         self._reserved = answer.anchor
         return None
 
+    def enrol(self, run: str) -> RecordDict:
+        """Pay for a whole run at once, before its first round: its cohorts are secret (rule 3), or it is one release.
+        Once, however often asked.
+
+        Returns:
+            What may be sent: what the run costs, and the ledger's newest entry.
+
+        Raises:
+            RefusedError: policy or budget say no, or the ledger can't be used; or the plan is paid for round by round.
+        """
+        if not self._plan.is_paid_at_once:
+            raise RefusedError(Fault.PLAN_MISMATCH)
+        with _ledger_faults():
+            task = self._run_as_task(run)
+            self._check_policy(task)
+            answer = self._charge_run(run)
+            if isinstance(answer, Stored):
+                return _decode(answer.reply)
+            content = RecordDict({METRICS: MetricRecord({EPSILON: self.epsilon()}), LEDGER: _head(answer.anchor)})
+            classes: dict[str, FieldClass] = {
+                name: kind.value for name, kind in check_query(content, ENROLMENT).items()
+            }
+            return _decode(self._books.ledger.commit(self._scope, task.id, _encode(content), fields=classes))
+
     def check(self, request: Request) -> None:
         """Check the plan against the policy, for what needs no data; nothing is charged.
 
@@ -207,8 +236,7 @@ class Guard:
         """
         if self._task is None or self._reserved is None:
             raise ValueError("nothing was admitted: nothing may leave")
-        head: dict[str, int | str] = {HEAD_POSITION: self._reserved.position, HEAD_HASH: self._reserved.hash}
-        content = RecordDict({**content, LEDGER: ConfigRecord({**head})})
+        content = RecordDict({**content, LEDGER: _head(self._reserved)})
         # All arrays have one class: one line in the ledger.
         classes: dict[str, FieldClass] = {
             ARRAYS if name.startswith(f"{ARRAYS}.") else name: kind.value
@@ -302,9 +330,8 @@ class Guard:
 
     def _rounds_with(self, task: Task) -> int:
         """Rounds of the last day, with this one."""
-        return _rounds(
-            {**self._books.ledger.tasks_within(self._scope, timedelta(days=1)), task.id: _part(task)}.values()
-        )
+        found = {**self._books.ledger.tasks_within(self._scope, timedelta(days=1)), task.id: _part(task)}
+        return _rounds(part for part in found.values() if part[2] != ENROLMENT)  # nobody works for that
 
     def _refuse(self, task: Task, fault: Fault) -> NoReturn:
         self._books.ledger.refuse(self._scope, task, Reason(fault.reason))
@@ -330,15 +357,31 @@ class Guard:
         plan = self._plan
         if not plan.is_private:
             return self._books.ledger.reserve(self._scope, task)
+        if not plan.is_paid_at_once:
+            return self._charge(task, multiset([self._price(task.phase)]))
+        self._charge_run(task.run)  # a crash in between leaves it paid for
+        return self._books.ledger.reserve(self._scope, task, terms=plan.terms())
+
+    def _charge_run(self, run: str) -> Reserved | Stored:
+        """Charge a whole run, unless that was done: all its rounds in one entry."""
+        return self._charge(self._run_as_task(run), multiset(self._plan.planned_trainings()))
+
+    def _run_as_task(self, run: str) -> Task:
+        return Task(
+            federation=self._federation,
+            run=run,
+            round=0,
+            phase=ENROLMENT,
+            client=self._client,
+            request=self._plan.digest(),
+        )
+
+    def _charge(self, task: Task, releases: Releases) -> Reserved | Stored:
+        plan = self._plan
         budget = self._policy.budget_for(plan.balance)
         assert budget is not None  # or the policy had refused
         return self._books.ledger.reserve(
-            self._scope,
-            task,
-            balance=plan.balance,
-            terms=plan.terms(),
-            releases=multiset([self._price(task.phase)]),
-            limit=budget.limit,
+            self._scope, task, balance=plan.balance, terms=plan.terms(), releases=releases, limit=budget.limit
         )
 
     def _price(self, phase: str) -> Release:
@@ -369,6 +412,11 @@ def _ledger_faults() -> Iterator[None]:
         raise RefusedError(Fault.BUDGET_EXHAUSTED) from None
     except LedgerError as error:
         raise RefusedError(Fault.LEDGER_CLOSED) from error
+
+
+def _head(anchor: Anchor) -> ConfigRecord:
+    head: dict[str, int | str] = {HEAD_POSITION: anchor.position, HEAD_HASH: anchor.hash}
+    return ConfigRecord({**head})
 
 
 def _encode(content: RecordDict) -> bytes:

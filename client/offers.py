@@ -22,6 +22,7 @@ from security.errors import UsageError
 from security.frames import LARGEST_PLAN
 from shared_models.cards import card_for
 from shared_models.faults import Fault
+from shared_models.features.apply import model_shape
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan
 from shared_models.registry import count_parameters
@@ -83,6 +84,8 @@ def check_beyond_policy(plan: Plan, settings: SiteSettings) -> None:
     """
     if plan.is_private and plan.privacy.noise == "reproducible":
         raise OfferError(Fault.POLICY_NOISE, "privacy.noise = 'reproducible': for simulations alone, never here")
+    if plan.privacy.trust == "distributed" and not plan.secure.masks:
+        raise OfferError(Fault.POLICY_SECURE_SUM, "secure_sum.masks = false: for simulations alone, never here")
     check_data(plan, settings)
     check_resources(plan, settings.resources)
     check_promise(plan)
@@ -163,7 +166,8 @@ def least_memory(plan: Plan) -> int:
         UsageError: there is no such network.
     """
     values = math.prod(card_for(plan.data).input_shape)
-    return _BYTES_A_PARAMETER * count_parameters(plan) + _BYTES_A_VALUE * values
+    matrices = 0 if plan.features is None else 4 * math.prod(model_shape(plan)) ** 2
+    return _BYTES_A_PARAMETER * count_parameters(plan) + _BYTES_A_VALUE * values + matrices
 
 
 @lru_cache(maxsize=8)

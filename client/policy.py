@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from privacy.lifetime import Balance, Limit
 from security.errors import UsageError
 from shared_models.faults import Fault
 from shared_models.plan import Plan
+from shared_models.plan_central import is_central
 from shared_models.plan_section import Count, NonNegative, Positive, Section
 from shared_models.toml_errors import read_section
 
@@ -68,6 +70,7 @@ class Allow(Section):
     least_honest: Count = Field(2, description="Fewest honest clients that a secure sum may count on, this site's too.")
     least_cohort: Annotated[int, Field(ge=2)] = Field(3, description="Fewest clients that a secure sum may be over.")
     rounds_a_day: Count | None = Field(None, description="Most rounds that are begun within 24 hours.")
+    unmasked_sums: bool = Field(False, description="Simulation only: sums that the server adds up without masks.")
     reproducible_noise: bool = Field(False, description="Simulation only: noise that follows from the plan's seed.")
 
 
@@ -75,7 +78,9 @@ class ReleasePolicy(Section):
     """What may leave beside private updates."""
 
     entrust: tuple[str, ...] = Field(
-        (), strict=False, description="Federations whose server is trusted with unprotected updates; no epsilon holds."
+        (),
+        strict=False,
+        description="Federations whose server is trusted with unprotected updates; no epsilon holds against it.",
     )
     counts: bool = Field(False, description="Noisy counts of right and all examples, charged like everything else.")
     unprotected: tuple[Unprotected, ...] = Field(
@@ -128,11 +133,15 @@ class SitePolicy(Section):
             return None if federation in self.release.entrust else Fault.POLICY_ENTRUST
         if self.budget_for(plan.balance) is None:
             return Fault.POLICY_UNIT
+        if is_central(plan) and federation not in self.release.entrust:  # its server sees what is below the noise
+            return Fault.POLICY_ENTRUST
         if privacy.noise == "reproducible" and not allow.reproducible_noise:
             return Fault.POLICY_NOISE
         if privacy.noise_multiplier is None or privacy.noise_multiplier < allow.least_noise_multiplier:
             return Fault.POLICY_NOISE
-        if privacy.clipping_norm > allow.largest_clipping_norm:
+        # Of one that adapts: where it may go.
+        largest = privacy.clipping_norm if privacy.adaptive is None else (privacy.adaptive.most_norm or math.inf)
+        if largest > allow.largest_clipping_norm:
             return Fault.POLICY_CLIPPING
         if plan.evaluates_at_clients and not self.release.counts:
             return Fault.POLICY_FIELD
@@ -142,6 +151,8 @@ class SitePolicy(Section):
 
     def _refusal_of_sum(self, plan: Plan) -> Fault | None:
         """Of a plan's whole cohort; a single attempt may be over fewer, down to the policy's own least."""
+        if not plan.secure.masks and not self.allow.unmasked_sums:
+            return Fault.POLICY_SECURE_SUM
         try:
             found = plan.secure_parameters()
         except ValueError:  # no sum over such a cohort is safe
@@ -188,9 +199,9 @@ def simulated_policy(plan: Plan, client: str) -> SitePolicy:
         site=f"client-{client}",
         budget_scope=client,
         budget=budgets,
-        allow=Allow(reproducible_noise=True, least_honest=1, least_cohort=2),
+        allow=Allow(reproducible_noise=True, unmasked_sums=True, least_honest=1, least_cohort=2),
         release=ReleasePolicy(
-            entrust=() if plan.is_private else (plan.name,),
+            entrust=() if plan.is_private and not is_central(plan) else (plan.name,),
             counts=plan.evaluates_at_clients,
             unprotected=plan.privacy.unprotected if plan.is_private else (),
             statement="full",

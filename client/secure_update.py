@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from client.asking import digest_of, model_of, run_and_round
+from client.asking import digest_of, model_of, norm_of, run_and_round
 from client.contribution import contribution
 from client.egress import check_query
 from client.guard import Guard, Request
@@ -36,7 +36,7 @@ from security.secure_sum.aborts import Abort, SecureSumError
 from security.secure_sum.attempt import DIGEST_BYTES, Attempt, Expected, Phase
 from security.secure_sum.client import SumClient
 from shared_models.faults import Fault
-from shared_models.plan_secure_sum import padded
+from shared_models.plan_secure_sum import added_up
 from shared_models.protocol import (
     ARRAYS,
     CONFIG,
@@ -103,7 +103,8 @@ def send_masked(message: Message, place: Workplace, context: Context) -> RecordD
     """
     asked = _Asked.of(message, place)
     start = model_of(message, place)
-    model = model_digest(message.content.array_records[ARRAYS])
+    norm = norm_of(message, place.plan)
+    model = model_digest(message.content.array_records[ARRAYS], norm)
     site = site_of(place, context)
     guard = Guard.of(site, place)
     attempts = site.attempts()
@@ -126,7 +127,7 @@ def send_masked(message: Message, place: Workplace, context: Context) -> RecordD
         return stored
     attempts.drop(pending)  # until it has sent something: it must not say that it is in the sum
     try:
-        vector = contribution(place, site, start, round_number=asked.round, attempt=asked.attempt)
+        vector = contribution(place, site, start, round_number=asked.round, attempt=asked.attempt, norm=norm)
         with _protocol():
             masked = pending.client.mask(asked.words, vector)
         arrays = ArrayRecord({MASKED: Array(masked)})
@@ -185,7 +186,7 @@ class _Asked:
         run, number = run_and_round(message, place)
         if plan.privacy.trust != "distributed":
             raise RefusedError(Fault.PLAN_MISMATCH)
-        if plan.secure.dimension != padded(place.layout.size, rotation=plan.secure.rotation):
+        if plan.secure.dimension != added_up(plan, place.layout.size):
             raise RefusedError(Fault.MODEL_MISMATCH)
         words = config.get(SECURE_MESSAGE)
         attempt, model = (b"", config.get(SECURE_MODEL)) if first else (config.get(SECURE_ATTEMPT), "")

@@ -323,6 +323,7 @@ class DeployedSite:
 
     def _records(self, plan: Plan) -> tuple[Records, Records]:
         """What is trained on, and what is kept for evaluation; read again when the file has changed."""
+        from client.datasets.features import as_seen
         from client.datasets.registry import load_file
         from client.datasets.split import split
 
@@ -334,6 +335,7 @@ class DeployedSite:
             try:
                 key = (
                     plan.data.model_dump_json(),
+                    plan.features,
                     plan.is_private,
                     plan.evaluates_at_clients,
                     file,
@@ -351,7 +353,9 @@ class DeployedSite:
                     parts = (found, found.take([]))
                     if plan.evaluates_at_clients:
                         parts = split(found, key=self._split_key, test_fraction=plan.data.test_fraction)
-                    self._loaded = (key, parts)
+                    # In memory alone: features say as much as the records themselves.
+                    train, held_out = (as_seen(plan, part, cached=False) for part in parts)
+                    self._loaded = (key, (train, held_out))
             except UsageError:
                 raise SiteDataError(self, plan) from None
             return self._loaded[1]

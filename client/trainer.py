@@ -8,24 +8,30 @@ step does with it. A private round touches data only through `private_gradient_s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from client.datasets.records import Records
-from client.schedule import learning_rate
 from privacy.dpsgd.engine import private_gradient_step, private_hooks
+from privacy.dpsgd.gradient_sum import clipped_gradient_sum
+from privacy.dpsgd.linear_head import linear_head
 from privacy.dpsgd.optimizer import PrivateOptimizer
 from privacy.dpsgd.sampling import poisson_batch
+from privacy.dpsgd.summed_step import SummedStep
 from privacy.mechanisms import DpSgd
 from privacy.noise import NoiseSource
 from security.errors import UsageError
 from shared_models.parameters import Parameters, get_parameters, set_parameters
 from shared_models.plan import Plan
+from shared_models.schedule import learning_rate
 from shared_models.seeds import derive_seed
+
+Batch = tuple[Tensor, Tensor]
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -120,29 +126,77 @@ def train_private(
     device = next(model.parameters()).device
     set_parameters(model, start)
     model.train()
-    training, release = plan.training, plan.train_release()
-    assert isinstance(release, DpSgd)  # a secure sum's clients train plainly
-    optimizer = PrivateOptimizer(
-        _optimizer(model, plan, round_number),
-        noise_multiplier=release.noise_multiplier,
-        clipping_norm=plan.privacy.clipping_norm,
-        expected_batch_size=training.expected_batch_size,
-        noise=noise,
-    )
+    release = plan.train_release()
+    assert isinstance(release, DpSgd)  # a secure sum's clients train plainly, or make no step of their own
+    steps = _private_steps(model, records, plan, release, _optimizer(model, plan, round_number), noise)
     # Dropout masks are dealt to the examples of a batch in order. Were they predictable, an example more would change
     # its neighbours' masks and with them their gradients; from secret entropy each example's mask is its own. (On the
     # CPU torch keeps 32 bits of a seed, so masks are harder to guess than to see, but no match for the noise.)
-    with private_hooks(model), _seeded(int(noise.uniform(1)[0] * 2**53), device):
+    with steps as step, _seeded(int(noise.uniform(1)[0] * 2**53), device):
         for _ in range(release.steps):
-            batch = poisson_batch(len(records), release.sample_rate, noise)
-            parts = _parts(batch, plan) if len(batch) else ()
-            private_gradient_step(
-                model,
-                optimizer,
-                nn.CrossEntropyLoss(reduction="sum"),
-                ((records.x[part].to(device), records.y[part].to(device)) for part in parts),
-            )
+            step(_private_batch(records, plan, noise, device))
     return _change(model, start)
+
+
+@contextmanager
+def _private_steps(
+    model: nn.Module,
+    records: Records,
+    plan: Plan,
+    release: DpSgd,
+    optimizer: torch.optim.Optimizer,
+    noise: NoiseSource,
+) -> Iterator[Callable[[Iterable[Batch]], None]]:
+    """What makes a private step of a batch: in closed form where a linear head is all that is trained."""
+    facts = {
+        "noise_multiplier": release.noise_multiplier,
+        "clipping_norm": plan.privacy.clipping_norm,
+        "expected_batch_size": plan.training.expected_batch_size,
+    }
+    example = torch.zeros(1, *records.x.shape[1:], device=next(model.parameters()).device)
+    if linear_head(model, example) is not None:
+        yield SummedStep(model, optimizer, **facts, noise=noise).step
+        return
+    private, loss = PrivateOptimizer(optimizer, **facts, noise=noise), nn.CrossEntropyLoss(reduction="sum")
+    with private_hooks(model):
+        yield lambda microbatches: private_gradient_step(model, private, loss, microbatches)
+
+
+def _private_batch(records: Records, plan: Plan, noise: NoiseSource, device: torch.device) -> Iterator[Batch]:
+    """A Poisson batch in parts that fit the memory; at rate 1 all records, without a copy where they fit."""
+    n, rate, most = len(records), plan.training.sample_rate, plan.training.max_physical_batch
+    if rate == 1:
+        parts: Iterable[Tensor | slice] = [slice(i, i + (most or n)) for i in range(0, n, most or n)] if n else []
+    else:
+        batch = poisson_batch(n, rate, noise)
+        parts = _parts(batch, plan) if len(batch) else []
+    for part in parts:
+        yield records.x[part].to(device), records.y[part].to(device)
+
+
+def gradient_sum(
+    model: nn.Module, start: Parameters, records: Records, plan: Plan, *, noise: NoiseSource
+) -> npt.NDArray[np.float64]:
+    """The sum of the clipped gradients of one batch, for a joint step (`privacy.dpsgd.gradient_sum`).
+
+    Not to be released as it is: it has no noise.
+
+    Args:
+        model: the plan's network on its device; its parameters are overwritten.
+        start: the shared model.
+        records: the client's own; may be none.
+        plan: the resolved plan.
+        noise: where sampling and dropout come from; the client's own.
+
+    Returns:
+        Flat, in the layout's order.
+    """
+    device = next(model.parameters()).device
+    set_parameters(model, start)
+    model.train()
+    with _seeded(int(noise.uniform(1)[0] * 2**53), device):  # dropout: as in `train_private`
+        batch = _private_batch(records, plan, noise, device)
+        return clipped_gradient_sum(model, batch, clipping_norm=plan.privacy.clipping_norm)
 
 
 def _optimizer(model: nn.Module, plan: Plan, round_number: int) -> torch.optim.Optimizer:

@@ -13,17 +13,18 @@ from functools import cached_property, lru_cache
 from flwr.app import Context
 from torch import nn
 
-from client.datasets.partition import client_ids, client_parts, client_records
+from client.datasets.features import seen_parts, seen_records
+from client.datasets.partition import client_ids
 from client.datasets.records import Records
 from client.trainer import choose_device
 from shared_models.cards import card_for
+from shared_models.features.apply import check_source, model_shape
 from shared_models.parameters import Layout, layout_of
 from shared_models.plan import Plan
 from shared_models.plan_data import NaturalPartition
 from shared_models.plan_file import parse_plan
 from shared_models.private_trainable import check_private_trainable
 from shared_models.registry import build_for
-from shared_models.resolve import check_offered
 from shared_models.seeds import derive_key
 
 
@@ -43,11 +44,11 @@ class Workplace:
 
     @cached_property
     def _clients(self) -> Mapping[str, Records]:
-        return client_records(self.plan.data, seed=self.plan.seed, split_key=split_key(self.plan))
+        return seen_records(self.plan, split_key=split_key(self.plan))
 
     @cached_property
     def _parts(self) -> Mapping[str, tuple[Records, Records]]:
-        return client_parts(self.plan.data, seed=self.plan.seed, split_key=split_key(self.plan))
+        return seen_parts(self.plan, split_key=split_key(self.plan))
 
     def records(self, client: str) -> Records:
         """What a client trains on; the first call reads the data.
@@ -87,14 +88,14 @@ def workplace(plan_text: str, device: str = "auto") -> Workplace:
         device: where to compute if the plan leaves it open.
 
     Raises:
-        UsageError: the plan isn't valid, this version can't give its privacy, or its model mixes examples (rule 7).
+        UsageError: the plan isn't valid, this version can't give its privacy or derives other features, or its model
+            mixes examples (rule 7).
     """
     plan = parse_plan(plan_text, where="plan")
-    check_offered(plan)
+    check_source(plan)
     model = build_for(plan)
     if plan.is_private:
-        card = card_for(plan.data)
-        check_private_trainable(model, card.input_shape, len(card.classes))
+        check_private_trainable(model, model_shape(plan), len(card_for(plan.data).classes))
     model.to(choose_device(wanted_device(plan, device)))
     layout = layout_of(model, plan.federation.wire, plan.federation.top_fraction)
     return Workplace(plan=plan, model=model, layout=layout)

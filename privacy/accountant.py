@@ -4,7 +4,7 @@ The figure is that of privacy loss distributions (`privacy.losses`), rounded pes
 history that was fixed beforehand. Beside it stands Renyi differential privacy (`privacy.rdp`), a bound by other
 means. A history with a release that only RDP may price (rule 4) is claimed by RDP alone, and says so.
 
-Where noise is drawn from tables that are not quite what the price is about (rule 9), their distance is taken out of
+Where noise is not quite drawn from what the price is about (rule 9), the distance of the two is taken out of
 delta: with t the total variation between all releases as they are made and as they are priced, (epsilon, d)-privacy of
 the priced ones is (epsilon, d + t (1 + e^epsilon))-privacy of those made. Distances add up like this whatever was seen
 in between, for each is a bound given any past.
@@ -12,7 +12,7 @@ in between, for each is a bound given any past.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,14 +26,15 @@ from privacy.table_distance import delta_of_distance
 ADD_OR_REMOVE_ONE, REPLACE_ONE = NeighboringRelation.ADD_OR_REMOVE_ONE, NeighboringRelation.REPLACE_ONE
 _RELATIONS = {ADD_OR_REMOVE_ONE: "add or remove one unit", REPLACE_ONE: "replace one unit"}
 RELATION = _RELATIONS[ADD_OR_REMOVE_ONE]
+RELATIONS = tuple(_RELATIONS.values())
 ACCOUNTANT = "PLD, pessimistic, interval 0.001"
 RDP_ACCOUNTANT = "RDP, orders 1.1 to 1024"
 
 # An epsilon above this is no claim.
 _LARGEST_EPSILON = 500.0
 
-# Parts of delta that are tried, in turn, for the distance of tables: it hardly ever needs more than the first.
-_FOR_TABLES = (2.0**-30, 2.0**-20, 2.0**-10, 2.0**-1)
+# Parts of delta that are tried, in turn, for the distance of noise: it hardly ever needs more than the first.
+_FOR_DISTANCE = (2.0**-30, 2.0**-20, 2.0**-10, 2.0**-1)
 
 History = frozenset[tuple[Release, int]]
 
@@ -114,8 +115,13 @@ def deltas_for(releases: Iterable[Release] | Mapping[Release, int], epsilons: Se
     if _only_rdp(past):
         total, off = rdp.divergences(past), distance(dict(past))
         return [min(1.0, rdp.delta(total, value) + delta_of_distance(off, epsilon=value)) for value in epsilons]
-    found = losses.of(past)
-    return [1.0] * len(epsilons) if found is None else [float(delta) for delta in found.deltas(epsilons)]
+    found, off = losses.of(past), distance(dict(past))
+    if found is None:
+        return [1.0] * len(epsilons)
+    return [
+        min(1.0, float(delta) + delta_of_distance(off, epsilon=value))
+        for delta, value in zip(found.deltas(epsilons), epsilons, strict=True)
+    ]
 
 
 def renyi(releases: Iterable[Release] | Mapping[Release, int], order: float) -> float:
@@ -164,20 +170,27 @@ def claim(past: History, delta: float) -> float:
     """The epsilon alone of `epsilon(past, delta)`, without its cross-check: for a search that asks often."""
     if not past:
         return 0.0
-    if _only_rdp(past):
-        bound = _by_rdp(past, delta)
-    else:
-        found = losses.of(past)
-        bound = math.inf if found is None else found.epsilon(delta)
+    bound = _by_rdp(past, delta) if _only_rdp(past) else _by_losses(past, delta)
     return bound if bound <= _LARGEST_EPSILON else math.inf
 
 
 def _by_rdp(past: History, delta: float) -> float:
-    total, off = rdp.divergences(past), distance(dict(past))
+    total = rdp.divergences(past)
+    return _beside_distance(past, delta, lambda kept: rdp.epsilon(total, kept))
+
+
+def _by_losses(past: History, delta: float) -> float:
+    found = losses.of(past)
+    return math.inf if found is None else _beside_distance(past, delta, found.epsilon)
+
+
+def _beside_distance(past: History, delta: float, epsilon_at: Callable[[float], float]) -> float:
+    """An epsilon for what is left of delta once the distance of the noise is taken out of it."""
+    off = distance(dict(past))
     if not off:
-        return rdp.epsilon(total, delta)
-    for part in _FOR_TABLES:
-        bound = rdp.epsilon(total, delta * (1 - part))
+        return epsilon_at(delta)
+    for part in _FOR_DISTANCE:
+        bound = epsilon_at(delta * (1 - part))
         if delta_of_distance(off, epsilon=bound) <= part * delta:
             return bound
     return math.inf
@@ -205,6 +218,15 @@ def _relation(past: History) -> NeighboringRelation:
     return next(iter(found), ADD_OR_REMOVE_ONE)
 
 
+def relation_of(releases: Iterable[Release] | Mapping[Release, int]) -> str:
+    """The neighbouring relation of what `releases` cost together.
+
+    Raises:
+        ValueError: as for `epsilon`.
+    """
+    return _RELATIONS[_relation(history(releases))]
+
+
 def accountant_of(releases: Iterable[Release] | Mapping[Release, int]) -> str:
     """Name of the accountant that prices `releases` together.
 
@@ -217,8 +239,7 @@ def accountant_of(releases: Iterable[Release] | Mapping[Release, int]) -> str:
 def _only_rdp(past: History) -> bool:
     """Whether RDP must price the whole. Raises ValueError if nothing can."""
     relation = _relation(past)
-    alone = (RenyiPriced, FromTables)
-    unpriced = [part for part, _ in past if isinstance(part, alone) or not _has_losses(part, relation)]
+    unpriced = [part for part, _ in past if isinstance(part, RenyiPriced) or not _has_losses(part, relation)]
     for part in unpriced:
         rdp.of(part)
     return bool(unpriced)

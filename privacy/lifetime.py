@@ -62,7 +62,7 @@ class Balance:
     """What an epsilon is about. Epsilons of unlike balances are never added.
 
     Attributes:
-        unit: "record", "person:5" (a person with at most 5 records) or "client".
+        unit: "record", "person" or "client"; how many records a person has is in the price of a release.
         trust: "local", "distributed" or "central": who need not be, or must be, trusted.
     """
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from privacy.noise.grid import LARGEST_SCALE
+from privacy.noise_limits import LARGEST_SCALE
 
 _FINEST = 20  # binary digits of a clipping norm in steps: 16 such vectors add up in float32 without rounding
 

@@ -1,13 +1,15 @@
 """From an update to what a client puts into a secure sum, and from the sum back to the mean update.
 
-The way of Kairouz, Liu & Steinke 2021 (arXiv 2102.06387, algorithms 1 and 2): clip, turn (if asked), scale to the grid,
-round at random within a norm, add a share of noise, and take it all modulo the size of a ring. Everything is a pure
-function of the update and of one source of randomness; the grid (`privacy.sum_grid`) says why the sum's sensitivity is
-what it is, for every outcome.
+Of a client's whole update (`encode`), the way of Kairouz, Liu & Steinke 2021 (arXiv 2102.06387, algorithms 1 and 2):
+clip, turn (if asked), scale to the grid, round at random within a norm, add a share of noise, and take it all modulo
+the size of a ring. Everything is a pure function of the update and of one source of randomness; the grid
+(`privacy.sum_grid`) says why the sum's sensitivity is what it is, for every outcome. Of a client's sum of clipped
+gradients (`encode_gradients`): scale to the grid, clamp, round, add a share of noise; `privacy.example_sum_grid` says
+why.
 
 A sum never wraps: whatever the rounding and the noise, a coordinate is at most `grid.bound`, and the ring is wide
 enough for that of all clients. So the probability of a wrap is exactly 0, and what the noise's bound takes away from
-its tails is the distance of its table, which the accountant takes out of delta (rule 9).
+its tails is part of a distance that the accountant takes out of delta (rule 9).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from privacy.example_sum_grid import ExampleSumGrid
 from privacy.noise import NoiseSource
 from privacy.sum_grid import MOST_RETRIES, SumGrid, padded_size
 
@@ -52,16 +55,31 @@ def encode(
     """
     if update.ndim != 1:
         raise ValueError(f"an update to be added up is flat, got {update.ndim} axes")
-    whole = rounded(_in_steps(update, grid, rotation), grid.steps, noise)
-    draw = noise.skellam if grid.noise == "skellam" else noise.discrete_gaussian
-    whole += draw(whole.shape, grid.noise_share).numpy()
-    assert np.abs(whole).max(initial=0) <= grid.bound
-    # From a negative number to a ring's element: its last bits (two's complement).
-    return whole.astype(np.uint32) if bits == 32 else whole.astype(np.uint64)
+    return _with_noise(rounded(_in_steps(update, grid, rotation), grid.steps, noise), grid, bits, noise)
+
+
+def encode_gradients(
+    total: npt.NDArray[np.float64], grid: ExampleSumGrid, *, bits: Literal[32, 64], noise: NoiseSource
+) -> Words:
+    """What a client puts into the sum of all clients' clipped gradients, with its share of noise, modulo 2^bits.
+
+    Args:
+        total: the client's own sum, flat; finite, for what isn't finite was left out of it.
+        grid: of the plan.
+        bits: width of the ring; `grid.bits(cohort)`.
+        noise: the client's own.
+
+    Raises:
+        ValueError: the sum is not flat, of another length than the grid's, or not finite.
+    """
+    if total.shape != (grid.dimension,) or not np.isfinite(total).all():
+        raise ValueError(f"a sum of gradients to be added up has {grid.dimension} finite values, got {total.shape}")
+    steps = np.rint(np.clip(total / grid.step, -grid.most, grid.most))
+    return _with_noise(steps.astype(np.int64), grid, bits, noise)
 
 
 def decode(
-    total: Words, grid: SumGrid, *, survivors: int, size: int, rotation: bytes | None = None
+    total: Words, grid: SumGrid | ExampleSumGrid, *, survivors: int, size: int, rotation: bytes | None = None
 ) -> npt.NDArray[np.float32]:
     """The mean update that a sum stands for.
 
@@ -129,6 +147,21 @@ def turned(vector: npt.NDArray[np.float64], seed: bytes) -> npt.NDArray[np.float
 def turned_back(vector: npt.NDArray[np.float64], seed: bytes) -> npt.NDArray[np.float64]:
     """The inverse of `turned`, still padded."""
     return _hadamard(vector) * _signs(seed, len(vector))
+
+
+def _with_noise(
+    whole: npt.NDArray[np.int64], grid: SumGrid | ExampleSumGrid, bits: Literal[32, 64], noise: NoiseSource
+) -> Words:
+    """Whole numbers with a share of noise, in the ring; the noise is drawn whatever they are."""
+    draw = {
+        "rounded-gaussian": noise.grid_normal,
+        "discrete-gaussian": noise.discrete_gaussian,
+        "skellam": noise.skellam,
+    }[grid.noise]
+    whole += np.clip(draw(whole.shape, grid.noise_share).numpy(), -grid.largest, grid.largest)
+    assert np.abs(whole).max(initial=0) <= grid.bound
+    # From a negative number to a ring's element: its last bits (two's complement).
+    return whole.astype(np.uint32) if bits == 32 else whole.astype(np.uint64)
 
 
 def _in_steps(update: npt.NDArray[np.float32], grid: SumGrid, rotation: bytes | None) -> npt.NDArray[np.float64]:

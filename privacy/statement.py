@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from types import NoneType
 from typing import Any, Literal, get_args
 
-from privacy.accountant import RELATION
+from privacy.accountant import RELATIONS
 from privacy.canonical_json import canonical, is_digest, parse, record
 from privacy.ledger import Anchor, Ledger
 from privacy.ledger.chain import balance_from_json, releases_from_json, releases_to_json
@@ -321,7 +321,7 @@ def _balance_from_json(data: object, detail: Detail, withdrawn: bool) -> Balance
     )
     if (values["totals"] is not None, values["plans"] is not None) != (detail != "epsilon", detail == "full"):
         raise ValueError("its totals or plans don't go with its detail")
-    if values["relation"] != RELATION:
+    if values["relation"] not in RELATIONS:
         raise ValueError("its neighbouring relation is not known")
     totals, plans = values["totals"], values["plans"]
     if totals is not None and not all(type(count) is int and count > 0 for count in totals.values()):

@@ -5,18 +5,32 @@ of it modulo the size of a ring. So a value is bounded, and the noise is one who
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from privacy.table_distance import discrete_gaussian_largest, skellam_largest
+from privacy.mechanisms import LEAST_ROUNDED_SHARE
+from privacy.noise_limits import LARGEST_SCALE
+from privacy.table_distance import cut_off_normal_largest, discrete_gaussian_largest, skellam_largest
 
-SumNoise = Literal["discrete-gaussian", "skellam"]
+SumNoise = Literal["rounded-gaussian", "discrete-gaussian", "skellam"]
 
 MOST_RETRIES = 8
 """Roundings that are tried before a vector is rounded towards zero."""
 
-LARGEST_SHARE = 2.0**16
-"""In steps: the largest deviation that a sampler's table is made for."""
+LARGEST_SHARES: dict[SumNoise, float] = {
+    "rounded-gaussian": LARGEST_SCALE,
+    "discrete-gaussian": 2.0**16,
+    "skellam": 2.0**16,
+}
+"""In steps: the largest deviation that each noise can be drawn with."""
+
+LARGEST_NOISE: dict[SumNoise, Callable[[float], int]] = {
+    "rounded-gaussian": cut_off_normal_largest,
+    "discrete-gaussian": discrete_gaussian_largest,
+    "skellam": skellam_largest,
+}
+"""The largest magnitude of each noise in one coordinate, in steps, by its deviation."""
 
 _MISS = 2.0**-40  # chance, at most, that a rounding is longer than allowed and drawn again
 # In steps. Rounding adds at most 1/4 to the share's variance of 2^20; finer noise has a larger table, which is slower.
@@ -66,18 +80,18 @@ class SumGrid:
         """Largest magnitude of one coordinate of what a client puts into the sum, in steps; public."""
         return self.steps + self.largest
 
+    @property
+    def sensitivity(self) -> float:
+        """L2 distance by which one client can move the sum, in steps."""
+        return float(self.steps)
+
     def bits(self, clients: int) -> Literal[32, 64]:
         """Width of the ring in which a sum over so many clients never wraps, whatever the noise.
 
         Raises:
             ValueError: there is none.
         """
-        most = clients * self.bound
-        if most < 1 << 31:
-            return 32
-        if most < 1 << 63:
-            return 64
-        raise ValueError(f"a sum over {clients} clients of values up to {self.bound} fits no ring of 64 bits")
+        return ring_bits(clients, self.bound)
 
     @classmethod
     def of(
@@ -87,7 +101,7 @@ class SumGrid:
         noise_multiplier: float,
         honest: int,
         dimension: int,
-        noise: SumNoise = "discrete-gaussian",
+        noise: SumNoise = "rounded-gaussian",
     ) -> "SumGrid":
         """The grid for a noise multiplier z: shares of z C / sqrt(honest), so that `honest` of them have z C together.
 
@@ -115,24 +129,37 @@ class SumGrid:
             (n for n in range(1, _FINEST) if share(n) >= _SHARE and _input_norm(n, dimension) >= _LITTLE * 2**n),
             _FINEST,
         )
-        while digits > 1 and share(digits) > LARGEST_SHARE:
+        while digits > 1 and share(digits) > LARGEST_SHARES[noise]:
             digits -= 1
         norm = _input_norm(digits, dimension)
-        if share(digits) > LARGEST_SHARE or norm < _MOST * 2**digits:
+        least = LEAST_ROUNDED_SHARE if noise == "rounded-gaussian" else 0.0
+        if not least <= share(digits) <= LARGEST_SHARES[noise] or norm < _MOST * 2**digits:
             raise ValueError(
                 f"noise_multiplier {noise_multiplier} over {honest} honest clients with {dimension} parameters is out "
                 "of range: the grid would be too coarse for the clipping norm; give less noise, train fewer "
                 "parameters, or have more honest clients"
             )
-        largest = skellam_largest if noise == "skellam" else discrete_gaussian_largest
         return cls(
             clipping_norm=clipping_norm,
             steps=1 << digits,
             norm=norm,
             noise=noise,
             noise_share=share(digits),
-            largest=largest(share(digits)),
+            largest=LARGEST_NOISE[noise](share(digits)),
         )
+
+
+def ring_bits(clients: int, bound: int) -> Literal[32, 64]:
+    """Width of the ring in which a sum over so many clients of values up to a bound never wraps.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if clients * bound < 1 << 31:
+        return 32
+    if clients * bound < 1 << 63:
+        return 64
+    raise ValueError(f"a sum over {clients} clients of values up to {bound} fits no ring of 64 bits")
 
 
 def padded_size(size: int) -> int:

@@ -1,8 +1,9 @@
-"""How far draws from a sampler's table are from the distribution they stand for: in closed form, without the table.
+"""How far draws of noise are from the distribution they stand for: in closed form, without drawing.
 
-Noise for a secure sum is drawn from tables with thresholds of 128 bits (`privacy.noise`). A table cuts off the tails
-and rounds the rest; both are bounded here as a distance in total variation, which an accountant takes out of delta
-(rule 9). The bounds need the deviation alone, so whoever prices a release need not make its table.
+Discrete noise for a secure sum is drawn from tables with thresholds of 128 bits (`privacy.noise`). A table cuts off the
+tails and rounds the rest; rounded Gaussian noise is exact but for its tails, which are cut off too. Both are bounded
+here as a distance in total variation, which an accountant takes out of delta (rule 9). The bounds need the deviation
+alone, so whoever prices a release need not make its table.
 """
 
 import math
@@ -21,6 +22,16 @@ _CUT_OFF = -130 * math.log(2)
 def discrete_gaussian_largest(sigma: float) -> int:
     """The largest magnitude in the table of a discrete Gaussian."""
     return math.ceil(_REACH * sigma)
+
+
+def cut_off_normal_largest(scale: float) -> int:
+    """The largest magnitude that a Gaussian of that deviation, rounded to whole numbers, is cut off to."""
+    return math.ceil(_REACH * scale)
+
+
+def cut_off_normal_distance() -> float:
+    """Total variation between a rounded Gaussian and one that is cut off: the chance to be beyond."""
+    return math.erfc(_REACH / math.sqrt(2)) * (1 + 1e-9)
 
 
 def discrete_gaussian_distance(sigma: float) -> float:

@@ -14,12 +14,14 @@ from server.claim import Remark
 from server.evaluation import TestData, evaluator
 from server.federation import Federation, Outcome
 from server.observer import Observer, Silent
+from server.population import put_away
 from server.report import write_report
 from server.run_folder import RunFolder, write_parameters
 from server.statements import WAIT_SECONDS, ask_for_statements, spent_in
 from server.summary import summarise
 from shared_models.parameters import get_parameters, layout_of
 from shared_models.plan import Plan
+from shared_models.plan_central import is_central
 from shared_models.registry import build_for
 
 
@@ -115,6 +117,8 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
         )
     )
     write_report(job.folder)
+    if is_central(plan):
+        put_away(job.folder.population, durable=not job.simulated)
     return outcome
 
 
@@ -129,9 +133,10 @@ def _statements(job: ServerJob, grid: Grid, outcome: Outcome) -> tuple[dict[str,
         # The claim hangs on it, and a site may be away for a while: as patient as in a round.
         timeout=WAIT_SECONDS if job.simulated else job.plan.federation.round_timeout,
     )
-    job.folder.write_statements({item.client: item.text for item in stated})
+    if not job.plan.has_secret_cohorts:  # how long a ledger has become says how often its client was drawn (rule 3)
+        job.folder.write_statements({item.client: item.text for item in stated})
     for item in stated:
-        if item.statement is not None:
+        if item.statement is not None and not is_central(job.plan):  # there the population's own books count
             tally = outcome.state.client(item.client)
             tally.reported = max(tally.reported, spent_in(job.plan, item.statement))
     found = {item.client: "verified" if item.problem is None else f"not verified: {item.problem}" for item in stated}

@@ -7,20 +7,35 @@ Each is a fixed code, which programs read, and a sentence, which people read. Th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-from privacy.accountant import ACCOUNTANT, RDP_ACCOUNTANT, RELATION
-from privacy.mechanisms import DpSgd, RenyiPriced
+from privacy import accountant
+from privacy.accountant import ACCOUNTANT, RELATION
+from privacy.mechanisms import DpSgd, RoundedGaussianSum
 from privacy.report.catalogue import upper
 from privacy.report.conditions import BATCH_INFLUENCE
+from server import central_claim
+from server.remark import Remark
 from server.run_state import RunState
 from shared_models.plan import Plan
+from shared_models.plan_central import is_central
+from shared_models.plan_correlated import is_correlated
 from shared_models.plan_data import NaturalPartition
+
+__all__ = [
+    "NO_PRIVACY",
+    "Remark",
+    "accountant_of",
+    "assumptions",
+    "claim",
+    "disclosed",
+    "privacy_unit",
+    "relation_of",
+    "withdrawn",
+]
 
 _NAMED = 20  # clients whose epsilons a claim lists one by one
 
-# Against whom a claim holds, by the plan's trust, and as long as what. There is no claim under any other.
+# Against whom a claim holds, by the plan's trust, and as long as what; of central trust `central_claim` says it.
 _AGAINST = {
     "local": "everybody, the server included",
     "distributed": "everybody, the server included, while in every sum at least {honest} clients are honest and no "
@@ -28,38 +43,19 @@ _AGAINST = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Remark:
-    """A condition, an assumption, or something that is not covered.
-
-    Attributes:
-        code: which one; fixed.
-        text: one plain sentence, clients and values filled in.
-        clients: whom it concerns; empty for everybody.
-        values: what the sentence mentions, by name.
-    """
-
-    code: str
-    text: str
-    clients: tuple[str, ...] = ()
-    values: Mapping[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As the summary holds it: `clients` and `values` only where there are any."""
-        found: dict[str, Any] = {"code": self.code, "text": self.text}
-        if self.clients:
-            found["clients"] = list(self.clients)
-        if self.values:
-            found["values"] = dict(self.values)
-        return found
-
-
 NO_PRIVACY = Remark(code="privacy", text="no privacy: plain federated learning protects nobody")
 
 
 def accountant_of(plan: Plan) -> str:
-    """The accountant whose epsilons the plan's figures are: a sum of discrete noise has no other than RDP (rule 4)."""
-    return RDP_ACCOUNTANT if isinstance(plan.train_release(), RenyiPriced) else ACCOUNTANT
+    """The accountant whose epsilons the plan's figures are: some releases have no other than RDP (rule 4)."""
+    release = plan.train_release()
+    return ACCOUNTANT if release is None else accountant.accountant_of([release])
+
+
+def relation_of(plan: Plan) -> str:
+    """Which data sets the plan's figures tell apart: of fixed cohorts those that differ in who one client is."""
+    release = plan.train_release()
+    return RELATION if release is None else accountant.relation_of([release])
 
 
 def secure_sum_values(plan: Plan) -> dict[str, str]:
@@ -73,7 +69,7 @@ def privacy_unit(plan: Plan) -> str:
     if plan.privacy.unit == "client" and plan.is_private:
         return "client, all that it holds"
     bound, release = plan.data.max_rows_per_person, plan.train_release()
-    if bound is None or not isinstance(release, DpSgd) or release.records_per_unit < bound:
+    if bound is None or not isinstance(release, DpSgd | RoundedGaussianSum) or release.records_per_unit < bound:
         return "record, not person"
     return f"person, at most {bound} record{'s' if bound > 1 else ''} each"
 
@@ -92,14 +88,17 @@ def claim(plan: Plan, epsilons: Mapping[str, float | None]) -> str | None:
     if not charged:
         return None
     known = {client: value for client, value in charged.items() if value is not None}
-    if len(known) < len(charged) or plan.privacy.trust not in _AGAINST:
+    if len(known) < len(charged) or plan.privacy.trust not in (*_AGAINST, "central"):
         raise ValueError("without an epsilon for everybody, and somebody it holds against, there is no claim")
     figures = f"epsilon at most {upper(max(known.values()))} at each of {len(known)} clients"
     if len(known) <= _NAMED:
         figures = "epsilon at most " + ", ".join(f"{upper(value)} at {client}" for client, value in known.items())
-    unit, against, relation = privacy_unit(plan), _AGAINST[plan.privacy.trust], RELATION
+    unit, relation = privacy_unit(plan), relation_of(plan)
+    against = central_claim.against(plan) if is_central(plan) else _AGAINST[plan.privacy.trust]
     if plan.privacy.trust == "distributed":
         against = against.format(**secure_sum_values(plan))
+    # One client more would show; of a record nobody sees whether it is there.
+    if plan.privacy.unit == "client" and (plan.privacy.trust == "distributed" or is_correlated(plan)):
         relation += ", as a contribution that is there or all zeros"
     return (
         f"each {unit.partition(',')[0]} is protected against {against}: {figures}, with delta "
@@ -132,6 +131,8 @@ def withdrawn(
         found.append(Remark(code="deployed", text="simulated, not a claim: all clients ran in one place"))
     if plan.privacy.noise == "reproducible":
         found.append(Remark(code="secret-noise", text="the noise follows from the plan's seed, which others may know"))
+    if plan.privacy.trust == "distributed" and not plan.secure.masks:
+        found.append(Remark(code="masked", text="what clients put into sums had no masks: the server saw each of them"))
     tallies = state.clients.items()
     found += _about(
         "no-client-failed",
@@ -165,6 +166,8 @@ def _about(code: str, text: str, clients: Iterable[str], **values: str) -> list[
 
 def assumptions(plan: Plan) -> list[Remark]:
     """What a claim rests on that nothing here proves."""
+    if is_central(plan):
+        return central_claim.assumptions(plan)
     found = [
         Remark(
             code="noise-testimony",
@@ -231,6 +234,8 @@ def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
                 values={"column": column},
             )
         )
+    if is_central(plan):
+        found += central_claim.disclosed(plan)
     if plan.privacy.trust == "distributed":
         found.append(
             Remark(

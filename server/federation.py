@@ -19,15 +19,21 @@ from security.errors import RunError
 from server.checkpoint import Checkpoint, save_checkpoint
 from server.claim import privacy_unit
 from server.client_evaluation import evaluate_at_clients
-from server.cohort import sample_cohort
+from server.cohort import sample_cohort, scheduled_cohort
+from server.correlated_noise import FOLDER as NOISE
+from server.correlated_noise import CorrelatedNoise, forget
+from server.enrolment import enrol
 from server.evaluation import Evaluate
 from server.observer import Observer, RoundRecord
+from server.population import Population
 from server.replies import ClientFault, Head
 from server.roster import roster
+from server.rounds.central import CentralRounds, Noise, independent, noise_source
 from server.rounds.open import OpenRounds
 from server.rounds.plain import Tally
-from server.rounds.playing import Federated, Played, Rounds, request_config
+from server.rounds.playing import Federated, Played, Rounds, norm_of, request_config
 from server.rounds.secure import SecureRounds
+from server.rounds.unmasked import UnmaskedRounds
 from server.run_folder import RunFolder, write_parameters
 from server.run_state import RunState
 from server.statements import ask_for_statements
@@ -36,6 +42,8 @@ from server.summary import releases_of
 from shared_models.faults import Fault
 from shared_models.parameters import Layout, Parameters
 from shared_models.plan import Plan
+from shared_models.plan_central import is_central
+from shared_models.plan_correlated import banded_noise, is_correlated
 
 _NOBODY = "nobody else was asked"
 _MOST_GIVEN_UP = 2  # rounds without a sum, one after the other, that end a run
@@ -105,7 +113,25 @@ class Federation:
         plan = self.plan
         nodes = roster(self.grid, plan)
         strategy = make_strategy(plan)
-        rounds = self._rounds(strategy)
+        if not is_central(plan):
+            return self._run(nodes, strategy, self._rounds(strategy))
+        books = Population.at(
+            self.folder.population,
+            plan,
+            federation=self.federation or plan.name,
+            begun=self.resume is not None,
+            durable=not self.simulated,
+        )
+        try:
+            outcome = self._run(nodes, strategy, self._central_rounds(strategy, nodes, books))
+        finally:
+            books.close()
+        if outcome.stopped in (None, "target", "plateau"):  # others may be gone on with
+            forget(self.folder.checkpoints / NOISE)
+        return outcome
+
+    def _run(self, nodes: dict[str, int], strategy: ServerStrategy, rounds: Rounds) -> Outcome:
+        plan = self.plan
         parameters, state = self.initial, RunState()
         if self.resume is not None:
             parameters, state = self.resume.parameters, self.resume.state
@@ -126,15 +152,22 @@ class Federation:
             if plan.privacy.trust == "distributed":
                 self._checkpoint(parameters, state, strategy.memory())  # or the next restart skips to the same numbers
             self._remind(nodes, state)
+        if plan.is_paid_at_once and stopped is None and state.round < plan.federation.rounds:
+            ended = self._enrol(nodes, state)
+            if ended is not None:
+                self._judge_last(parameters, state)
+                self._checkpoint(parameters, state, strategy.memory())
+                return Outcome(ended[0], parameters, state, nodes, ended[1])
         while stopped is None and state.round < plan.federation.rounds:
             begin = time.monotonic()
             number = state.round + 1
-            cohort = sample_cohort(plan, number, list(nodes))
+            cohort = self._cohort(number, nodes, state)
             memory = strategy.memory()
             asked = {c: nodes[c] for c in cohort if c not in self._left_out}
             keep = partial(self._checkpoint, parameters, state, memory)
             played = rounds.play(number, asked, len(cohort), parameters, state, keep)
-            self._note_left_out(number, [client for client in cohort if client not in asked], played.tally, state)
+            if not plan.has_secret_cohorts:
+                self._note_left_out(number, [client for client in cohort if client not in asked], played.tally, state)
             failure = self._failure(number, cohort, rounds, played)
             if failure is not None:
                 self._judge_last(parameters, state)
@@ -161,14 +194,9 @@ class Federation:
 
     def _rounds(self, strategy: ServerStrategy) -> Rounds:
         """How the plan's rounds are played."""
-        federated = Federated(
-            plan=self.plan,
-            grid=self.grid,
-            layout=self.layout,
-            strategy=strategy,
-            hear=self._hear,
-            tell=self.observer.note,
-        )
+        federated = self._federated(strategy)
+        if self.plan.privacy.trust == "distributed" and not self.plan.secure.masks:
+            return UnmaskedRounds(federated)
         if self.plan.privacy.trust == "distributed":
             return SecureRounds(
                 federated,
@@ -177,6 +205,63 @@ class Federation:
                 in_turn=self.simulated,
             )
         return OpenRounds(federated)
+
+    def _central_rounds(self, strategy: ServerStrategy, nodes: Mapping[str, int], books: Population) -> CentralRounds:
+        def population() -> list[str]:
+            return [client for client in nodes if client not in self._left_out]
+
+        return CentralRounds(self._federated(strategy), books=books, population=population, noise=self._noise())
+
+    def _noise(self) -> Noise:
+        """Whence a server that adds the noise has it."""
+        plan = self.plan
+        if not is_correlated(plan):
+            return independent(plan)
+        states = self.folder.checkpoints / NOISE
+        run = CorrelatedNoise(banded_noise(plan, self.layout.size), states, partial(noise_source, plan))
+        return lambda _, number, state: run.of_round(number, state)
+
+    def _cohort(self, number: int, nodes: Mapping[str, int], state: RunState) -> list[str]:
+        """Who takes part in a round; with correlated noise, by a schema that the books keep."""
+        if not is_correlated(self.plan):
+            return sample_cohort(self.plan, number, list(nodes))
+        there = [client for client in nodes if client not in self._left_out]
+        asked = {client: tally.asked for client, tally in state.clients.items()}
+        return scheduled_cohort(self.plan, number, there, asked)
+
+    def _federated(self, strategy: ServerStrategy) -> Federated:
+        return Federated(
+            plan=self.plan,
+            grid=self.grid,
+            layout=self.layout,
+            strategy=strategy,
+            hear=self._hear,
+            tell=self.observer.note,
+        )
+
+    def _enrol(self, nodes: Mapping[str, int], state: RunState) -> tuple[Stopped, str] | None:
+        """Have everybody pay for all rounds; why the run can't begin, if too few do.
+
+        Who refuses does so by plan, policy and ledger alone, so it may be known, and end a run.
+        """
+        known = {client: node for client, node in nodes.items() if client not in self._left_out}
+        paid, faults = enrol(self.grid, self.plan, known, request_config(self.plan, self.layout, state))
+        for one in paid:
+            if state.client(one.client).head is None:  # of a run that is resumed it is an old entry, and no news
+                self._hear(state, 0, one.client, None, one.head)
+        for fault in faults:
+            state.note_enrolment(fault)
+            if fault.refused:
+                self._left_out.add(fault.client)
+        refusing = [fault for fault in faults if fault.refused]
+        needed = max(1, self.plan.federation.min_clients)
+        if len(nodes) - len(self._left_out) >= needed:
+            return None
+        reasons = ", ".join(sorted({fault.fault.reason for fault in refusing}))
+        of_budgets = all(fault.fault is Fault.BUDGET_EXHAUSTED for fault in refusing)
+        return "budget" if of_budgets and refusing else "failed", (
+            f"{len(refusing)} of {len(nodes)} clients refuse the plan ({reasons}); the plan needs {needed} clients"
+        )
 
     def _record(
         self,
@@ -200,6 +285,9 @@ class Federation:
         for client in tally.updates:
             state.client(client).rounds += 1
         state.given_up = 0 if played.model is not None or played.secure_sum is None else state.given_up + 1
+        norm = norm_of(self.plan, state)
+        state.clipping_norm = state.clipping_norm if played.clipping_norm is None else played.clipping_norm
+        state.released = played.released
         state.round = number
         state.bytes_up += tally.received
         state.bytes_down += played.sent + sent
@@ -207,20 +295,22 @@ class Federation:
         if state.first_round_seconds is None:
             state.first_round_seconds = seconds
         faults = {fault.client: fault for fault in tally.faults}
+        central, secret = is_central(self.plan), self.plan.has_secret_cohorts
         return RoundRecord(
             round=number,
-            seconds=round(seconds, 4),
-            cohort=len(cohort),
-            updates=len(tally.updates),
+            seconds=None if secret else round(seconds, 4),
+            cohort=None if secret else len(cohort),
+            updates=None if central else len(tally.updates),
             faults=[{"client": c, "reason": faults[c].fault.reason} for c in cohort if c in faults],
             train_loss=tally.train_loss,
             epsilon_max=self._epsilon_max(state),
-            bytes_up=tally.received,
-            bytes_down=played.sent + sent,
+            bytes_up=None if central else tally.received,
+            bytes_down=None if central else played.sent + sent,
             evaluation=evaluation,
             unit=privacy_unit(self.plan) if self.plan.is_private else None,
             examples=tally.examples,
             secure_sum=played.secure_sum,
+            clipping_norm=norm,
         )
 
     def _remind(self, nodes: Mapping[str, int], state: RunState) -> None:
@@ -232,7 +322,9 @@ class Federation:
 
     def _hear(self, state: RunState, number: int, client: str, epsilon: float | None, head: Head) -> None:
         """Note what a good reply says of its client's books."""
-        if not state.client(client).tell(number, epsilon=epsilon, head=head):
+        # Where a server adds the noise its own books say what a round costs everybody; who was asked must not show.
+        told = None if is_central(self.plan) else epsilon
+        if not state.client(client).tell(number, epsilon=told, head=head):
             self._leave_out(client)
 
     def _note_left_out(self, number: int, clients: list[str], tally: Tally, state: RunState) -> None:
@@ -244,11 +336,15 @@ class Federation:
 
     def _leave_out(self, client: str) -> None:
         self._left_out.add(client)
+        if self.plan.has_secret_cohorts:  # it was asked: that is nobody's business
+            return
         self.observer.note(
             f"client {client}: its ledger lacks entries that it told of before, or can't be read; it is left out"
         )
 
     def _failure(self, number: int, cohort: list[str], rounds: Rounds, played: Played) -> tuple[Stopped, str] | None:
+        if played.exhausted is not None:
+            return "budget", f"round {number}: {played.exhausted}"
         if played.problem is not None:
             return "failed", f"round {number}: {played.problem}"
         if not cohort or played.model is not None:

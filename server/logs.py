@@ -186,7 +186,7 @@ class LogWatcher(Watcher):
             updates=record.updates,
             epsilon=record.epsilon_max,
             metric=(record.evaluation or {}).get(self._metric),
-            bytes=record.bytes_up + record.bytes_down,
+            bytes=None if record.bytes_up is None or record.bytes_down is None else record.bytes_up + record.bytes_down,
         )
 
     def ends(self, entry: Entry, folder: RunFolder) -> None:

@@ -92,7 +92,8 @@ class Metrics(Watcher):
 
     def round_done(self, record: RoundRecord) -> None:
         self._rounds.inc()
-        self._seconds.observe(record.seconds)
+        if record.seconds is not None:
+            self._seconds.observe(record.seconds)
         for fault in record.faults:
             self._faults.labels(fault["reason"]).inc()
 

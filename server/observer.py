@@ -31,33 +31,37 @@ class RoundRecord:
 
     Attributes:
         round: number of the round, from 1.
-        seconds: wall time of the round with its evaluation; the checkpoint comes after.
-        cohort: number of clients in the cohort.
-        updates: number of good updates.
-        faults: `client` and `reason` of each missing one, in the cohort's order.
+        seconds: wall time of the round with its evaluation; the checkpoint comes after. None where the cohort is
+            secret, for it tells of its size.
+        cohort: number of clients in the cohort; None where it is secret.
+        updates: number of good updates; None under central trust, where that is no step's business (rule 3).
+        faults: `client` and `reason` of each missing one, in the cohort's order; under central trust, of each that
+            refused by plan, policy or ledger alone.
         train_loss: mean training loss; None under privacy, unless sites let it out unprotected.
         epsilon_max: largest epsilon a client has spent so far, the failed rounds included; None without privacy, or
             where none can be computed.
-        bytes_up, bytes_down: parameters on the wire; in a secure sum its own messages too.
+        bytes_up, bytes_down: parameters on the wire; in a secure sum its own messages too. None under central trust.
         evaluation: metrics of the new model; None where it was not evaluated.
         unit: what the epsilon protects (rule 6); None without privacy.
         examples: number of records of the clients whose sites let that out unprotected; None if none did.
         secure_sum: how the round's secure sum went; None where there was none.
+        clipping_norm: of the round, where it adapts; else None.
     """
 
     round: int
-    seconds: float
-    cohort: int
-    updates: int
+    seconds: float | None
+    cohort: int | None
+    updates: int | None
     faults: list[dict[str, str]]
     train_loss: float | None
     epsilon_max: float | None
-    bytes_up: int
-    bytes_down: int
+    bytes_up: int | None
+    bytes_down: int | None
     evaluation: dict[str, float] | None
     unit: str | None = None
     examples: int | None = None
     secure_sum: SecureSumRecord | None = None
+    clipping_norm: float | None = None
 
 
 class Observer(Protocol):

@@ -10,8 +10,9 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from shared_models.faults import Fault, fault_of
-from shared_models.parameters import DamagedError, Layout, LayoutError, Parameters, wire_bytes
+from shared_models.parameters import DamagedError, Layout, LayoutError, Parameters, read_array, wire_bytes
 from shared_models.plan import Plan
+from shared_models.plan_central import gives_joint
 from shared_models.protocol import (
     ARRAYS,
     CORRECT,
@@ -19,6 +20,7 @@ from shared_models.protocol import (
     EXAMPLES,
     HEAD_HASH,
     HEAD_POSITION,
+    JOINT,
     LEDGER,
     METRICS,
     TOTAL,
@@ -61,7 +63,8 @@ class Update:
 
     Attributes:
         client: stable client id.
-        delta: change of the parameters, float32, by name.
+        delta: change of the parameters, float32, by name; where the clipping norm adapts and a server adds the noise,
+            one vector with the bit in it.
         weight: whole number its mean is weighted by.
         epsilon: what the client says it has spent in this run; None without privacy.
         train_loss: mean training loss; None where it is not told or makes no sense (NaN, infinity, above 1e100).
@@ -142,7 +145,7 @@ def read_reply(reply: Message, client: str, layout: Layout, plan: Plan) -> Updat
     if not isinstance(loss, float | None) or not _is_size(examples):
         return ClientFault(client, Fault.MALFORMED_REPLY)
     try:
-        delta = decode_update(arrays, layout)
+        delta = _joint(arrays, layout) if gives_joint(plan) else decode_update(arrays, layout)
     except DamagedError:
         return ClientFault(client, Fault.MALFORMED_REPLY)
     except LayoutError:
@@ -160,6 +163,13 @@ def read_reply(reply: Message, client: str, layout: Layout, plan: Plan) -> Updat
         examples=examples,  # type: ignore[arg-type]  # it is a size
         unprotected=bool(set(metrics.keys()) & optional),
     )
+
+
+def _joint(arrays: ArrayRecord, layout: Layout) -> Parameters:
+    """An update and its bit, in one vector."""
+    if list(arrays.keys()) != [JOINT]:
+        raise LayoutError(f"an update with its bit is one array, {JOINT}")
+    return {JOINT: read_array(arrays[JOINT], JOINT, (layout.size + 1,), "float32")}
 
 
 def read_counts(reply: Message, client: str, plan: Plan) -> CountsReply | ClientFault:

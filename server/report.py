@@ -24,7 +24,9 @@ def facts_of_folder(folder: RunFolder) -> Facts:
         UsageError: the run is not finished, or its files can't be read.
         LedgerError: its ledger can't be read at all.
     """
-    ledgers = ledger_views(folder.ledger) if folder.ledger.is_file() else ()
+    # Where a server adds the noise the population's books say what was spent; the clients' would tell who took part.
+    books = folder.population if folder.population.is_file() else folder.ledger
+    ledgers = ledger_views(books) if books.is_file() else ()
     texts = folder.read_statements()
     try:
         return facts_of_run(

@@ -8,6 +8,7 @@ checkpoints/      round-000012/ ..., enough to resume
 model/            model.safetensors (final), best.safetensors
 clients.log       where in the code clients failed, if a simulation's did
 ledger.sqlite     what each virtual client has spent; beside it the secret that their signatures follow from
+population.sqlite what a trusted server has charged to the whole population, where it adds the noise
 statements/       what each client says, and signs, that it spent
 report.html       the privacy-budget report; report.json holds its facts
 ```
@@ -59,6 +60,10 @@ class RunFolder:
     @property
     def ledger(self) -> Path:
         return self.path / "ledger.sqlite"
+
+    @property
+    def population(self) -> Path:
+        return self.path / "population.sqlite"
 
     @property
     def statements(self) -> Path:

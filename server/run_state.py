@@ -36,6 +36,8 @@ class ClientTally:
         unprotected: rounds in which its site let out fields as they are.
         contradicted: rounds in which its ledger, as it told, lacked what it had told of before.
         head: newest entry of its ledger that it told of.
+        asked: with correlated noise, the rounds it was asked to train in, from the first on, whether or not it
+            answered; on disk before it is asked.
     """
 
     rounds: int = 0
@@ -48,6 +50,7 @@ class ClientTally:
     contradicted: list[int] = field(default_factory=list)
     head: Head | None = None
     again: list[int] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
 
     def tell(self, round_number: int, *, epsilon: float | None, head: Head) -> bool:
         """Note what a good reply says of the client's books.
@@ -77,6 +80,10 @@ class ClientTally:
         """Take the newest charge of a round back: the client said that it refused."""
         (self.again if round_number in self.again else self.charged).remove(round_number)
 
+    def ask(self, round_number: int) -> None:
+        """Note that it will be asked to train in a round; once, however often it is asked."""
+        _add(self.asked, round_number)
+
     def note_unprotected(self, round_number: int) -> None:
         """Note that the site let out fields as they are."""
         _add(self.unprotected, round_number)
@@ -91,6 +98,8 @@ class RunState:
         attempt: largest number of an attempt at a secure sum that clients may have heard of.
         begun: round of each attempt that asked for masked vectors, in order; on disk before anybody is asked.
         given_up: how many of the last rounds, one after the other, were given up without a sum.
+        clipping_norm: of the next round, where it adapts; None before the first. It follows from what was released.
+        released: with correlated noise, SHA-256 of what the last round released: names the noise that goes with it.
     """
 
     run: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -106,6 +115,8 @@ class RunState:
     attempt: int = 0
     begun: list[int] = field(default_factory=list)
     given_up: int = 0
+    clipping_norm: float | None = None
+    released: str | None = None
 
     @property
     def repeated(self) -> int:
@@ -152,6 +163,20 @@ class RunState:
         (rule 5), but for a missed deadline: what time tells is listed as unprotected (rule 12).
         """
         self._note(self.client(client).charged, round_number, client, fault)
+
+    def note_enrolment(self, fault: ClientFault) -> None:
+        """Note a client that didn't pay for a whole run beforehand: before its first round, so by no data."""
+        line = {"round": 1, "client": fault.client, "reason": fault.fault.reason}
+        if line not in self.faults:
+            self.faults.append(line)
+        if fault.refused:
+            _add(self.client(fault.client).refused, 1)
+
+    def take_back(self, round_number: int, fault: ClientFault, *, paid: bool = False) -> None:
+        """Note that a client which was charged for a round has refused it; one that `paid` for the run still owes."""
+        if not paid:
+            self.client(fault.client).charged.remove(round_number)
+        self._note([], round_number, fault.client, fault)
 
     def note_evaluation(self, round_number: int, client: str, fault: ClientFault | None) -> None:
         """Note one asked client's outcome of an evaluation, by the same rules."""

@@ -9,14 +9,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
-from privacy.accountant import ACCOUNTANT, RELATION, Spent, epsilon
+from privacy.accountant import ACCOUNTANT, Spent, epsilon
 from privacy.lifetime import Account, Limit, Releases, multiset
-from privacy.mechanisms import DpSgd, NoisyCounts, Release
-from server.claim import NO_PRIVACY, Remark, accountant_of, assumptions, claim, disclosed, privacy_unit, withdrawn
+from privacy.mechanisms import BandedFactorisation, DpSgd, Release, RoundedGaussianSum
+from server.claim import (
+    NO_PRIVACY,
+    Remark,
+    accountant_of,
+    assumptions,
+    claim,
+    disclosed,
+    privacy_unit,
+    relation_of,
+    withdrawn,
+)
+from server.rounds.playing import norm_of
 from server.run_state import ClientTally, RunState
 from shared_models.plan import Plan
+from shared_models.plan_adaptive import clipping_of, is_adaptive, update_noise
+from shared_models.plan_central import expected_cohort, is_central, population_of
+from shared_models.plan_correlated import is_correlated
+from shared_models.plan_secure_sum import sum_release
 
 _PACKAGES = ("veil-fl", "flwr", "torch", "opacus", "dp-accounting", "numpy", "ray")
 
@@ -80,11 +95,11 @@ def summarise(
         },
         "seconds": {
             "startup": round(startup_seconds, 3),
-            "first_round": None if first is None else round(first, 3),
+            "first_round": None if first is None or plan.has_secret_cohorts else round(first, 3),
             "rounds": round(state.seconds, 3),
             "total": round(startup_seconds + state.seconds, 3),
         },
-        "bytes": {"up": state.bytes_up, "down": state.bytes_down},
+        "bytes": {"up": None, "down": None} if is_central(plan) else {"up": state.bytes_up, "down": state.bytes_down},
         "privacy": privacy,
         "baselines": None,
         "faults": state.faults,
@@ -132,18 +147,21 @@ def privacy_summary(
     return {
         "unit": privacy_unit(plan),
         "trust": privacy.trust,
-        "relation": RELATION,
+        "relation": relation_of(plan),
         "accountant": f"{ACCOUNTANT}; RDP beside it" if accountant_of(plan) == ACCOUNTANT else accountant_of(plan),
         "delta": privacy.delta,
         "epsilon_max": _largest(list(epsilons.values())),
         "epsilon_planned": privacy.epsilon,
-        "noise_multiplier": release.noise_multiplier,
+        # Of joint steps the plan's own: over what a record moves, whoever the unit is, as for other steps.
+        "noise_multiplier": privacy.noise_multiplier if plan.is_joint else release.noise_multiplier,
         "clipping_norm": privacy.clipping_norm,
-        "sample_rate": release.sample_rate,
+        "sample_rate": 1.0 if isinstance(release, BandedFactorisation) else release.sample_rate,
         "steps_a_round": release.steps if isinstance(release, DpSgd) else 1,  # a secure sum is one release
         "noise": privacy.noise,
         "selection": privacy.selection,
         "secure_sum": _secure_sum(plan, state),
+        "central": _central(plan),
+        "adaptive": _adaptive(plan, state),
         "claim": None if lacking else claim(plan, epsilons),
         "withdrawn": [remark.to_json() for remark in lacking],
         "assumptions": [remark.to_json() for remark in assumptions(plan)],
@@ -171,6 +189,35 @@ def _secure_sum(plan: Plan, state: RunState) -> dict[str, Any] | None:
     }
 
 
+def _central(plan: Plan) -> dict[str, Any] | None:
+    """What the figures of a trusted server's sums rest on; None where there were none."""
+    release = plan.train_release()
+    if not is_central(plan) or release is None:
+        return None
+    return {
+        "population": population_of(plan),
+        "expected_cohort": expected_cohort(plan),
+        "secret_cohorts": plan.has_secret_cohorts,
+        "release": release.to_json(),
+    }
+
+
+def _adaptive(plan: Plan, state: RunState) -> dict[str, Any] | None:
+    """Public constants of a clipping norm that adapts, and where it went; None where it was fixed."""
+    if not is_adaptive(plan):
+        return None
+    clipping = clipping_of(plan)
+    return {
+        "quantile": clipping.quantile,
+        "rate": clipping.rate,
+        "count_noise": clipping.count_noise,
+        "least_norm": clipping.least_norm,
+        "most_norm": clipping.most_norm,
+        "update_noise": update_noise(plan),
+        "last_norm": norm_of(plan, state),
+    }
+
+
 def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> dict[str, Any]:
     """One client's part of the summary, with the epsilon of a record and of a person side by side (rule 6)."""
     release, bound = plan.train_release(), plan.data.max_rows_per_person
@@ -182,13 +229,14 @@ def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> di
         "record_epsilon": None,
         "person_epsilon": None,
         "budget": None,
-        "rounds": tally.rounds,
+        "rounds": None if is_central(plan) else tally.rounds,
         "charged_rounds": 0,
         "charged_evaluations": 0,
         "refused": len(tally.refused),
         "withdrawn_rounds": tally.withdrawn,
         "unprotected_rounds": tally.unprotected,
-        "head": None if tally.head is None else asdict(tally.head),
+        # How long a ledger has become tells how often its client was drawn.
+        "head": None if tally.head is None or plan.has_secret_cohorts else asdict(tally.head),
     }
     if release is None:
         return row
@@ -196,10 +244,10 @@ def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> di
     claimed = _claimed(plan, tally, _to_come(plan, state, tally, stopped), limit)
 
     def spent(records: int) -> Spent:
-        return epsilon(_for_units_of(claimed, records), plan.privacy.delta)
+        return epsilon(_for_units_of(plan, claimed, records), plan.privacy.delta)
 
-    by_record = isinstance(release, DpSgd)
-    own = spent(release.records_per_unit) if isinstance(release, DpSgd) else epsilon(claimed, plan.privacy.delta)
+    by_record = plan.privacy.unit == "example"
+    own = epsilon(claimed, plan.privacy.delta)
     return row | {
         # Both books: what the server asked for, and what the client says it has paid for.
         "epsilon": _finite(max(own.epsilon, tally.reported)),
@@ -207,7 +255,8 @@ def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> di
         "record_epsilon": _finite(spent(1).epsilon) if by_record else None,
         "person_epsilon": None if bound is None or not by_record else _finite(spent(bound).epsilon),
         "budget": _finite(limit),
-        "charged_rounds": claimed[release],
+        # A run that is one release is paid for whole, whichever rounds are played.
+        "charged_rounds": plan.federation.rounds if is_correlated(plan) and claimed[release] else claimed[release],
         "charged_evaluations": sum(claimed.values()) - claimed[release],
     }
 
@@ -217,22 +266,28 @@ def releases_of(plan: Plan, tally: ClientTally) -> Releases:
     train, counts = plan.train_release(), plan.evaluate_release()
     charged: Counter[Release] = Counter()
     if train is not None:
-        charged[train] = tally.trainings
+        charged[train] = min(1, tally.trainings) if is_correlated(plan) else tally.trainings
     if counts is not None:
         charged[counts] = len(tally.evaluated)
     return multiset(charged)
 
 
-def _for_units_of(releases: Mapping[DpSgd | NoisyCounts, int], records: int) -> dict[Release, int]:
-    """The same releases, for units of so many records."""
-    return {replace(release, records_per_unit=records): times for release, times in releases.items()}
+def _for_units_of(plan: Plan, releases: Mapping[Any, int], records: int) -> dict[Release, int]:
+    """The same releases of records, for units of so many of them."""
+
+    def of(release: Any) -> Release:
+        if isinstance(release, RoundedGaussianSum):
+            return sum_release(plan, records=records)
+        return cast("Release", replace(release, records_per_unit=records))
+
+    return {of(release): times for release, times in releases.items()}
 
 
 def _to_come(plan: Plan, state: RunState, tally: ClientTally, stopped: str | None) -> Counter[Release]:
     """What a claim covers beside the charges: releases that a stop which may depend on the data left out (rule 4)."""
     found: Counter[Release] = Counter()
     train, counts = plan.train_release(), plan.evaluate_release()
-    if stopped not in _DATA_DEPENDENT_STOPS or train is None:
+    if stopped not in _DATA_DEPENDENT_STOPS or train is None or is_correlated(plan):
         return found
     for number in range(state.round + 1, plan.federation.rounds + 1):
         # A round of secure sums that was given up is over; others fail in the midst.

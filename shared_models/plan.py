@@ -18,10 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from privacy.example_sum_grid import ExampleSumGrid
 from privacy.lifetime import Balance, Terms, multiset
-from privacy.mechanisms import DiscreteGaussianSum, DpSgd, NoisyCounts, Release, SkellamSum
+from privacy.mechanisms import BandedFactorisation, ClientLevel, DpSgd, NoisyCounts, NoisySum, Release
 from privacy.sum_grid import SumGrid
+from shared_models.plan_adaptive import AdaptivePlan, check_adaptive
+from shared_models.plan_central import central_release, check_central, has_secret_cohorts
+from shared_models.plan_correlated import CorrelatedPlan, is_correlated
 from shared_models.plan_data import DataPlan, NaturalPartition, is_numbered
+from shared_models.plan_features import FeaturesPlan
 from shared_models.plan_federation import (
     MEAN_STRATEGIES,
     ROBUST_STRATEGIES,
@@ -140,7 +145,9 @@ class PrivacyPlan(Section):
     )
     epsilon: Positive | None = Field(None, description="Target epsilon over the whole run (or give noise_multiplier).")
     noise_multiplier: Annotated[float, Field(ge=1e-4, le=2**20)] | None = Field(
-        None, description="Standard deviation of the noise over the clipping norm (or give epsilon)."
+        None,
+        description="Standard deviation of the noise over the clipping norm (or give epsilon); with correlated noise "
+        "that of the whole run, over what one client can move it.",
     )
     calibrated_from: Literal["epsilon", "noise_multiplier"] | None = Field(
         None, description="In a resolved plan: which of the two was given; the other was computed."
@@ -168,6 +175,8 @@ class PrivacyPlan(Section):
     selection: Literal["public", "charged", "uncharged"] = Field(
         "uncharged", description="How hyper-parameters and features were chosen; printed with every claim."
     )
+    adaptive: AdaptivePlan | None = Field(None, description="A clipping norm that follows the clients' updates.")
+    correlated: CorrelatedPlan | None = Field(None, description="Noise that partly cancels over the rounds.")
 
     @model_validator(mode="after")
     def _combination(self) -> Self:
@@ -203,6 +212,7 @@ class Plan(Section):
         description="Model initialisation, partition, cohorts; never the noise of a deployment.",
     )
     data: DataPlan = Field(default_factory=DataPlan)
+    features: FeaturesPlan | None = Field(None, description="A frozen, public feature map before the network.")
     model: ModelPlan = Field(default_factory=ModelPlan)
     training: TrainingPlan = Field(default_factory=TrainingPlan)
     privacy: PrivacyPlan = Field(default_factory=lambda: PrivacyPlan(epsilon=8.0))
@@ -279,6 +289,12 @@ class Plan(Section):
         check_secure_sum(self)
         return self
 
+    @model_validator(mode="after")
+    def _central(self) -> Self:
+        check_central(self)
+        check_adaptive(self)
+        return self
+
     @property
     def is_private(self) -> bool:
         """Whether any privacy is claimed."""
@@ -318,6 +334,22 @@ class Plan(Section):
         return min(privacy.client_budgets.get(client, privacy.budget or privacy.epsilon), privacy.epsilon)
 
     @property
+    def is_joint(self) -> bool:
+        """Whether each round is one step of DP-SGD over all clients' records together, by a secure sum."""
+        return self.privacy.unit == "example" and self.privacy.trust == "distributed"
+
+    @property
+    def has_secret_cohorts(self) -> bool:
+        """Whether the figures count on nobody learning who took part (rule 3): then all rounds are paid for at once, by
+        everybody, and nothing that a run tells hangs on who took part in one."""
+        return has_secret_cohorts(self)
+
+    @property
+    def is_paid_at_once(self) -> bool:
+        """Whether everybody pays for all rounds before the first: cohorts are secret, or the run is one release."""
+        return has_secret_cohorts(self) or is_correlated(self)
+
+    @property
     def spare_rounds(self) -> int:
         """Rounds of training that are paid for beyond those planned, for attempts that were aborted after a charge."""
         return self.secure.spare_rounds if self.privacy.trust == "distributed" else 0
@@ -333,8 +365,8 @@ class Plan(Section):
         """How clients add up in secret, with the defaults filled in; means something under distributed trust only."""
         return secure_sum_of(self)
 
-    def sum_grid(self) -> SumGrid:
-        """Under distributed trust: on which whole numbers updates lie, with how much noise.
+    def sum_grid(self) -> SumGrid | ExampleSumGrid:
+        """Under distributed trust: on which whole numbers clients' contributions lie, with how much noise.
 
         Raises:
             ValueError: the plan is not resolved.
@@ -358,11 +390,13 @@ class Plan(Section):
         honest, corrupt = honest_and_corrupt(self)
         return parameters_for(cohort=clients, corrupt=corrupt, honest=honest)
 
-    def train_release(self) -> DpSgd | DiscreteGaussianSum | SkellamSum | None:
-        """What one round of training releases of a client's data, or None without privacy.
+    def train_release(self) -> BandedFactorisation | ClientLevel | DpSgd | NoisySum | None:
+        """What one round of training releases of a client's data, or None without privacy. With correlated noise it is
+        what all rounds release together: `planned_trainings` says how often a run makes such a release.
 
         Under distributed trust it is a sum that the client takes part in, priced by the noise of the fewest honest
-        clients that it opens for (rule 2).
+        clients that it opens for (rule 2). Under central trust it is what a round releases of every client, whether it
+        took part or not.
 
         Raises:
             ValueError: the plan is not resolved yet, so the noise multiplier is unknown.
@@ -370,12 +404,9 @@ class Plan(Section):
         if not self.is_private:
             return None
         if self.privacy.trust == "distributed":
-            if self.privacy.unit != "client":
-                raise ValueError("what a secure sum costs is known for whole clients only: privacy.unit = 'client'")
-            dimension = self.secure.dimension
-            if dimension is None:
-                raise ValueError("the plan is not resolved: the dimension of its sums is unknown")
-            return sum_release(self.sum_grid(), honest=honest_and_corrupt(self)[0], dimension=dimension)
+            return sum_release(self)
+        if self.privacy.trust == "central":
+            return central_release(self)
         if self.privacy.noise_multiplier is None:
             raise ValueError("the plan is not resolved: its noise multiplier is unknown")
         return DpSgd(
@@ -384,6 +415,17 @@ class Plan(Section):
             steps=self.training.local_steps,
             records_per_unit=self.records_per_unit,
         )
+
+    def planned_trainings(self) -> Counter[Release]:
+        """What a client that is asked in every round releases by training, spare attempts included.
+
+        Raises:
+            ValueError: the plan is not resolved.
+        """
+        release = self.train_release()
+        if release is None:
+            return Counter()
+        return Counter({release: 1 if is_correlated(self) else self.federation.rounds + self.spare_rounds})
 
     def evaluate_release(self) -> NoisyCounts | None:
         """What one evaluation at a client releases of what it holds out, or None where nothing private is."""
@@ -398,7 +440,8 @@ class Plan(Section):
         return Counter() if release is None else Counter({release: times})
 
     def terms(self) -> Terms:
-        """What a client may be asked to release over the whole run (rule 4), round by round, spare attempts last.
+        """What a client may be asked to release over the whole run (rule 4), round by round, spare attempts last; of a
+        run that is one release, that alone.
 
         Raises:
             ValueError: the plan is not resolved, or without privacy.
@@ -406,6 +449,8 @@ class Plan(Section):
         train, counts = self.train_release(), self.evaluate_release()
         if train is None:
             raise ValueError("a plan without privacy has no terms")
+        if is_correlated(self):
+            return Terms(plan=self.digest(), rounds=(multiset([train]),), delta=self.privacy.delta)
         alone, both = multiset([train]), multiset([train] if counts is None else [train, counts])
         rounds = tuple(both if self.is_evaluated(n) else alone for n in range(1, self.federation.rounds + 1))
         rounds += (alone,) * self.spare_rounds
@@ -419,5 +464,14 @@ class Plan(Section):
         meaning = self.model_dump(mode="json", exclude={"data": {"path"}})
         if meaning["secure_sum"] is None:  # plans from before there were any keep their digest
             del meaning["secure_sum"]
+        elif getattr(self.secure_sum, "masks", None) is True:
+            del meaning["secure_sum"]["masks"]
+        if meaning["federation"]["population"] is None:  # likewise
+            del meaning["federation"]["population"]
+        if meaning["features"] is None:
+            del meaning["features"]
+        for name in ("adaptive", "correlated"):
+            if meaning["privacy"][name] is None:
+                del meaning["privacy"][name]
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -62,11 +62,15 @@ Partition = Annotated[
 
 
 class NumericColumn(Section):
-    """A number, clipped to public bounds and scaled by them to [-1, 1]; missing gets 0 and a flag of its own."""
+    """A number, clipped to public bounds and scaled by them to [-spread, spread]; missing gets 0 and its own flag."""
 
     kind: Literal["numeric"] = Field("numeric", description=_COLUMN)
     low: float = Field(description="Public lower bound; smaller values are clipped to it.")
     high: float = Field(description="Public upper bound; larger values are clipped to it.")
+    spread: Positive = Field(
+        1.0,
+        description="What the bounds become: more where most values lie well within them, so that noise hides less.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -62,6 +62,10 @@ class FederationPlan(Section):
 
     rounds: Count = Field(20, description="Rounds of the run.")
     cohort: Cohort = Field(default_factory=AllCohort, description="Who takes part in a round.")
+    population: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
+        None,
+        description="With trust = 'central': clients there are, a public number; default from data.partition.",
+    )
     strategy: Annotated[str, AfterValidator(_known_strategy)] = Field(
         "fedavg", description="Flower strategy that turns the update into the next model."
     )

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from security.errors import UsageError
 from shared_models.plan import Plan
+from shared_models.plan_correlated import COMPUTED as COMPUTED_SCHEMA
 from shared_models.plan_data import located
 from shared_models.plan_secure_sum import COMPUTED
 from shared_models.toml_errors import TOO_DEEP, checked, parse, quoted, read_text, short
@@ -117,10 +118,10 @@ def _forget_computed(raw: dict[str, Any]) -> None:
     computed = {"epsilon": "noise_multiplier", "noise_multiplier": "epsilon"}
     if isinstance(privacy, dict) and privacy.get("calibrated_from") in tuple(computed):
         privacy.pop(computed[privacy.pop("calibrated_from")], None)
-        secure = raw.get("secure_sum")
-        if isinstance(secure, dict):
-            for name in COMPUTED:
-                secure.pop(name, None)
+        for table, names in ((raw.get("secure_sum"), COMPUTED), (privacy.get("correlated"), COMPUTED_SCHEMA)):
+            if isinstance(table, dict):
+                for name in names:
+                    table.pop(name, None)
 
 
 def _shown(override: str) -> str:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from privacy.mechanisms import DiscreteGaussianSum, SkellamSum
+from privacy.example_sum_grid import ExampleSumGrid
+from privacy.mechanisms import DiscreteGaussianSum, NoisySum, RoundedGaussianSum, SkellamSum
 from privacy.sum_grid import SumGrid, SumNoise, padded_size
+from shared_models.plan_adaptive import grid_norm, summed_values
 from shared_models.plan_federation import FixedCohort, PoissonCohort
 from shared_models.plan_section import Count, CountOrZero, Positive, Rate, Section
 
@@ -32,7 +34,7 @@ class SecureSumPlan(Section):
     corrupt: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Part of the cohort that may collude with the server, rounded up."
     )
-    noise: SumNoise = Field("discrete-gaussian", description="Distribution of the shares of noise.")
+    noise: SumNoise = Field("rounded-gaussian", description="Distribution of the shares of noise.")
     rotation: bool = Field(
         False, description="Whether updates are turned by a random Hadamard rotation; pads them to a power of two."
     )
@@ -41,6 +43,10 @@ class SecureSumPlan(Section):
     )
     phase_timeout: Positive = Field(
         30.0, description="Seconds for each short phase; the one with the training has federation.round_timeout."
+    )
+    masks: bool = Field(
+        True,
+        description="False (simulation only): what clients send is added up without masks; the sum is the same.",
     )
     clients: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
         None, description="Clients of a cohort; default from federation.cohort or data.partition."
@@ -100,13 +106,14 @@ def _part(of: float, clients: int) -> int:
     return max(math.ceil(round(of * clients, 6)), 1 if of > 0 else 0)
 
 
-def padded(dimension: int, *, rotation: bool) -> int:
+def added_up(plan: Plan, trained: int) -> int:
     """Numbers in the vector that is added up, of so many that are trained."""
-    return padded_size(dimension) if rotation else dimension
+    values = summed_values(plan, trained)
+    return padded_size(values) if secure_sum_of(plan).rotation else values
 
 
-def sum_grid(plan: Plan, *, dimension: int | None = None) -> SumGrid:
-    """The grid of a plan's sums.
+def sum_grid(plan: Plan, *, dimension: int | None = None) -> SumGrid | ExampleSumGrid:
+    """The grid of a plan's sums: of clients' whole updates, or of their sums of clipped gradients.
 
     Args:
         plan: with its noise multiplier known.
@@ -119,19 +126,58 @@ def sum_grid(plan: Plan, *, dimension: int | None = None) -> SumGrid:
     dimension = secure.dimension if dimension is None else dimension
     if dimension is None or privacy.noise_multiplier is None:
         raise ValueError("the plan is not resolved: the grid of its sums is unknown")
+    honest = honest_and_corrupt(plan)[0]
+    if privacy.unit == "example":
+        return ExampleSumGrid.of(
+            clipping_norm=privacy.clipping_norm,
+            noise_multiplier=privacy.noise_multiplier,
+            honest=honest,
+            dimension=dimension,
+            batch_size=plan.training.expected_batch_size,
+            clients=cohort_size(plan),
+        )
     return SumGrid.of(
-        clipping_norm=privacy.clipping_norm,
+        clipping_norm=grid_norm(plan),
         noise_multiplier=privacy.noise_multiplier,
-        honest=honest_and_corrupt(plan)[0],
+        honest=honest,
         dimension=dimension,
         noise=secure.noise,
     )
 
 
-def sum_release(grid: SumGrid, *, honest: int, dimension: int) -> DiscreteGaussianSum | SkellamSum:
-    """What one sum on a grid releases of a client's data."""
-    kind = SkellamSum if grid.noise == "skellam" else DiscreteGaussianSum
-    return kind(noise_share=grid.noise_share, honest=honest, l2_sensitivity=float(grid.steps), dimension=dimension)
+def sum_release(plan: Plan, *, records: int | None = None) -> NoisySum:
+    """What one sum of a plan releases of a client's data.
+
+    Args:
+        plan: resolved.
+        records: of one unit, where the unit is made of records; default: the plan's own bound.
+
+    Raises:
+        ValueError: the plan is not resolved, or there is no grid for its noise.
+    """
+    grid, dimension = sum_grid(plan), secure_sum_of(plan).dimension
+    assert dimension is not None  # or there were no grid
+    honest = honest_and_corrupt(plan)[0]
+    if isinstance(grid, ExampleSumGrid):
+        records = plan.records_per_unit if records is None else records
+        return RoundedGaussianSum(
+            noise_share=grid.noise_share,
+            honest=honest,
+            l2_sensitivity=grid.sensitivity(records),
+            dimension=dimension,
+            sample_rate=plan.training.sample_rate,
+            records_per_unit=records,
+        )
+    return _KINDS[grid.noise](
+        noise_share=grid.noise_share, honest=honest, l2_sensitivity=grid.sensitivity, dimension=dimension
+    )
+
+
+_KINDS: dict[SumNoise, type[NoisySum]] = {
+    "rounded-gaussian": RoundedGaussianSum,
+    "discrete-gaussian": DiscreteGaussianSum,
+    "skellam": SkellamSum,
+}
 
 
 def computed(plan: Plan, *, dimension: int) -> dict[str, float | int]:
@@ -173,6 +219,8 @@ def check_secure_sum(plan: Plan) -> None:
             "evaluation.where = 'clients' would release counts of single clients, which are what is protected; with "
             "privacy.unit = 'client' allowed: server, none"
         )
+    if privacy.unit == "example":
+        _check_steps(plan)
     if privacy.unprotected:
         raise ValueError(
             f"privacy.unprotected = {list(privacy.unprotected)} says of one client what a secure sum hides; with "
@@ -180,6 +228,28 @@ def check_secure_sum(plan: Plan) -> None:
         )
     _check_numbers(plan)
     _check_computed(plan)
+
+
+def _check_steps(plan: Plan) -> None:
+    """A round is one step of a joint DP-SGD: clients bring gradients, and the server keeps the optimiser's state."""
+    training, secure = plan.training, secure_sum_of(plan)
+    mine = "with privacy.unit = 'example' and privacy.trust = 'distributed'"
+    server = "the server takes the step: give federation.strategy, such as 'fedavgm' or 'fedadam', its options"
+    default = type(training)()
+    for key in ("optimizer", "momentum", "betas", "weight_decay", "proximal_mu", "epochs"):
+        if getattr(training, key) != getattr(default, key):
+            raise ValueError(f"training.{key} = {getattr(training, key)!r}: {mine} {server}; remove it")
+    if training.steps not in (None, 1):
+        raise ValueError(f"training.steps = {training.steps}: {mine} a round is one step; allowed: 1")
+    if secure.noise != "rounded-gaussian":
+        raise ValueError(f"secure_sum.noise = '{secure.noise}': {mine} allowed: rounded-gaussian")
+    if secure.rotation:
+        raise ValueError(f"secure_sum.rotation = true: {mine} it helps nothing; allowed: false")
+    if plan.records_per_unit > 1 and training.sample_rate < 1:
+        raise ValueError(
+            f"training.sample_rate = {training.sample_rate} with data.max_rows_per_person = {plan.records_per_unit}: "
+            f"{mine} a person's records are not sampled one by one; allowed: sample_rate = 1, all records in each step"
+        )
 
 
 def _check_numbers(plan: Plan) -> None:

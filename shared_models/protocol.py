@@ -20,6 +20,7 @@ ROUND: Final = "server-round"  # Flower's strategies write it
 PLAN_DIGEST: Final = "plan-digest"
 LAYOUT_DIGEST: Final = "layout-digest"
 RUN: Final = "veil-run"  # the server's own id of the run; Flower's differs from start to start
+CLIPPING_NORM: Final = "clipping-norm"  # of this round, where the plan's adapts; a float
 
 # Fields of a train reply's metrics.
 WEIGHT: Final = "num-examples"  # Flower's name for the aggregation weight; a public 1 under privacy
@@ -35,6 +36,10 @@ TOTAL: Final = "total"
 HEAD_POSITION: Final = "position"
 HEAD_HASH: Final = "hash"
 
+# The one array of a train reply where the clipping norm adapts and a server adds the noise: float32, of shape
+# (trained values + 1,). It is `privacy.adaptive_clipping.joint` of the update: the last value is the bit's.
+JOINT: Final = "joint"
+
 # Query by which a server learns the stable id behind a grid's node number.
 IDENTIFY: Final = "query.identify"
 CLIENT_ID: Final = "client-id"
@@ -42,6 +47,11 @@ CLIENT_ID: Final = "client-id"
 # Query by which a server reminds a client of the newest entry it knows, and asks what was spent.
 STATEMENT: Final = "query.statement"
 STATEMENT_TEXT: Final = "statement"
+
+# Query by which a server that adds the noise has every client pay for a whole run before the first round, where cohorts
+# are secret: who is drawn later must not show in who has paid (rule 3). Its config is that of a train request of round
+# 1, without the model; its reply's METRICS hold EPSILON alone.
+ENROL: Final = "query.enrol"
 
 # The phases of a secure sum (docs/secure-aggregation.md), in their order; all of one attempt. Flower wants an
 # identifier after the dot. The masked phase, in which sites train, is a message of type "train" that holds

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from security.errors import UsageError, did_you_mean
-from shared_models import cnn, mlp, resnet, vit
+from shared_models import cnn, linear, mlp, resnet, vit
 from shared_models.cards import card_for
+from shared_models.features.apply import model_shape
 from shared_models.plan import Plan
 
 
@@ -46,6 +47,7 @@ _FACTORIES = {
     factory.name: factory
     for factory in (
         ModelFactory("cnn", cnn.CnnConfig, cnn.build, "small convolutional network for images of 8x8 to 64x64"),
+        ModelFactory("linear", linear.LinearConfig, linear.build, "one affine layer for inputs of any shape"),
         ModelFactory("mlp", mlp.MlpConfig, mlp.build, "multilayer perceptron for inputs of any shape"),
         ModelFactory("resnet", resnet.ResnetConfig, resnet.build, "residual network for images of 8x8 to 64x64"),
         ModelFactory("vit", vit.VitConfig, vit.build, "vision transformer for images of 8x8 to 64x64"),
@@ -131,7 +133,7 @@ def build_for(plan: Plan) -> nn.Module:
     return build(
         plan.model.name,
         plan.model.options,
-        input_shape=card.input_shape,
+        input_shape=model_shape(plan),
         classes=len(card.classes),
         seed=plan.seed,
     )
@@ -143,17 +145,17 @@ def count_parameters(plan: Plan) -> int:
     Raises:
         UsageError: as `build_for`; or an example or the network is larger than can be counted.
     """
-    card = card_for(plan.data)
+    card, shape = card_for(plan.data), model_shape(plan)
     chosen = factory(plan.model.name)
     config = _config(chosen, plan.model.options)
-    too_large = UsageError(f"model.name = {plan.model.name!r}: too large for examples of shape {card.input_shape}")
-    if math.prod(card.input_shape) > _LARGEST_EXAMPLE:
+    too_large = UsageError(f"model.name = {plan.model.name!r}: too large for examples of shape {shape}")
+    if max(math.prod(card.input_shape), math.prod(shape)) > _LARGEST_EXAMPLE:
         raise too_large
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            network = chosen.build(config, card.input_shape, len(card.classes))
+            network = chosen.build(config, shape, len(card.classes))
     except ValueError as error:
-        given = f"; the data's examples have shape {card.input_shape}"
+        given = f"; the data's examples have shape {shape}"
         raise _blame(error, chosen, dataclasses.asdict(config), given) from error
     except RuntimeError as error:  # torch can't count so far
         raise too_large from error

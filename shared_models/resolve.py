@@ -8,23 +8,27 @@ gives is refused, and changes nothing in one that keeps its promise.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from privacy.accountant import epsilon as epsilon_of
 from privacy.calibration import least_noise_multiplier, noise_multiplier_for
 from privacy.mechanisms import Release
 from security.errors import UsageError
 from shared_models.cards import card_for
+from shared_models.features.apply import check_source, model_shape
 from shared_models.plan import Plan, PrivacyPlan
+from shared_models.plan_adaptive import filled
+from shared_models.plan_central import central_grid, is_central, population_of
+from shared_models.plan_correlated import computed as computed_schema
+from shared_models.plan_correlated import is_correlated, participation_of
 from shared_models.plan_data import located
-from shared_models.plan_secure_sum import COMPUTED, computed, padded
+from shared_models.plan_secure_sum import COMPUTED, added_up, computed
 from shared_models.private_trainable import check_private_trainable
 from shared_models.registry import build_for, check_options
-
-# Which (unit, trust) pairs this version can run; the plan's language already knows the others.
-OFFERED = (("example", "local"), ("client", "distributed"))
 
 
 def resolve(plan: Plan) -> Plan:
@@ -33,43 +37,66 @@ def resolve(plan: Plan) -> Plan:
     Raises:
         UsageError: the model, its options, the data card or the privacy figures don't fit together.
     """
-    check_offered(plan)
     options = check_options(plan.model.name, plan.model.options)
     model = build_for(plan)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
         card = card_for(plan.data)
-        check_private_trainable(model, card.input_shape, len(card.classes))
+        check_private_trainable(model, model_shape(plan), len(card.classes))
     changes: dict[str, Any] = {
         "model": plan.model.model_copy(update={"options": options}),
         "federation": plan.federation.model_copy(update={"weighting": plan.weighting}),
     }
+    if plan.features is not None:
+        changes["features"] = plan.features.model_copy(update={"source": check_source(plan)})
     if plan.data.path is not None:  # a run may be gone on with from another folder than the one it was begun in
         changes["data"] = plan.data.model_copy(update={"path": located(plan.data.path, Path())})
     if plan.training.epochs is None:
-        changes["training"] = plan.training.model_copy(update={"steps": plan.training.local_steps})
+        changes["training"] = plan.training.model_copy(
+            update={"steps": 1 if plan.is_joint else plan.training.local_steps}
+        )
     if plan.privacy.trust == "distributed":
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        plan = _for_vectors(plan, padded(trained, rotation=plan.secure.rotation))
-    privacy = _resolve_privacy(plan)
+        plan = _for_vectors(plan, added_up(plan, trained))
+    privacy = _with_tables(plan, _resolve_privacy(plan))
     changes["privacy"] = privacy
+    if is_central(plan):
+        check_central_grid(plan.model_copy(update={"privacy": privacy}), sum(_trained(model)))
+        changes["federation"] = changes["federation"].model_copy(update={"population": population_of(plan)})
     if plan.privacy.trust == "distributed":
         found = _computed(plan.model_copy(update={"privacy": privacy}))
         changes["secure_sum"] = plan.secure.model_copy(update=found)
     return Plan.model_validate(plan.model_copy(update=changes).model_dump())
 
 
-def check_offered(plan: Plan) -> None:
-    """Refuse a plan whose privacy this version can't give.
+def _with_tables(plan: Plan, privacy: PrivacyPlan) -> PrivacyPlan:
+    """The tables below [privacy], with what follows from the noise and the schema written out."""
+    changes: dict[str, Any] = {}
+    plan = plan.model_copy(update={"privacy": privacy})
+    if privacy.adaptive is not None:
+        try:
+            changes["adaptive"] = filled(plan)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    if privacy.correlated is not None:
+        schema = {"separation": participation_of(plan).separation, **computed_schema(plan)}
+        changes["correlated"] = privacy.correlated.model_copy(update=schema)
+    return privacy.model_copy(update=changes)
+
+
+def _trained(model: nn.Module) -> Iterator[int]:
+    return (p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def check_central_grid(plan: Plan, dimensions: int) -> None:
+    """Refuse a plan whose sums have no grid of whole numbers fine enough for their noise (rule 9).
 
     Raises:
-        UsageError: the plan's unit and trust have no mechanism here.
+        UsageError: it has none.
     """
-    pair = (plan.privacy.unit, plan.privacy.trust)
-    if plan.is_private and pair not in OFFERED:
-        raise UsageError(
-            f"privacy.trust = '{pair[1]}' with privacy.unit = '{pair[0]}': this version can't run it; allowed: "
-            "trust = 'none', trust = 'local' with unit = 'example', or trust = 'distributed' with unit = 'client'"
-        )
+    try:
+        central_grid(plan, dimensions)
+    except ValueError as error:
+        raise UsageError(f"privacy.noise_multiplier: {error}") from error
 
 
 def _for_vectors(plan: Plan, dimension: int) -> Plan:
@@ -100,7 +127,8 @@ def _resolve_privacy(plan: Plan) -> PrivacyPlan:
     if not plan.is_private:
         # Numbers that promise nothing are not written into a plan without privacy.
         cleared = dict.fromkeys(("epsilon", "noise_multiplier", "calibrated_from", "budget"))
-        return privacy.model_copy(update={**cleared, "client_budgets": {}, "unprotected": ()})
+        tables = {"adaptive": None, "correlated": None}
+        return privacy.model_copy(update={**cleared, **tables, "client_budgets": {}, "unprotected": ()})
     if privacy.noise_multiplier is None:
         assert privacy.epsilon is not None
         noise_multiplier = _calibrated(plan, privacy.epsilon)
@@ -135,7 +163,7 @@ def _rounded_up(epsilon: float) -> float:
 
 
 def _calibrated(plan: Plan, epsilon: float) -> float:
-    if plan.privacy.trust == "distributed":
+    if plan.privacy.trust in ("distributed", "central"):
 
         def release(noise_multiplier: float) -> Release:
             privacy = plan.privacy.model_copy(update={"noise_multiplier": noise_multiplier})
@@ -145,7 +173,7 @@ def _calibrated(plan: Plan, epsilon: float) -> float:
 
         return least_noise_multiplier(
             release,
-            times=plan.federation.rounds + plan.spare_rounds,
+            times=1 if is_correlated(plan) else plan.federation.rounds + plan.spare_rounds,
             epsilon=epsilon,
             delta=plan.privacy.delta,
             also=plan.planned_counts(),
@@ -165,8 +193,6 @@ def planned_epsilon(plan: Plan) -> float:
 
     Spare attempts count as if they were made.
     """
-    release = plan.train_release()
-    if release is None:
+    if not plan.is_private:
         raise ValueError("a plan without privacy has no epsilon")
-    planned = Counter[Release]({release: plan.federation.rounds + plan.spare_rounds}) + plan.planned_counts()
-    return epsilon_of(planned, plan.privacy.delta).epsilon
+    return epsilon_of(plan.planned_trainings() + plan.planned_counts(), plan.privacy.delta).epsilon

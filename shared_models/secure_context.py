@@ -20,9 +20,17 @@ _MODEL: Final = b"veil model 1\n"
 _CONTEXT: Final = b"veil secure sum context 1\n"
 
 
-def model_digest(arrays: ArrayRecord) -> str:
-    """SHA-256 of a model as it travels: names and bytes of its arrays, in order; in hexadecimal."""
+def model_digest(arrays: ArrayRecord, norm: float | None = None) -> str:
+    """SHA-256 of a model as it travels: names and bytes of its arrays, in order; in hexadecimal.
+
+    Args:
+        arrays: the model.
+        norm: the round's clipping norm, where it adapts: clients that were told of different ones could be told apart
+            as well.
+    """
     found = hashlib.sha256(_MODEL)
+    if norm is not None:
+        found.update(b"norm " + norm.hex().encode())
     for name, array in arrays.items():
         for part in (name.encode(), array.data):
             found.update(len(part).to_bytes(8, "big"))

@@ -14,7 +14,7 @@ from typing import Literal
 from flwr.app import Context, RecordDict
 
 from client.books import Books, create_simulated
-from client.datasets.partition import client_parts, client_records
+from client.datasets.features import as_seen, seen_parts, seen_records
 from client.datasets.registry import load
 from client.trainer import choose_device
 from client.workplace import split_key
@@ -133,13 +133,14 @@ def load_data(plan: Plan) -> tuple[TestData, tuple[str, ...]]:
     loaded = load(plan.data, split_key=key, whole=plan.evaluates_at_clients)
     if len(loaded.test) == 0 and plan.evaluation.where == "server":
         raise UsageError("evaluation.where = 'server': no test records; raise data.test_fraction, or set it to 'none'")
-    spread = client_parts if plan.evaluates_at_clients else client_records
-    clients = tuple(spread(plan.data, seed=plan.seed, split_key=key))
+    spread = seen_parts if plan.evaluates_at_clients else seen_records
+    clients = tuple(spread(plan, split_key=key))  # features are computed here, before workers look for them
     if len(clients) < plan.federation.min_clients:
         raise UsageError(
             f"federation.min_clients = {plan.federation.min_clients} is more than the {len(clients)} clients there are"
         )
-    return TestData(loaded.test.x, loaded.test.y), clients
+    test = as_seen(plan, loaded.test, cached=True)
+    return TestData(test.x, test.y), clients
 
 
 def failure(folder: RunFolder, outcome: Outcome) -> RunError:

@@ -14,7 +14,20 @@ import click
 import typer
 
 from security.errors import RunError, UsageError, VeilError
-from veil.commands import budget, client, doctor, ledger, plan, provision, report, scenarios, server, simulate, site
+from veil.commands import (
+    budget,
+    client,
+    doctor,
+    features,
+    ledger,
+    plan,
+    provision,
+    report,
+    scenarios,
+    server,
+    simulate,
+    site,
+)
 
 app = typer.Typer(
     name="veil",
@@ -27,6 +40,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("scenarios")(scenarios.scenarios)
 app.add_typer(plan.app, name="plan")
+app.add_typer(features.app, name="features")
 app.command("report")(report.report)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(budget.app, name="budget")

@@ -13,6 +13,7 @@ from server.daemon import LoadTest
 from server.evaluation import TestData
 from server.settings import ServerSettings
 from shared_models.cards import KNOWN
+from shared_models.features.apply import model_inputs
 from shared_models.plan import Plan
 
 
@@ -29,6 +30,6 @@ def own_test_data(settings: ServerSettings) -> LoadTest:
             records = load(plan.data, split_key=split_key(plan)).test
         else:
             return None
-        return TestData(records.x, records.y)
+        return TestData(model_inputs(plan, records.x, cached=False), records.y)
 
     return load_test

@@ -58,7 +58,7 @@ def client_records(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[st
     Raises:
         UsageError: as `registry.load` and `partition`.
     """
-    return _client_records(data.model_dump_json(), seed, split_key, _stamp(data))
+    return _client_records(data.model_dump_json(), seed, split_key, data_stamp(data))
 
 
 def client_parts(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[str, tuple[Records, Records]]:
@@ -69,7 +69,7 @@ def client_parts(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[str,
     Raises:
         UsageError: as `client_records`.
     """
-    return _client_parts(data.model_dump_json(), seed, split_key, _stamp(data))
+    return _client_parts(data.model_dump_json(), seed, split_key, data_stamp(data))
 
 
 def client_ids(data: DataPlan, *, seed: int, split_key: bytes) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ def _client_records(data: str, seed: int, split_key: bytes, _stamp: object) -> M
     return MappingProxyType(partition(load(plan, split_key=split_key).train, plan.partition, seed=seed))
 
 
-def _stamp(data: DataPlan) -> tuple[int, int] | None:
+def data_stamp(data: DataPlan) -> tuple[int, int] | None:
     """When and how large the plan's file was written, so that a changed file is read again."""
     if data.path is None:
         return None

@@ -26,6 +26,7 @@ class Records:
         y: int64, (n,), the number of each example's class, from 0.
         groups: columns a natural partition may use; text, each (n,).
         people: who each record belongs to, text (n,), where the plan names a person column.
+        rows: position of each record in the pool that it was taken from, where somebody numbered that.
 
     Raises:
         UsageError: lengths differ, or a value or label is out of range. The text counts records, it shows
@@ -36,6 +37,7 @@ class Records:
     y: Tensor
     groups: Mapping[str, StrArray] = field(default_factory=dict)
     people: StrArray | None = None
+    rows: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.x.dtype != torch.float32 or self.y.dtype != torch.int64 or self.y.ndim != 1 or self.x.ndim < 2:
@@ -71,6 +73,7 @@ class Records:
             y=self.y[picked],
             groups={name: column[rows] for name, column in self.groups.items()},
             people=None if self.people is None else self.people[rows],
+            rows=None if self.rows is None else self.rows[rows],
         )
 
 

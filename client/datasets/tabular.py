@@ -165,7 +165,7 @@ def _number(texts: pd.Series[str], column: NumericColumn, missing: Sequence[str]
         source,
     )
     share = (np.clip(values, column.low, column.high) - column.low) / (column.high - column.low)
-    return np.stack([np.where(is_missing, 0.0, 2 * share - 1), is_missing], axis=1).astype(np.float32)
+    return np.stack([np.where(is_missing, 0.0, column.spread * (2 * share - 1)), is_missing], axis=1).astype(np.float32)
 
 
 def _category(texts: pd.Series[str], column: CategoricalColumn) -> Features:

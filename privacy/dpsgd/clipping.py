@@ -52,7 +52,24 @@ def _rounded_sum(rows: Tensor, factors: Tensor, grid: ReleaseGrid) -> Tensor:
 
 
 def _factors(gradients: list[Tensor], grid: ReleaseGrid) -> Tensor:
-    """What takes each gradient to steps of the grid, clipped: of shape (examples,), float64; 0 where there is no norm.
+    """What takes each gradient to steps of the grid, clipped: of shape (examples,), float64; 0 without a norm."""
+    return _towards(gradients, grid.norm, most=1 / grid.step)
+
+
+def clipping_factors(gradients: list[Tensor], clipping_norm: float) -> Tensor:
+    """What each gradient is multiplied by so that none is longer than a norm: of shape (examples,), float64.
+
+    A gradient that is not finite, or whose squared norm is out of range, gets 0 (rule 5).
+
+    Args:
+        gradients: per-example gradients of each parameter, of shape (examples, values), float32 or float64.
+        clipping_norm: C, over all parameters together.
+    """
+    return _towards(gradients, clipping_norm, most=1.0)
+
+
+def _towards(gradients: list[Tensor], norm: float, *, most: float) -> Tensor:
+    """What takes each gradient to a norm, at most `most`.
 
     The norm to clip to is lowered by what the norm of a block and the product may be off (Higham 2002, section 4.2:
     a sum of n squares is off by n roundings at most), and adding up the blocks in float64. Each row's factor depends
@@ -64,8 +81,8 @@ def _factors(gradients: list[Tensor], grid: ReleaseGrid) -> Tensor:
         squares += _norms(gradient).square()
     norms = squares.sqrt()
     terms = len(gradients) + sum(gradient.shape[1] for gradient in gradients) / _BLOCK
-    allowed = grid.norm * (1 - (_BLOCK / 4 + 4) * precision.eps - terms * 2.0**-53)
-    factors = (allowed / norms).clamp(max=1 / grid.step)
+    allowed = norm * (1 - (_BLOCK / 4 + 4) * precision.eps - terms * 2.0**-53)
+    factors = (allowed / norms).clamp(max=most)
     return torch.where(norms <= math.sqrt(precision.max), factors, 0.0)
 
 

@@ -9,7 +9,7 @@ mechanism with noise multiplier sigma, rounded. Floats are made of it afterwards
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -88,16 +88,9 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
             RuntimeError: if a parameter has no per-example gradients, or those of two backward passes (an
                 example seen by both would count twice), or their numbers disagree.
         """
-        counts = {len(_per_example(parameter)) for parameter in self.params}
-        if len(counts) > 1 or (examples is not None and counts != {examples}):
-            raise RuntimeError(
-                f"per-example gradients number {sorted(counts)}, examples {examples}: the first axis of every "
-                "layer's input must be the example"
-            )
+        check_per_example(self.params, examples)
         self.clip_and_accumulate()
-        for parameter in self.params:
-            parameter.grad_sample = None
-            parameter.grad = None  # autograd's own sum, neither clipped nor noisy
+        free_per_example(self.params)
 
     def step(self, closure: Callable[[], float] | None = None) -> None:
         """One noisy update from what was accumulated since the last one; from noise alone, if nothing was.
@@ -140,6 +133,32 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         """Divide by the public expected batch size (rule 1)."""
         for parameter in self.params:
             parameter.grad /= self.expected_batch_size
+
+
+def check_per_example(parameters: Sequence[Tensor], examples: int | None) -> None:
+    """Check what the last backward pass has left.
+
+    Args:
+        parameters: that are trained.
+        examples: how many examples that pass saw; None if it isn't known.
+
+    Raises:
+        RuntimeError: a parameter has no per-example gradients, or those of two backward passes (an example seen by
+            both would count twice), or their numbers disagree.
+    """
+    counts = {len(_per_example(parameter)) for parameter in parameters}
+    if len(counts) > 1 or (examples is not None and counts != {examples}):
+        raise RuntimeError(
+            f"per-example gradients number {sorted(counts)}, examples {examples}: the first axis of every "
+            "layer's input must be the example"
+        )
+
+
+def free_per_example(parameters: Sequence[Tensor]) -> None:
+    """Free what the last backward pass has left."""
+    for parameter in parameters:
+        parameter.grad_sample = None  # type: ignore[attr-defined]
+        parameter.grad = None  # autograd's own sum, neither clipped nor noisy
 
 
 def _per_example(parameter: Tensor) -> Tensor:

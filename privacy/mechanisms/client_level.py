@@ -59,6 +59,17 @@ class ClientLevel(Mechanism, name="client-level"):
         fixed = self.cohort == "fixed"
         return NeighboringRelation.REPLACE_ONE if fixed else NeighboringRelation.ADD_OR_REMOVE_ONE
 
+    def with_noise_multiplier(self, noise_multiplier: float) -> "ClientLevel":
+        """The same rounds with other noise."""
+        return replace(self, noise_multiplier=noise_multiplier)
+
+    @property
+    def sample_rate(self) -> float:
+        """Chance of a client to be in a cohort."""
+        if self.size is not None and self.of is not None:
+            return self.size / self.of
+        return 1.0 if self.rate is None else self.rate
+
     def event(self) -> dp_event.DpEvent:
         """The rounds as `dp_accounting` prices them.
 

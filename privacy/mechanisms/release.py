@@ -55,7 +55,7 @@ class RenyiPriced(Protocol):
 
 @runtime_checkable
 class FromTables(Protocol):
-    """A release whose noise is drawn from tables that are not quite the distribution its price is about (rule 9)."""
+    """A release whose noise is not quite drawn from the distribution that its price is about (rule 9)."""
 
     @property
     def distance(self) -> float:

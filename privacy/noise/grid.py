@@ -21,8 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-LARGEST_SCALE = 2.0**34  # beyond it, one draw in a thousand would need the slow way
-
 
 def rounded_normals(
     first: NDArray[np.float64], second: NDArray[np.float64], scale: float, more: Callable[[], int]
@@ -35,7 +33,7 @@ def rounded_normals(
     Args:
         first: multiples of 2^-53 in [0, 1).
         second: as many more.
-        scale: standard deviation in grid steps, above 0 and at most `LARGEST_SCALE`.
+        scale: standard deviation in grid steps, above 0 and at most `privacy.noise_limits.LARGEST_SCALE`.
         more: draws 64 further digits, as an integer.
     """
     # With w = 1 - first (exact), 1 - U lies in (w - 2^-53, w], so r is off by at most 2^-53 / ((w - 2^-53) r): by

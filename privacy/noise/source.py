@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privacy.noise.discrete import discrete_gaussian_table
-from privacy.noise.grid import LARGEST_SCALE, rounded_normals
+from privacy.noise.grid import rounded_normals
 from privacy.noise.skellam import skellam_table
 from privacy.noise.table import NoiseTable
+from privacy.noise_limits import LARGEST_SCALE
 
 _PAIRS = 1 << 13  # uniforms fit the second-level cache: a third faster than 2^16
 
@@ -73,7 +74,7 @@ class _AesNoise(ABC):
 
         Added to whole numbers, it is the Gaussian mechanism of standard deviation `scale`, rounded afterwards. The
         rounded values themselves have variance scale² + 1/12, nearly; and a *sum* of several such draws is not the
-        rounding of one Gaussian (for noise that several parties add, see `discrete_gaussian`).
+        rounding of one Gaussian; what it is, `privacy.mechanisms.rounded_gaussian` says.
 
         Args:
             shape: of the result.

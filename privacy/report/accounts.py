@@ -123,7 +123,7 @@ class AccountFacts:
         budget: at which the client refuses to go on; null without one.
         left: of the budget; null without one.
         fraction: of the budget used, 0 to 1; null without one.
-        rounds: rounds whose model its update went into.
+        rounds: rounds whose model its update went into; null where that is nobody's business, under central trust.
         charged_rounds: rounds that the epsilon covers.
         open_rounds: of these, reserved and never committed: they count as spent.
         refused: rounds it refused.
@@ -140,7 +140,7 @@ class AccountFacts:
     budget: float | None = None
     left: float | None = None
     fraction: float | None = None
-    rounds: int = 0
+    rounds: int | None = 0
     charged_rounds: int = 0
     open_rounds: int = 0
     refused: int = 0

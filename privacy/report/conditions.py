@@ -20,6 +20,7 @@ CODES = frozenset(
         "planned-rounds-claimed",
         "deployed",
         "secret-noise",
+        "masked",
         "own-code",
         "priced",
         "privacy",
@@ -28,10 +29,12 @@ CODES = frozenset(
         "entrusted",
         "server-trusted",
         "cohort-secret",
+        "participation-schema",
         "honest-clients",
         "secure-sum",
         "cryptography",
         "participation",
+        "membership",
         "person-bounded",
         "record-not-person",
         "several-clients",
@@ -56,7 +59,7 @@ CODES = frozenset(
 )
 """The conditions that this version has words for."""
 
-SIMULATION = frozenset({"deployed", "secret-noise"})
+SIMULATION = frozenset({"deployed", "secret-noise", "masked"})
 """Where nothing but these is not met, the figures are those that a deployment would have, and are no claim."""
 
 BATCH_INFLUENCE = {"most": "3.2e-4", "mostly": "1e-5"}
@@ -87,12 +90,15 @@ _TESTIMONY = Condition(code="noise-testimony", status="assumed")
 _BATCHES = Condition(code="batch-independence", status="assumed", values=BATCH_INFLUENCE)
 
 
-def assumed_for(unit: str) -> tuple[Condition, ...]:
+def assumed_for(unit: str, trust: str = "") -> tuple[Condition, ...]:
     """What every private figure rests on, whatever it was read from.
 
     Args:
         unit: what is protected. A client is, whatever its records do to each other.
+        trust: where the noise comes from: of a server's own the sites testify nothing.
     """
+    if trust == "central":
+        return ()
     return (_TESTIMONY,) if unit.startswith("client") else (_TESTIMONY, _BATCHES)
 
 
@@ -114,7 +120,7 @@ def of_run(plan: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Conditio
         Condition(code="deployed", status="met" if deployed else "not-met"),
         *(Condition(code=code, status="met") for code in ("secret-noise", "own-code", "priced", "no-client-failed")),
         *_person(str(privacy.get("unit"))),
-        *assumed_for(str(privacy.get("unit"))),
+        *assumed_for(str(privacy.get("unit")), str(privacy.get("trust"))),
     ]
     if deployed:
         kept += [Condition(code=code, status="met") for code in ("nothing-unprotected", "stated", "ledgers-grow")]
@@ -122,8 +128,11 @@ def of_run(plan: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Conditio
         kept.append(Condition(code="selection", status="met"))
     if privacy.get("trust") == "central":
         kept.append(Condition(code="server-trusted", status="unchecked"))
-        if _at(plan, "federation", "cohort", "sampling") == "poisson":
+        secret = _at(plan, "federation", "cohort", "sampling") in ("poisson", "fixed")
+        if secret and _at(plan, "privacy", "correlated") is None:
             kept.append(Condition(code="cohort-secret", status="unchecked"))
+    if privacy.get("trust") == "distributed":
+        kept.append(Condition(code="masked", status="met"))
     if privacy.get("trust") == "distributed" and "secure-sum" not in named:
         kept.append(Condition(code="honest-clients", status="unchecked"))
     return [*lacking, *(one for one in kept if one.code not in named), *assumed, *beyond]

@@ -25,6 +25,15 @@ _PARAMETERS = (
     "privacy.delta",
     "privacy.noise_multiplier",
     "privacy.clipping_norm",
+    "privacy.adaptive.quantile",
+    "privacy.adaptive.rate",
+    "privacy.adaptive.count_noise",
+    "privacy.adaptive.least_norm",
+    "privacy.adaptive.most_norm",
+    "privacy.correlated.band",
+    "privacy.correlated.separation",
+    "privacy.correlated.participations",
+    "privacy.correlated.factorisation",
     "privacy.budget",
     "privacy.noise",
     "training.sample_rate",
@@ -34,6 +43,7 @@ _PARAMETERS = (
     "federation.cohort.sampling",
     "federation.cohort.size",
     "federation.cohort.rate",
+    "federation.population",
     "federation.weighting",
     "secure_sum.clients",
     "secure_sum.honest",
@@ -43,12 +53,16 @@ _PARAMETERS = (
     "secure_sum.grid",
     "secure_sum.bits",
     "secure_sum.spare_rounds",
+    "secure_sum.masks",
     "data.name",
     "data.person_column",
     "data.max_rows_per_person",
     "model.name",
 )
 
+
+_LACKING = (("privacy.noise", "reproducible"), ("privacy.trust", "none"), ("secure_sum.masks", False))
+"""Parameters with which there is no claim."""
 
 _PARAMETERS_WITHOUT_PRIVACY = ("privacy.trust", "federation.rounds", "federation.weighting", "data.name", "model.name")
 
@@ -72,6 +86,8 @@ def released_by_ledgers(ledgers: Sequence[LedgerView]) -> list[Released]:
 def released_by_plan(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Released]:
     """What leaves by the protocol, where no ledger recorded it: one update a round with numbers beside it, and counts
     where clients judge the model, of which nobody kept how often they came."""
+    if _at(plan, "privacy.trust") == "central":
+        return [Released(name="model", kind="charged", count=None, recorded=False), *entrusted(plan)]
     sent = sum(int(row["rounds"]) for row in rows)
     judged = _at(plan, "evaluation.where") == "clients"
     often = None if judged else sent
@@ -98,7 +114,24 @@ def released_by_plan(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
 
 def said_in_secure_sums(plan: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields beside the masked update that leave in a secure sum. They are random; no ledger writes them down."""
-    return ("config.secure-message",) if _at(plan, "privacy.trust") == "distributed" else ()
+    return ("config.secure-message",) if _at(plan, "privacy.trust") == "distributed" and _has_masks(plan) else ()
+
+
+def _has_masks(plan: Mapping[str, Any]) -> bool:
+    return _at(plan, "secure_sum.masks") is not False  # runs from before there was the key had
+
+
+def entrusted(plan: Mapping[str, Any]) -> tuple[Released, ...]:
+    """What clients send a server that adds the noise. Their own ledgers write it down; how often is nobody's business
+    (rule 3), and the population's ledger, which the report reads, doesn't know."""
+    if _at(plan, "privacy.trust") != "central":
+        return ()
+    server = str(_at(plan, "name") or "?")
+    public = ("num-examples", "epsilon", "ledger.position", "ledger.hash")
+    return (
+        Released(name="arrays", kind="entrusted", count=None, receiver=server, recorded=False),
+        *(Released(name=name, kind="public", count=None, recorded=False) for name in public),
+    )
 
 
 def charged_by_ledgers(
@@ -176,7 +209,7 @@ def parameters(plan: Mapping[str, Any]) -> tuple[Parameter, ...]:
         value = _at(plan, key)
         if value is None or (of_clients and key.startswith("training.")):  # how a client trains is its own business
             continue
-        lacking = (key == "privacy.noise" and value == "reproducible") or (key == "privacy.trust" and value == "none")
+        lacking = (key, value) in _LACKING
         text = f"{value:g}" if isinstance(value, float) else str(value)
         found.append(Parameter(key=key, value=text, status="not-met" if lacking else "met"))
     return tuple(found)

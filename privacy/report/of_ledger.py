@@ -43,7 +43,7 @@ def facts_of_ledger(
     ]
     books = {view.client: view.charges for view in ledgers}
     keys = list(dict.fromkeys(_key(one) for view in ledgers for one in view.balances))
-    found += [one for unit, *_ in keys for one in needs.assumed_for(unit)]
+    found += [one for unit, trust, *_ in keys for one in needs.assumed_for(unit, trust)]
     if any(unit == "record" for unit, *_ in keys):
         found.append(Condition(code="record-not-person", status="assumed"))
     for trust, code in (("central", "server-trusted"), ("distributed", "honest-clients")):

@@ -129,6 +129,7 @@ def _released(run: Run) -> list[Released]:
             Released(name=name, kind="public", count=None, recorded=False)
             for name in inventory.said_in_secure_sums(run.plan)
         ]
+        recorded += inventory.entrusted(run.plan)
     return recorded or inventory.released_by_plan(run.plan, list(run.rows.values()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,15 @@ def _scope(ledger: Ledger, scope: str) -> LedgerView:
         snapshot = ledger.snapshot(scope)
     except LedgerError as error:
         return LedgerView(client=scope, charges=(), verified=False, problems=(str(error),))
+    units = {balance: _unit(balance, account) for balance, account in snapshot.accounts.items()}
+    charges = [
+        view if view.unit is None else replace(view, unit=units[Balance(unit=view.unit, trust=view.trust or "")])
+        for view in _charges(entries, ledger.task_ids(scope))
+    ]
     return LedgerView(
         client=scope,
-        charges=_charges(entries, ledger.task_ids(scope)),
-        balances=tuple(_balance(snapshot, balance) for balance in snapshot.accounts),
+        charges=tuple(charges),
+        balances=tuple(replace(_balance(snapshot, balance), unit=unit) for balance, unit in units.items()),
         fields=_fields(entries),
         position=snapshot.head.position,
         hash=snapshot.head.hash,
@@ -72,6 +78,14 @@ def _scope(ledger: Ledger, scope: str) -> LedgerView:
         verified=True,
         withdrawn=snapshot.withdrawn,
     )
+
+
+def _unit(balance: Balance, account: Account) -> str:
+    """What a balance is about, with the most records of a person that anything charged to it is priced for."""
+    if balance.unit != "person":
+        return balance.unit
+    priced = (release for plan in account.plans for release, _ in (*plan.charged, *(plan.envelope or ())))
+    return f"person:{max((getattr(release, 'records_per_unit', 1) for release in priced), default=1)}"
 
 
 def _charges(entries: Iterable[Entry], tasks: Mapping[int, str]) -> tuple[ChargeView, ...]:

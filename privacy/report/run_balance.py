@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from privacy.accountant import ACCOUNTANT, RDP_ACCOUNTANT, RELATION, Spent
+from privacy.mechanisms import BandedFactorisation
 from privacy.report import conditions as needs
 from privacy.report import figures
 from privacy.report.accounts import AccountFacts, BalanceFacts, Basis, Estimate, Path, Point
@@ -140,7 +141,7 @@ def _account(client: str, row: Mapping[str, Any] | None, own: Spent | None) -> A
         budget=budget,
         left=max(0.0, budget - epsilon) if known else None,
         fraction=min(1.0, epsilon / budget) if known else None,
-        rounds=int(row["rounds"]),
+        rounds=None if row["rounds"] is None else int(row["rounds"]),
         refused=int(row["refused"]),
         withdrawn_rounds=tuple(row["withdrawn_rounds"]),
     )
@@ -209,7 +210,7 @@ def _paths(run: Run, key: Key, accounts: Sequence[AccountFacts], histories: Mapp
         ahead: tuple[Point, ...] = ()
         last_covered = None
         if which == "largest" and points:
-            each = history[-1][1]
+            each = _each_round(history[-1][1])
             # A sampled cohort may have left this client out lately: what is to come starts now.
             last = Point(at=max(points[-1].at, int(run.summary["rounds"])), value=points[-1].value)
             ahead, last_covered = figures.forecast(
@@ -217,6 +218,11 @@ def _paths(run: Run, key: Key, accounts: Sequence[AccountFacts], histories: Mapp
             )
         paths.append(Path(which=which, client=one.client, points=points, forecast=ahead, last_covered=last_covered))
     return tuple(paths)
+
+
+def _each_round(last: Counts) -> Counts:
+    """What a round to come costs, if it costs what the last one did; nothing more of a run that is one release."""
+    return Counter({release: times for release, times in last.items() if not isinstance(release, BandedFactorisation)})
 
 
 def _path_of_metrics(run: Run, accounts: Sequence[AccountFacts]) -> tuple[Path, ...]:
@@ -230,13 +236,12 @@ def _path_of_metrics(run: Run, accounts: Sequence[AccountFacts]) -> tuple[Path, 
     if not points or release is None:
         return (Path(which="largest", client=None, points=points),) if points else ()
     most = max((one.charged_rounds for one in accounts), default=0)
-    charged = Counter({release: min(most, points[-1].at)})
+    each = _each_round(Counter({release: 1}))
+    charged = Counter({release: min(most, points[-1].at) if each else min(1, most)})
     if figures.cost(charged, run.delta).epsilon < points[-1].value * (1 - 1e-6):  # more is charged than this release
         return (Path(which="largest", client=None, points=points),)
     limit = _limit_of(accounts, None)
-    ahead, last_covered = figures.forecast(
-        charged, Counter({release: 1}), run.delta, last=points[-1], planned=run.planned, limit=limit
-    )
+    ahead, last_covered = figures.forecast(charged, each, run.delta, last=points[-1], planned=run.planned, limit=limit)
     return (Path(which="largest", client=None, points=points, forecast=ahead, last_covered=last_covered),)
 
 

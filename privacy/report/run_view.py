@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from privacy.mechanisms import DpSgd, NoisyCounts, Release, release_from_json
+from privacy.mechanisms import BandedFactorisation, DpSgd, NoisyCounts, Release, RoundedGaussianSum, release_from_json
 from privacy.report import figures, inventory
 from privacy.report.accounts import Lifetime
 from privacy.report.figures import Counts
@@ -63,10 +63,12 @@ class Run:
         return float(self.summary["privacy"]["delta"])
 
     def round_release(self) -> Release | None:
-        """What one round releases by the summary: DP-SGD at each client, or a secure sum."""
+        """What one round releases by the summary: DP-SGD at each client, or a sum; or a whole run that is one."""
         privacy, (unit, trust) = self.summary["privacy"], self.main
         if trust == "distributed" and privacy.get("secure_sum"):
             return release_from_json(privacy["secure_sum"]["release"])
+        if trust == "central" and privacy.get("central"):
+            return release_from_json(privacy["central"]["release"])
         values = [privacy.get(name) for name in ("noise_multiplier", "sample_rate", "steps_a_round")]
         if trust != "local" or unit == "client" or None in values:
             return None
@@ -77,15 +79,18 @@ class Run:
     def evaluation_release(self) -> Release | None:
         """What one evaluation at a client releases by the plan, beside the rounds of `round_release`."""
         evaluation, training = self.plan.get("evaluation", {}), self.round_release()
-        if evaluation.get("where") != "clients" or not isinstance(training, DpSgd) or "count_noise" not in evaluation:
+        if evaluation.get("where") != "clients" or "count_noise" not in evaluation:
+            return None
+        if not isinstance(training, DpSgd | RoundedGaussianSum):
             return None
         return NoisyCounts(noise=float(evaluation["count_noise"]), counts=2, records_per_unit=training.records_per_unit)
 
     def charged_to(self, client: str) -> Counts:
         """What a client was charged by the summary, as far as its releases are known; training and evaluations."""
         row = self.rows[client]
+        training, charged = self.round_release(), int(row["charged_rounds"])
         known = {
-            self.round_release(): int(row["charged_rounds"]),
+            training: min(1, charged) if isinstance(training, BandedFactorisation) else charged,
             self.evaluation_release(): int(row.get("charged_evaluations", 0)),
         }
         return Counter({release: times for release, times in known.items() if release is not None and times})

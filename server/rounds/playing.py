@@ -17,7 +17,8 @@ from server.run_state import RunState
 from server.strategies import ServerStrategy
 from shared_models.parameters import Layout, Parameters, to_arrays
 from shared_models.plan import Plan
-from shared_models.protocol import LAYOUT_DIGEST, PLAN_DIGEST, RUN
+from shared_models.plan_adaptive import is_adaptive
+from shared_models.protocol import CLIPPING_NORM, LAYOUT_DIGEST, PLAN_DIGEST, RUN
 
 Hear = Callable[[RunState, int, str, float | None, Head], None]
 """Is told what a good reply says of its client's books: the books, the round, the client, epsilon and head."""
@@ -26,6 +27,13 @@ Hear = Callable[[RunState, int, str, float | None, Head], None]
 def request_config(plan: Plan, layout: Layout, state: RunState) -> dict[str, str]:
     """What every request says of run and plan."""
     return {PLAN_DIGEST: plan.digest(), LAYOUT_DIGEST: layout.digest, RUN: state.run}
+
+
+def norm_of(plan: Plan, state: RunState) -> float | None:
+    """The clipping norm of the next round, where it adapts."""
+    if not is_adaptive(plan):
+        return None
+    return plan.privacy.clipping_norm if state.clipping_norm is None else state.clipping_norm
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,9 @@ class Played:
         problem: what the strategy said, if it failed.
         sent: bytes on the wire, of parameters and of a secure sum's own messages.
         secure_sum: how the round's secure sum went, if it was one.
+        exhausted: why no budget covers the round, so that nobody was asked.
+        clipping_norm: of the next round, where it adapts and this one has moved it.
+        released: with correlated noise, SHA-256 of what the round released.
     """
 
     tally: Tally
@@ -45,6 +56,9 @@ class Played:
     problem: str | None = None
     sent: int = 0
     secure_sum: SecureSumRecord | None = None
+    exhausted: str | None = None
+    clipping_norm: float | None = None
+    released: str | None = None
 
 
 class Rounds(Protocol):
@@ -111,6 +125,10 @@ class Federated:
         over the wire."""
         arrays = to_arrays(parameters, self.layout)
         facade = CohortGrid(self.grid, list(nodes.values()))
-        messages = self.strategy.configure(number, arrays, ConfigRecord(dict(self.config(state))), facade)
+        config: dict[str, str | float] = {**self.config(state)}
+        norm = norm_of(self.plan, state)
+        if norm is not None:
+            config[CLIPPING_NORM] = norm
+        messages = self.strategy.configure(number, arrays, ConfigRecord({**config}), facade)
         asked = {message.metadata.dst_node_id: message for message in messages}
         return {client: asked[node] for client, node in nodes.items() if node in asked}, arrays

@@ -14,22 +14,21 @@ from typing import Any, Final
 
 from flwr.app import ArrayRecord, Message
 
-from privacy.secure_encoding import decode
-from security.errors import RunError
 from security.secure_sum.attempt import NONCE_BYTES, Attempt, Phase
 from security.secure_sum.parameters import SumParameters
 from server.observer import SecureSumRecord
 from server.replies import ClientFault
 from server.rounds.plain import Contribution, Tally, moved
-from server.rounds.playing import Federated, Played
+from server.rounds.playing import Federated, Played, norm_of
 from server.rounds.secure_attempt import Attempted, Attempting, Way
+from server.rounds.summed import check_cohort, fewest_in_sum, update_of
 from server.run_state import RunState
 from server.secure_replies import Masked
 from server.strategies import StrategyError
 from shared_models.faults import Fault
-from shared_models.parameters import Parameters, from_arrays, unflat
-from shared_models.protocol import ARRAYS, CONFIG, ROUND
-from shared_models.secure_context import attempt_context, model_digest, rotation_seed
+from shared_models.parameters import Parameters, from_arrays
+from shared_models.protocol import ARRAYS, CLIPPING_NORM, CONFIG, ROUND
+from shared_models.secure_context import attempt_context, model_digest
 
 _FREE: Final = 3  # attempts of a round that may be aborted before they cost anything
 
@@ -58,8 +57,7 @@ class SecureRounds:
 
     def needed(self, cohort: int, there: int) -> int:
         """Clients that a sum needs; see `Rounds`."""
-        parameters = self._parameters(there) or self._with.plan.secure_parameters()
-        return max(self._with.fewest(cohort), parameters.least)
+        return max(self._with.fewest(cohort), fewest_in_sum(self._with.plan, there))
 
     def play(
         self,
@@ -75,12 +73,7 @@ class SecureRounds:
         Raises:
             RunError: the cohort is larger than the plan's, or the strategy sends clients different models.
         """
-        whole = self._with.plan.secure_parameters().cohort
-        if cohort > whole:
-            raise RunError(
-                f"round {number}: {cohort} clients are more than the {whole} of a cohort that the plan's noise and "
-                f"ring are made for; give secure_sum.clients = {cohort}, or a cohort of a fixed size"
-            )
+        check_cohort(self._with.plan, cohort, round_number=number)
         round_ = _Round(self._with, number, state, keep)
         known = {client: node for client, node in nodes.items() if client in self._roster}
         if not known:
@@ -108,9 +101,9 @@ class SecureRounds:
                 attempt, self._roster, way, begin=round_.begin, heard=round_.hear, fell=round_.fell
             ).play()
             if round_.after(attempt, found):
-                delta = self._mean(found, attempt)
                 start = from_arrays(arrays, self._with.layout)
-                return round_.opened(found, self._step(number, sent, moved(start, delta)))
+                update, norm = self._update(found, attempt, norm_of(self._with.plan, state))
+                return round_.opened(found, self._step(number, sent, moved(start, update)), norm)
         return round_.given_up()
 
     def _parameters(self, clients: int) -> SumParameters | None:
@@ -122,8 +115,9 @@ class SecureRounds:
 
     def _model(self, sent: Mapping[str, Message]) -> str:
         """Digest of the model that all clients are sent."""
-        models = {id(arrays): arrays for arrays, _ in map(_train, sent.values())}  # mostly one and the same object
-        digests = {model_digest(arrays) for arrays in models.values()}
+        # Mostly one and the same object, with one norm if any.
+        models = {(id(arrays), config.get(CLIPPING_NORM)): arrays for arrays, config in map(_train, sent.values())}
+        digests = {model_digest(arrays, norm) for (_, norm), arrays in models.items()}
         if len(digests) != 1:
             raise StrategyError(
                 f"federation.strategy = '{self._with.strategy.name}': doesn't send every client the same model; with "
@@ -153,18 +147,17 @@ class SecureRounds:
             parameters=parameters,
         )
 
-    def _mean(self, found: Attempted, attempt: Attempt) -> Parameters:
-        """The mean of the survivors' updates, with the noise of all of them."""
+    def _update(self, found: Attempted, attempt: Attempt, norm: float | None) -> tuple[Parameters, float | None]:
         assert found.total is not None
-        plan, layout = self._with.plan, self._with.layout
-        mean = decode(
+        return update_of(
             found.total,
-            plan.sum_grid(),
+            self._with.plan,
+            self._with.layout,
             survivors=len(found.survivors),
-            size=layout.size,
-            rotation=rotation_seed(plan, attempt.digest, attempt.round),
+            round_number=attempt.round,
+            attempt=attempt.digest,
+            norm=norm,
         )
-        return unflat(mean, layout)
 
     def _step(self, number: int, sent: Mapping[str, Message], towards: Parameters) -> Parameters | StrategyError:
         try:
@@ -246,14 +239,15 @@ class _Round:
         )
         return False
 
-    def opened(self, found: Attempted, model: Parameters | StrategyError) -> Played:
-        """The round with its sum."""
+    def opened(self, found: Attempted, model: Parameters | StrategyError, norm: float | None) -> Played:
+        """The round with its sum; `norm` is the next one's, where it adapts."""
         tally = self._tally()
         tally.updates = list(found.survivors)
         tally.faults = [fault for fault in tally.faults if fault.client not in found.survivors]
+        record = self._record(len(found.survivors))
         if isinstance(model, StrategyError):
-            return Played(tally, problem=str(model), sent=self._sent, secure_sum=self._record(len(found.survivors)))
-        return Played(tally, model, sent=self._sent, secure_sum=self._record(len(found.survivors)))
+            return Played(tally, problem=str(model), sent=self._sent, secure_sum=record)
+        return Played(tally, model, sent=self._sent, secure_sum=record, clipping_norm=norm)
 
     def given_up(self) -> Played:
         """The round without a sum."""

@@ -21,6 +21,7 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -238,9 +239,14 @@ def table(found: dict[tuple[int, int], Cost], title: str) -> Table:
 
 def encoding(length: int, runs: int) -> Table:
     """Seconds of a client's encoding, noise included, and of the server's decoding; medians of interleaved runs."""
+    torch.set_num_threads(1)  # as training.threads has it, unless a plan says otherwise
     update = np.random.default_rng(1).normal(size=length).astype(np.float32)
     source = SecretNoise()
-    kinds: dict[str, SumNoise] = {"discrete Gaussian": "discrete-gaussian", "Skellam": "skellam"}
+    kinds: dict[str, SumNoise] = {
+        "rounded Gaussian": "rounded-gaussian",
+        "discrete Gaussian": "discrete-gaussian",
+        "Skellam": "skellam",
+    }
     grids = {
         words: SumGrid.of(clipping_norm=1.0, noise_multiplier=1.0, honest=_HONEST, dimension=length, noise=noise)
         for words, noise in kinds.items()

@@ -164,10 +164,10 @@ class Clients:
         self.policy: Callable[[Plan, str], SitePolicy] = simulated_policy
         self.path = folder / "ledger.sqlite"
         create_simulated(self.path)
-        monkeypatch.setattr(workplace_module, "client_records", lambda *_, **__: self._read(self.data))
+        monkeypatch.setattr(workplace_module, "seen_records", lambda *_, **__: self._read(self.data))
         monkeypatch.setattr(
             workplace_module,
-            "client_parts",
+            "seen_parts",
             lambda *_, **__: self._read({name: (own, self.held[name]) for name, own in self.data.items()}),
         )
         monkeypatch.setattr(simulated_site_module, "simulated_policy", self._policy_of)

@@ -14,6 +14,7 @@ from shared_models.parameters import Parameters, to_arrays
 from shared_models.plan import Plan
 from shared_models.protocol import (
     ARRAYS,
+    CLIPPING_NORM,
     CONFIG,
     LAYOUT_DIGEST,
     MASKED,
@@ -54,6 +55,7 @@ class Sum:
         federation: whose sum.
         number, nonce, run, round, cohort: of the attempt.
         model: that is trained.
+        norm: the round's clipping norm, where it adapts.
         changes: of the attempt's fields.
     """
 
@@ -70,6 +72,7 @@ class Sum:
         round: int = 1,
         cohort: Collection[str] | None = None,
         model: Parameters | None = None,
+        norm: float | None = None,
         **changes: Any,
     ) -> None:
         self.plan, self.ask = plan, ask
@@ -81,7 +84,9 @@ class Sum:
             ROUND: round,
             RUN: run,
         }
-        self.model = model_digest(self.arrays)
+        if norm is not None:
+            self.config[CLIPPING_NORM] = norm
+        self.model = model_digest(self.arrays, norm)
         fields: dict[str, Any] = {
             "federation": plan.name if federation is None else federation,
             "run": run,

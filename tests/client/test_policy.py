@@ -50,6 +50,7 @@ largest_clipping_norm = 2.0
 least_honest = 5
 least_cohort = 8
 rounds_a_day = 50
+unmasked_sums = false
 reproducible_noise = false
 
 [release]
@@ -94,6 +95,7 @@ def test_a_whole_policy_is_read(tmp_path: Path) -> None:
             least_honest=5,
             least_cohort=8,
             rounds_a_day=50,
+            unmasked_sums=False,
             reproducible_noise=False,
         ),
         release=ReleasePolicy(
@@ -251,6 +253,7 @@ def test_the_digest_is_of_everything(tmp_path: Path) -> None:
         "least_honest = 5": "least_honest = 6",
         "least_cohort = 8": "least_cohort = 7",
         "rounds_a_day = 50": "rounds_a_day = 51",
+        "unmasked_sums = false": "unmasked_sums = true",
         "reproducible_noise = false": "reproducible_noise = true",
         'entrust = ["heart"]': "entrust = []",
         "counts = true": "counts = false",
@@ -320,6 +323,13 @@ def test_what_is_allowed_is_compared_exactly(allow: dict[str, Any], fault: Fault
     assert allowing(plan, plans=(plan.digest(), "0" * 64)).refusal(plan) is None
 
 
+def test_of_a_norm_that_adapts_the_bound_is_about_where_it_may_go() -> None:
+    privacy = {"unit": "client", "trust": "distributed", "clipping_norm": 0.5, "adaptive": {"most_norm": 2.0}}
+    plan = secure_plan(10, privacy)
+    assert allowing(plan, largest_clipping_norm=2.0).refusal(plan) is None
+    assert allowing(plan, largest_clipping_norm=1.9).refusal(plan) is Fault.POLICY_CLIPPING
+
+
 def test_bounds_on_noise_and_norm_are_for_private_steps() -> None:
     plan = plan_of(private=False)
     assert allowing(plan, least_noise_multiplier=9.0, largest_clipping_norm=0.1).refusal(plan) is None
@@ -349,6 +359,17 @@ def test_rule_8_a_single_honest_client_hides_among_nobody_and_is_refused_unless_
     assert allowing(plan).refusal(plan) is Fault.POLICY_SECURE_SUM
     assert allowing(plan, least_honest=1).refusal(plan) is None
     assert simulated_policy(plan, "0").refusal(plan) is None
+
+
+@pytest.mark.parametrize("unit", ["client", "example"])
+def test_principle_2_sums_without_masks_are_for_who_says_so(unit: str) -> None:
+    """Without them the server would see each client's share of noise on its own data, and no more."""
+    plan = secure_plan(10, private={"unit": unit}, secure_sum={"masks": False}, training={"steps": 1})
+    assert allowing(plan).refusal(plan) is Fault.POLICY_SECURE_SUM
+    assert allowing(plan, unmasked_sums=True).refusal(plan) is None
+    assert simulated_policy(plan, "0").refusal(plan) is None
+    with_masks = secure_plan(10, private={"unit": unit}, training={"steps": 1})
+    assert allowing(with_masks).refusal(with_masks) is None
 
 
 def test_rule_5_a_refusal_is_always_one_that_the_server_knows_as_such() -> None:

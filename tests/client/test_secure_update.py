@@ -167,8 +167,8 @@ class NoNoise(ReproducibleNoise):
 
     __slots__ = ()
 
-    def discrete_gaussian(
-        self, shape: Sequence[int], sigma: float, *, device: torch.device | str | None = None
+    def grid_normal(
+        self, shape: Sequence[int], scale: float, *, device: torch.device | str | None = None
     ) -> torch.Tensor:
         return torch.zeros(tuple(shape), dtype=torch.int64)
 

@@ -173,6 +173,31 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(
     assert len(times) == 2
 
 
+def test_features_of_a_sites_records_stay_in_memory(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    from shared_models.features import matrices, store
+
+    monkeypatch.setenv("VEIL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "derive", lambda chosen, shape: matrices.derive(chosen, shape, images=100))
+    store.matrices.cache_clear()
+    images = np.random.default_rng(1).random((5, 1, 16, 16), dtype=np.float32)
+    np.savez(running.home.path / "rows.npz", x=images, y=np.arange(5) % 2)
+    change(running.home, BUDGET, OPEN, APPROVED, '[[data]]\nname = "xray"\nformat = "npz"\npath = "rows.npz"\n')
+    sections = plan(False).model_dump(mode="json")
+    sections["data"] |= {"name": "xray", "card": {"classes": ["a", "b"], "input_shape": [1, 16, 16]}}
+    sections |= {"features": {"name": "scattering"}, "model": {"name": "linear"}}
+    place = workplace(write_plan(Plan.model_validate(sections)))
+    records = running.site.training_records(place)
+    assert records.x.shape == (5, 81 * 16)
+    assert place.model(records.x).shape == (5, 2)
+    assert running.site.training_records(place) is records
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert [path.suffix for path in kept] == [".safetensors"]  # the public matrices alone
+
+
 def test_an_image_that_was_removed_is_not_trained_on_again(running: Running) -> None:
     image = pytest.importorskip("PIL.Image")
     folder = running.home.path / "images"

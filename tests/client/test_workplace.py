@@ -34,19 +34,19 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Notes each reading of the data, and gives three clients' records instead."""
     calls: list[Any] = []
 
-    def read(data: Any, *, seed: int, split_key: bytes) -> dict[str, Records]:
-        calls.append((data, seed, split_key))
+    def read(plan: Plan, *, split_key: bytes) -> dict[str, Records]:
+        calls.append((plan.data, plan.seed, split_key))
         return {
             name: Records(x=torch.full((1, 2), float(i)), y=torch.zeros(1, dtype=torch.int64))
             for i, name in enumerate(("0", "1", "2"))
         }
 
-    def parts(data: Any, *, seed: int, split_key: bytes) -> dict[str, tuple[Records, Records]]:
-        found = read(data, seed=seed, split_key=split_key)
+    def parts(plan: Plan, *, split_key: bytes) -> dict[str, tuple[Records, Records]]:
+        found = read(plan, split_key=split_key)
         return {name: (own, own.take([])) for name, own in found.items()}
 
-    monkeypatch.setattr(module, "client_records", read)
-    monkeypatch.setattr(module, "client_parts", parts)
+    monkeypatch.setattr(module, "seen_records", read)
+    monkeypatch.setattr(module, "seen_parts", parts)
     return calls
 
 
@@ -154,12 +154,14 @@ def test_rule_7_a_network_that_mixes_examples_is_refused_under_privacy(
     assert reads == []
 
 
-@pytest.mark.parametrize(("unit", "trust"), [("example", "distributed"), ("client", "central")])
-def test_principle_2_a_privacy_this_version_can_not_give_is_refused_here_too(unit: str, trust: str) -> None:
+@pytest.mark.parametrize(("key", "given", "instead"), [("unit", "example", "client"), ("trust", "local", "central")])
+def test_principle_2_a_privacy_that_nothing_gives_is_refused_here_too(key: str, given: str, instead: str) -> None:
     # Run as if it were local, it would claim for a client what is true of a record.
-    text = write_plan(plan_of(privacy={"unit": unit, "trust": trust, "noise_multiplier": 2.0}))
-    with pytest.raises(UsageError, match="this version can't run it"):
-        workplace(text)
+    text = write_plan(plan_of(privacy={"trust": "local", "noise_multiplier": 2.0}))
+    changed = text.replace(f'{key} = "{given}"', f'{key} = "{instead}"')
+    assert changed != text
+    with pytest.raises(UsageError, match="is not offered; allowed: "):
+        workplace(changed)
 
 
 @pytest.mark.parametrize("text", ["", "no toml", 'nmae = "x"\n[privacy]\nnoise_multiplier = 1.0\n'])

@@ -1,8 +1,8 @@
 """Secure sums over the encrypted link, between real processes that are killed (signal 9) in every phase.
 
-One federation of five sites plays two plans. In the first, a site is killed in each round, each time in another phase,
+One federation of five sites plays three plans. In the first a site is killed in each round, each time in another phase,
 and is started again at once. In the second the server is killed while it waits for masked vectors, and is resumed; and
-a site is killed that stays away for the rest of the round.
+a site is killed that stays away for the rest of the round. In the third, one of joint steps, nobody is killed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.trainer import train_plain
+from client.trainer import gradient_sum, train_plain
 from client.workplace import workplace
+from privacy.example_sum_grid import ExampleSumGrid
 from privacy.ledger.check import verify
 from privacy.lifetime import Balance
-from privacy.secure_encoding import decode, encode
+from privacy.secure_encoding import decode, encode, encode_gradients
 from privacy.statement import verify_statement
 from security.errors import RunError
 from server.checkpoint import load_checkpoint
+from server.rounds.summed import update_of
 from server.run_folder import RunFolder, read_parameters
 from shared_models.parameters import Parameters, get_parameters, in_order, unflat
 from shared_models.plan import Plan
@@ -79,6 +81,17 @@ def secure_plan(name: str, rounds: int, *, epsilon: float, phase_timeout: float,
         *(f"name={name}", "data.partition.clients=5", "training.steps=2", f"privacy.epsilon={epsilon}"),
         *(f"federation.rounds={rounds}", f"federation.round_timeout={SECONDS}", "secure_sum.corrupt=0"),
         *(f"secure_sum.phase_timeout={phase_timeout}", f"secure_sum.spare_rounds={spare_rounds}"),
+    )
+    return resolve(find_plan("digits-secure", overrides))
+
+
+def joint_plan() -> Plan:
+    training = ("momentum=0", "steps=1", "sample_rate=1.0", "learning_rate=0.5", "expected_batch_size=280")
+    overrides = (
+        *("name=joint", "data.partition.clients=5", "privacy.unit=example", "privacy.epsilon=4"),
+        *("federation.rounds=2", f"federation.round_timeout={SECONDS}", f"secure_sum.phase_timeout={SECONDS}"),
+        *("secure_sum.corrupt=0", "secure_sum.spare_rounds=0"),
+        *(f"training.{key}" for key in training),
     )
     return resolve(find_plan("digits-secure", overrides))
 
@@ -146,13 +159,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     plans = {
         "sites-die": secure_plan("sites-die", ROUNDS, epsilon=40, phase_timeout=SECONDS),
         "server-dies": secure_plan("server-dies", 2, epsilon=20, phase_timeout=8, spare_rounds=1),
+        "joint": joint_plan(),
     }
     pilot = Pilot.provision(folder / "pilot", SITES)
     (files, test), paths = _data(pilot, plans["sites-die"]), []
     pilot.configure_server({"beat_seconds": 2.0}, test)
-    budget = {"unit": "client", "trust": "distributed", "epsilon": 60.0, "delta": 2e-3, "filter": "sum"}
+    budget = {"trust": "distributed", "epsilon": 60.0, "delta": 2e-3, "filter": "sum"}
     changes = {
-        "budget": [budget],
+        "budget": [{"unit": "client", **budget}, {"unit": "record", **budget}],
         "allow": {"federations": [FEDERATION], "least_honest": 3, "least_cohort": 4},
         "approval": {"plans": "policy"},
         "schedule": {"on_battery": True, "metered": True},
@@ -213,6 +227,22 @@ def in_the_open(plan: Plan, survivors: Sequence[Sequence[str]]) -> Parameters:
         model = {
             name: np.asarray(model[name] + delta, np.float32) for name, delta in unflat(mean, place.layout).items()
         }
+    return model
+
+
+def joint_steps(plan: Plan) -> Parameters:
+    """The model after joint steps of everybody, by sums of numbers that nobody masked."""
+    place, grid = workplace(write_plan(plan)), plan.sum_grid()
+    assert isinstance(grid, ExampleSumGrid)
+    model = get_parameters(build_for(plan))
+    for number in range(1, plan.federation.rounds + 1):
+        total = np.zeros(plan.secure.dimension, np.uint32)
+        for name in SITES:
+            noise = dying_client.noise_of(plan, "noise", name, number)
+            gradients = gradient_sum(place.model, model, place.records(name), plan, noise=noise)
+            total += encode_gradients(gradients, grid, bits=32, noise=noise)
+        update, _ = update_of(total, plan, place.layout, survivors=len(SITES), round_number=number)
+        model = {name: np.asarray(model[name] + delta, np.float32) for name, delta in update.items()}
     return model
 
 
@@ -293,9 +323,9 @@ def test_every_sites_statement_holds(world: World, plan: str) -> None:
     assert set(statements) == set(SITES)
     plans = list(world.plans)[: list(world.plans).index(plan) + 1]
     for site, text in statements.items():
-        (found,) = verify_statement(text).balances
+        (found,) = (item for item in verify_statement(text).balances if item.balance.unit == "client")
         assert found.balance == Balance(unit="client", trust="distributed")
-        assert found.totals == {"discrete-gaussian-sum": sum(len(world.charged(site, name)) for name in plans)}
+        assert found.totals == {"rounded-gaussian-sum": sum(len(world.charged(site, name)) for name in plans)}
 
 
 def test_a_server_that_was_killed_in_a_sum_makes_a_new_attempt_and_the_begun_one_is_charged_and_listed(
@@ -329,3 +359,19 @@ def test_a_site_that_stays_away_is_waited_for_no_longer_than_the_plan_says(world
     assert second["seconds"] >= plan.secure.phase_timeout
     without = [name for name in SITES if name != AWAY]
     assert same_bits(read_parameters(world.run("server-dies").model), in_the_open(plan, [SITES, without]))
+
+
+def test_joint_steps_of_real_sites_are_those_of_the_plain_sums_and_claimed_for_records(world: World) -> None:
+    plan, run = world.plans["joint"], world.run("joint")
+    assert same_bits(read_parameters(run.model), joint_steps(plan))
+    privacy = run.read_summary()["privacy"]
+    assert privacy["withdrawn"] == []
+    assert privacy["claim"].startswith(
+        "each record is protected against everybody, the server included, while in every "
+    )
+    assert privacy["accountant"].startswith("PLD")
+    assert {row["statement"] for row in privacy["clients"]} == {"verified"}
+    for site, text in run.read_statements().items():
+        totals = {item.balance.unit: item.totals for item in verify_statement(text).balances}
+        assert totals["record"] == {"rounded-gaussian-sum": 2}
+        assert Counter(number for number, _ in world.charged(site, "joint")) == {1: 1, 2: 1}

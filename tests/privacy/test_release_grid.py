@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy.noise.grid import LARGEST_SCALE
+from privacy.noise_limits import LARGEST_SCALE
 from privacy.release_grid import ReleaseGrid
 
 

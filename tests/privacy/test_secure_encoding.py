@@ -10,8 +10,10 @@ import pytest
 import torch
 from scipy import stats
 
+from privacy.example_sum_grid import ExampleSumGrid
+from privacy.mechanisms import RoundedGaussianSum
 from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
-from privacy.secure_encoding import Words, decode, encode, rounded, turned, turned_back
+from privacy.secure_encoding import Words, decode, encode, encode_gradients, rounded, turned, turned_back
 from privacy.sum_grid import MOST_RETRIES, SumGrid, SumNoise
 
 FALSE_ALARM = 1e-6
@@ -29,6 +31,11 @@ class Silent(ReproducibleNoise):
 
     def discrete_gaussian(
         self, shape: Sequence[int], sigma: float, *, device: torch.device | str | None = None
+    ) -> torch.Tensor:
+        return torch.zeros(tuple(shape), dtype=torch.int64)
+
+    def grid_normal(
+        self, shape: Sequence[int], scale: float, *, device: torch.device | str | None = None
     ) -> torch.Tensor:
         return torch.zeros(tuple(shape), dtype=torch.int64)
 
@@ -94,7 +101,7 @@ def test_the_sum_of_what_is_encoded_is_the_sum_of_clipped_updates(bits: int, rot
     assert np.max(off) < grid.step * (1 if rotation is None else math.sqrt(length)) + 1e-7
 
 
-@pytest.mark.parametrize("noise", ["discrete-gaussian", "skellam"])
+@pytest.mark.parametrize("noise", ["rounded-gaussian", "discrete-gaussian", "skellam"])
 def test_negative_sums_come_back(noise: SumNoise) -> None:
     """Elements above half the ring stand for negative numbers; with noise, the mean is near what it should be."""
     grid, update = grid_of(1000, noise=noise), np.full(1000, -1.0, dtype=np.float32)
@@ -187,7 +194,7 @@ def test_a_rounding_is_hardly_ever_drawn_again() -> None:
     assert Counting.calls == 200
 
 
-@pytest.mark.parametrize("noise", ["discrete-gaussian", "skellam"])
+@pytest.mark.parametrize("noise", ["rounded-gaussian", "discrete-gaussian", "skellam"])
 def test_rule_9_all_of_it_stays_within_the_public_bound(noise: SumNoise) -> None:
     grid = grid_of(300, noise=noise)
     for update in UPDATES.values():
@@ -231,7 +238,7 @@ def test_an_update_is_left_as_it_was() -> None:
 # --- rule 2: the noise of a sum ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise", ["discrete-gaussian", "skellam"])
+@pytest.mark.parametrize("noise", ["rounded-gaussian", "discrete-gaussian", "skellam"])
 @pytest.mark.parametrize("dropouts", [0, 1, 4])
 def test_rule_2_the_noise_of_a_sum_has_the_variance_that_is_claimed(noise: SumNoise, dropouts: int) -> None:
     """Ten clients, of whom six must be left (five honest ones and a corrupt one): the honest among them have what is
@@ -310,3 +317,95 @@ def test_the_same_noise_gives_the_same_words() -> None:
 
     assert (encoded(ReproducibleNoise(b"a")) == encoded(ReproducibleNoise(b"a"))).all()
     assert (encoded(SecretNoise()) != encoded(SecretNoise())).any()
+
+
+# --- sums of clipped gradients (joint steps) -----------------------------------------------------------------------
+
+
+def joint_grid(dimension: int = 300, *, honest: int = 5, noise_multiplier: float = 1.0) -> ExampleSumGrid:
+    return ExampleSumGrid.of(
+        clipping_norm=0.7,
+        noise_multiplier=noise_multiplier,
+        honest=honest,
+        dimension=dimension,
+        batch_size=40.0,
+        clients=12,
+    )
+
+
+def gradients(clients: int, dimension: int = 300) -> list[npt.NDArray[np.float64]]:
+    return [np.random.default_rng(i).standard_normal(dimension) * (i - clients / 2) for i in range(clients)]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_the_sum_of_what_is_encoded_is_the_sum_of_gradients(bits: int) -> None:
+    """Each client rounds once: half a step each, and no more."""
+    grid, totals = joint_grid(), gradients(12)
+    words = [encode_gradients(total, grid, bits=bits, noise=Silent(b"none")) for total in totals]  # type: ignore[arg-type]
+    assert {word.dtype for word in words} == {np.dtype(f"uint{bits}")}
+    mean = decode(summed(words), grid, survivors=12, size=300)
+    assert mean.dtype == np.float32
+    exact = np.sum(totals, axis=0) / 12
+    assert np.abs(mean - exact).max() <= grid.step / 2 + np.abs(exact).max() * 2.0**-24
+
+
+def test_gradients_are_left_as_they_were() -> None:
+    total = gradients(3)[0]
+    before = total.copy()
+    encode_gradients(total, joint_grid(), bits=32, noise=SecretNoise())
+    assert (total == before).all()
+
+
+def test_rule_9_a_sum_beyond_the_public_bound_is_clamped() -> None:
+    grid = joint_grid()
+    assert grid.most * grid.step == 40 * 0.7
+    total = np.concatenate([np.full(100, 1e30), np.full(100, -1e30), np.full(100, 28.0)])
+    words = encode_gradients(total, grid, bits=32, noise=Silent(b"none"))
+    assert np.unique(words.view(np.int32)).tolist() == [-grid.most, grid.most]
+    with_noise = encode_gradients(total, grid, bits=32, noise=SecretNoise()).view(np.int32)
+    assert np.abs(with_noise.astype(np.int64)).max() <= grid.bound
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_sum_of_gradients_that_is_not_finite_is_an_error_of_the_program(bad: float) -> None:
+    """Gradients that are not finite were left out before; none may get here, and none leaves."""
+    total = gradients(3)[0]
+    total[7] = bad
+    with pytest.raises(ValueError, match="300 finite values"):
+        encode_gradients(total, joint_grid(), bits=32, noise=SecretNoise())
+    with pytest.raises(ValueError, match="300 finite values"):
+        encode_gradients(np.zeros(299), joint_grid(), bits=32, noise=SecretNoise())
+    with pytest.raises(ValueError, match="300 finite values"):
+        encode_gradients(np.zeros((1, 300)), joint_grid(), bits=32, noise=SecretNoise())
+
+
+@pytest.mark.parametrize("there", [5, 8, 12])
+def test_rule_2_the_noise_of_a_joint_step_has_the_variance_that_is_claimed(there: int) -> None:
+    """The released sum over a cohort of 12 that counts on 5: chi-square; false alarm once in a million."""
+    d = 20_000
+    grid = joint_grid(d, honest=5, noise_multiplier=1.5)
+    totals = gradients(there, d)
+    words = [
+        encode_gradients(total, grid, bits=32, noise=ReproducibleNoise(b"%d" % i)) for i, total in enumerate(totals)
+    ]
+    noise = summed(words).view(np.int32) - np.sum(totals, axis=0) / grid.step
+    variance = there * (grid.noise_share**2 + 1 / 12) + there / 12  # rounded noise, and each sum's own rounding
+    statistic = float(noise @ noise) / variance
+    assert stats.chi2.ppf(FALSE_ALARM / 2, d) < statistic < stats.chi2.isf(FALSE_ALARM / 2, d)
+    assert abs(noise.mean()) < stats.norm.isf(FALSE_ALARM / 2) * math.sqrt(variance / d)
+    # Five of them have the multiplier that is priced.
+    release = RoundedGaussianSum(noise_share=grid.noise_share, honest=5, l2_sensitivity=grid.sensitivity(), dimension=d)
+    assert release.noise_multiplier == pytest.approx(1.5, rel=1e-12)
+    assert there * grid.noise_share**2 >= (1.5 * grid.sensitivity()) ** 2 * (1 - 1e-12)
+
+
+def test_noise_does_not_hang_on_what_is_beneath_it() -> None:
+    """The same draws, whatever the gradients: nobody can tell an empty client by them."""
+    grid = joint_grid()
+
+    def encoded(total: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+        return encode_gradients(total, grid, bits=32, noise=ReproducibleNoise(b"same")).view(np.int32)
+
+    steps = np.rint(gradients(3)[0] / grid.step).astype(np.int32)
+    assert (encoded(gradients(3)[0]) - encoded(np.zeros(300)) == steps).all()
+    assert encoded(np.zeros(300)).any()

@@ -47,9 +47,16 @@ def test_a_deployed_run_claims_against_the_server_as_long_as_enough_clients_are_
     )
     assert (
         "(unit: client, all that it holds; relation: add or remove one unit, as a contribution that is there or all "
-        "zeros; accountant: RDP, orders 1.1 to 1024; selection: uncharged)" in found["claim"]
+        "zeros; accountant: PLD, pessimistic, interval 0.001; selection: uncharged)" in found["claim"]
     )
-    assert found["accountant"] == accountant_of(PLAN) == "RDP, orders 1.1 to 1024"
+    assert accountant_of(PLAN) == "PLD, pessimistic, interval 0.001"
+    assert found["accountant"] == "PLD, pessimistic, interval 0.001; RDP beside it"
+
+
+def test_rule_4_discrete_noise_is_claimed_by_its_bound_alone() -> None:
+    plan = secure_plan(federation={"rounds": 4}, secure_sum={"noise": "discrete-gaussian"})
+    found = privacy_summary(plan, state(1, 2, 3, 4, rounds=4), stopped=None, clients=SIX, simulated=False)
+    assert found["accountant"] == accountant_of(plan) == "RDP, orders 1.1 to 1024"
 
 
 def test_every_charged_attempt_is_in_the_figure() -> None:

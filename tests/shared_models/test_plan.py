@@ -22,13 +22,20 @@ from privacy.lifetime import Balance, Terms, multiset
 from privacy.mechanisms import DpSgd, NoisyCounts, Release
 from shared_models import plan as plan_module
 from shared_models import plan_data as plan_data_module
+from shared_models import plan_features as plan_features_module
 from shared_models import plan_federation as plan_federation_module
 from shared_models import plan_secure_sum as plan_secure_sum_module
 from shared_models.plan import Plan
 from shared_models.plan_federation import MEAN_STRATEGIES, ROBUST_STRATEGIES
 from shared_models.plan_section import Section
 
-PLAN_MODULES = (plan_module, plan_data_module, plan_federation_module, plan_secure_sum_module)
+PLAN_MODULES = (
+    plan_module,
+    plan_data_module,
+    plan_features_module,
+    plan_federation_module,
+    plan_secure_sum_module,
+)
 
 Path = tuple[str | int, ...]
 
@@ -37,7 +44,10 @@ PEOPLE: dict[str, Any] = {"person_column": "who", "max_rows_per_person": 4}
 CARD: dict[str, Any] = {
     "classes": ["no", "yes"],
     "target": "y",
-    "columns": {"age": {"kind": "numeric", "low": 0.0, "high": 99.0}, "sex": {"kind": "categorical", "values": ["f"]}},
+    "columns": {
+        "age": {"kind": "numeric", "low": 0.0, "high": 99.0, "spread": 2.0},
+        "sex": {"kind": "categorical", "values": ["f"]},
+    },
     "missing": ["?"],
     "input_shape": [1, 8, 8],
     "mean": 0.5,
@@ -117,6 +127,7 @@ RICH: dict[str, dict[str, Any]] = {
     },
     "fixed": {
         "data": {"partition": {"kind": "pathological", "clients": 5, "classes_per_client": 3}},
+        "features": {"name": "scattering", "source": "0" * 64},
         "training": {"schedule": {"kind": "constant", "warmup_rounds": 1}},
         "federation": {"cohort": {"sampling": "fixed", "size": 4}, "wire": "top-k", "top_fraction": 0.25},
     },
@@ -136,12 +147,42 @@ RICH: dict[str, dict[str, Any]] = {
             "rotation": True,
             "spare_rounds": 2,
             "phase_timeout": 5.0,
+            "masks": False,
             "clients": 5,
             "dimension": 128,
             "grid": 0.5 / 2048,
             "noise_share": 1.5 * 2048 / math.sqrt(3),
             "bits": 32,
         },
+    },
+    "central": {
+        "data": {"partition": {"kind": "natural", "column": "site"}},
+        "privacy": {"unit": "client", "trust": "central", "epsilon": 3.0},
+        "federation": {"cohort": {"sampling": "fixed", "size": 4}, "population": 40},
+    },
+    "adaptive": {
+        "privacy": {
+            "unit": "client",
+            "trust": "central",
+            "epsilon": 3.0,
+            "adaptive": {"quantile": 0.6, "rate": 0.3, "count_noise": 9.0, "least_norm": 0.01, "most_norm": 50.0},
+        },
+        "federation": {"cohort": {"sampling": "poisson", "rate": 0.5}},
+    },
+    "correlated": {
+        "data": {"partition": {"kind": "iid", "clients": 8}},
+        "privacy": {
+            "unit": "client",
+            "trust": "central",
+            "epsilon": 3.0,
+            "correlated": {
+                "band": 2,
+                "separation": 3,
+                "participations": 2,  # in five rounds
+                "factorisation": "4e5a47ff1d277c23ef6c140dc3b8409c09d1afbbefc4ec21ac9b1839df426360",
+            },
+        },
+        "federation": {"rounds": 5, "cohort": {"sampling": "fixed", "size": 2}},
     },
     "skewed": {"data": {"partition": {"kind": "size-skewed", "clients": 5, "growth": "square"}}},
     "iid": {"data": {"partition": {"kind": "iid", "clients": 5}}},

@@ -481,6 +481,8 @@ def plans(draw: st.DrawFn) -> Plan:
             }
         )
     )
+    if privacy.get("trust") == "central" and "column" in data.get("partition", {}):  # which doesn't tell how many
+        federation["population"] = draw(st.integers(1, 2**31 - 1))
     if privacy.get("trust") != "central" and draw(st.booleans()):
         federation |= draw(
             st.just({"wire": "int8"}) | st.fixed_dictionaries({"wire": st.just("top-k"), "top_fraction": part})

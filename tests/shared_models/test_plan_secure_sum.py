@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 
 import pytest
 
 from privacy.accountant import epsilon
-from privacy.mechanisms import DiscreteGaussianSum, SkellamSum
+from privacy.example_sum_grid import ExampleSumGrid
+from privacy.mechanisms import DiscreteGaussianSum, DpSgd, Gaussian, RoundedGaussianSum, SkellamSum
 from privacy.table_distance import skellam_largest
 from security.errors import UsageError
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan, plan_from, write_plan
-from shared_models.plan_secure_sum import COMPUTED, cohort_size, computed, honest_and_corrupt, padded, sum_grid
+from shared_models.plan_secure_sum import (
+    COMPUTED,
+    added_up,
+    cohort_size,
+    computed,
+    honest_and_corrupt,
+    sum_grid,
+    sum_release,
+)
 from shared_models.resolve import planned_epsilon, resolve
 
 SMALL = {"name": "mlp", "options": {"hidden": [2]}}  # 160 values
@@ -26,6 +36,16 @@ def document(**sections: dict[str, Any]) -> dict[str, Any]:
         "privacy": {"unit": "client", "trust": "distributed", "noise_multiplier": 2.0},
     }
     return {**found, **{name: {**found.get(name, {}), **keys} for name, keys in sections.items()}}
+
+
+def digested(plan: Plan) -> str:
+    """The text that a plan's digest is of."""
+    with pytest.MonkeyPatch.context() as patch:
+        texts: list[bytes] = []
+        real = hashlib.sha256
+        patch.setattr("shared_models.plan.hashlib.sha256", lambda text: texts.append(text) or real(text))
+        plan.digest()
+    return texts[0].decode()
 
 
 def plan_of(**sections: dict[str, Any]) -> Plan:
@@ -162,11 +182,14 @@ def test_a_smaller_cohort_needs_as_many_honest_clients() -> None:
 # --- what resolving writes out -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise", ["discrete-gaussian", "skellam"])
+KINDS = {"rounded-gaussian": RoundedGaussianSum, "discrete-gaussian": DiscreteGaussianSum, "skellam": SkellamSum}
+
+
+@pytest.mark.parametrize("noise", KINDS)
 def test_the_noise_of_the_honest_is_what_the_plan_says(noise: str) -> None:
     plan = resolve(plan_of(secure_sum={"noise": noise}, privacy={"clipping_norm": 0.3}))
     secure, release = plan.secure, plan.train_release()
-    assert isinstance(release, DiscreteGaussianSum if noise == "discrete-gaussian" else SkellamSum)
+    assert isinstance(release, KINDS[noise])
     assert secure.dimension == release.dimension == 160
     assert secure.grid is not None
     assert secure.noise_share == release.noise_share
@@ -215,13 +238,21 @@ def test_an_override_computes_anew() -> None:
 
 
 def test_a_turned_update_is_padded() -> None:
-    assert [padded(n, rotation=True) for n in (1, 2, 3, 160, 256)] == [1, 2, 4, 256, 256]
+    plan = plan_of(secure_sum={"rotation": True})
+    assert [added_up(plan, n) for n in (1, 2, 3, 160, 256)] == [1, 2, 4, 256, 256]
     assert resolve(plan_of(secure_sum={"rotation": True})).secure.dimension == 256
 
 
-def test_noise_that_no_grid_can_carry_is_refused() -> None:
+@pytest.mark.parametrize("noise", ["discrete-gaussian", "skellam"])
+def test_noise_that_no_grid_can_carry_is_refused(noise: str) -> None:
     with pytest.raises(UsageError, match=r"noise_multiplier.* out of range: the grid would be too coarse"):
-        resolve(plan_of(privacy={"noise_multiplier": 2.0**19}))
+        resolve(plan_of(privacy={"noise_multiplier": 2.0**19}, secure_sum={"noise": noise}))
+
+
+def test_noise_without_a_table_fits_a_grid_at_any_multiplier() -> None:
+    plan = resolve(plan_of(privacy={"noise_multiplier": 2.0**19}))
+    assert plan.secure.noise == "rounded-gaussian"
+    assert plan.sum_grid().noise_share > 2**16
 
 
 def test_a_cohort_that_can_not_add_up_in_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,14 +307,205 @@ def test_a_promise_that_the_noise_does_not_keep_is_refused() -> None:
         resolve(plan_from(found, where="plan"))
 
 
-def test_the_price_of_a_sum_is_not_known_for_records() -> None:
-    plan = resolve(plan_of())
-    of_records = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"unit": "example"})})
-    with pytest.raises(ValueError, match="for whole clients only"):
-        of_records.train_release()
-
-
 def test_plans_without_secure_sums_keep_the_digest_that_they_had() -> None:
     """Approvals and resumed runs go by it."""
     assert "secure_sum" in Plan().model_dump()
     assert Plan().digest() == "abd4195f3669a00228507ae1751fa2da6158c5892b2216d093f4095207df1a17"
+
+
+def test_masks_count_in_a_digest_only_where_they_are_missing() -> None:
+    """A plan from before they could be left out keeps its digest; one that leaves them out has another."""
+    with_masks, without = (resolve(plan_of(secure_sum={"masks": masks})) for masks in (True, False))
+    assert with_masks.secure.masks
+    assert with_masks.digest() == resolve(plan_of()).digest()
+    assert '"masks"' not in digested(with_masks)
+    assert '"masks":false' in digested(without)
+    assert without.digest() != with_masks.digest()
+    assert without.train_release() == with_masks.train_release()
+
+
+# --- joint steps: clipped gradients of records ---------------------------------------------------------------------
+
+
+def joint(**sections: dict[str, Any]) -> Plan:
+    """A plan for joint steps on all records, unless it says otherwise."""
+    privacy = {"unit": "example", **sections.pop("privacy", {})}
+    training = {"sample_rate": 1.0, **sections.pop("training", {})}
+    return plan_of(privacy=privacy, training=training, **sections)
+
+
+def people(most: int, **sections: dict[str, Any]) -> Plan:
+    return joint(data={"person_column": "who", "max_rows_per_person": most}, **sections)
+
+
+JOINT = "with privacy.unit = 'example' and privacy.trust = 'distributed'"
+SERVER = f"{JOINT} the server takes the step: give federation.strategy, such as 'fedavgm' or 'fedadam', its options; "
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"training": {"optimizer": "adam"}}, f"training.optimizer = 'adam': {SERVER}remove it"),
+        ({"training": {"momentum": 0.9}}, f"training.momentum = 0.9: {SERVER}remove it"),
+        ({"training": {"betas": [0.5, 0.9]}}, f"training.betas = (0.5, 0.9): {SERVER}remove it"),
+        ({"training": {"weight_decay": 0.1}}, f"training.weight_decay = 0.1: {SERVER}remove it"),
+        ({"training": {"proximal_mu": 0.1}}, f"training.proximal_mu = 0.1: {SERVER}remove it"),
+        ({"training": {"epochs": 1}}, "training.epochs"),
+        ({"training": {"steps": 2}}, f"training.steps = 2: {JOINT} a round is one step; allowed: 1"),
+        (
+            {"secure_sum": {"noise": "skellam"}},
+            f"secure_sum.noise = 'skellam': {JOINT} allowed: rounded-gaussian",
+        ),
+        (
+            {"secure_sum": {"noise": "discrete-gaussian"}},
+            f"secure_sum.noise = 'discrete-gaussian': {JOINT} allowed: rounded-gaussian",
+        ),
+        ({"secure_sum": {"rotation": True}}, f"secure_sum.rotation = true: {JOINT} it helps nothing; allowed: false"),
+        (
+            {
+                "training": {"sample_rate": 0.5},
+                "data": {"person_column": "who", "max_rows_per_person": 3},
+            },
+            f"training.sample_rate = 0.5 with data.max_rows_per_person = 3: {JOINT} a person's records are not sampled "
+            "one by one; allowed: sample_rate = 1, all records in each step",
+        ),
+        (
+            {"federation": {"cohort": {"sampling": "poisson", "rate": 0.5}}},
+            "clients of a secure sum know who takes part",
+        ),
+        ({"privacy": {"unprotected": ["train-loss"]}}, "says of one client what a secure sum hides"),
+        ({"federation": {"strategy": "krum"}}, "needs every single update"),
+        ({"federation": {"wire": "float16"}}, "with privacy.trust = 'distributed' allowed: float32"),
+    ],
+)
+def test_what_a_joint_step_can_not_do_is_refused_with_a_reason(
+    sections: dict[str, dict[str, Any]], reason: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        joint(**sections)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("steps", [None, 1])
+def test_a_joint_round_is_one_step(steps: int | None) -> None:
+    plan = resolve(joint(training={"steps": steps} if steps else {}))
+    assert plan.is_joint
+    assert plan.training.steps == plan.training.local_steps == 1
+    assert resolve(plan) == plan
+    again = parse_plan(write_plan(plan), where="plan.toml")
+    assert again == plan
+    assert again.digest() == plan.digest()
+    for other in (Plan(), plan_of(), plan_of(privacy={"unit": "example", "trust": "local"})):
+        assert not other.is_joint
+
+
+def test_clients_may_judge_the_model_and_pay_for_it() -> None:
+    """Counts of a client have noise of their own: what they cost is in the plan's epsilon."""
+    plan = resolve(joint(evaluation={"where": "clients", "every": 1}))
+    counts, release = plan.evaluate_release(), plan.train_release()
+    assert counts is not None
+    assert release is not None
+    assert planned_epsilon(plan) == epsilon({release: 4, counts: 4}, plan.privacy.delta).epsilon
+    assert planned_epsilon(plan) > epsilon({release: 4}, plan.privacy.delta).epsilon
+
+
+def test_rule_4_joint_steps_cost_what_one_gaussian_of_all_honest_noise_costs() -> None:
+    plan = resolve(joint())
+    release = plan.train_release()
+    assert isinstance(release, RoundedGaussianSum)
+    assert (release.honest, release.sample_rate, release.dimension) == (5, 1.0, 160)
+    assert release.noise_multiplier == pytest.approx(2.0, rel=1e-12)
+    one = epsilon([Gaussian(noise_multiplier=2.0, releases=4)], plan.privacy.delta).epsilon
+    assert planned_epsilon(plan) == pytest.approx(one, rel=1e-6)
+    assert plan.privacy.epsilon == pytest.approx(one, abs=2e-6)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
+def test_sampled_joint_steps_cost_what_steps_of_dp_sgd_cost(rate: float) -> None:
+    plan = resolve(joint(training={"sample_rate": rate}, federation={"rounds": 50}))
+    steps = DpSgd(noise_multiplier=2.0, sample_rate=rate, steps=50)
+    assert planned_epsilon(plan) == pytest.approx(epsilon([steps], plan.privacy.delta).epsilon, abs=1e-3)
+    assert planned_epsilon(plan) < planned_epsilon(resolve(joint(federation={"rounds": 50})))
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_the_target_of_joint_steps_is_met_with_the_least_noise(rate: float) -> None:
+    plan = resolve(joint(privacy={"noise_multiplier": None, "epsilon": 4.0}, training={"sample_rate": rate}))
+    noise = plan.privacy.noise_multiplier
+    assert noise is not None
+    assert planned_epsilon(plan) <= 4.0
+    less = resolve(joint(privacy={"noise_multiplier": noise * 0.999}, training={"sample_rate": rate}))
+    assert planned_epsilon(less) > 4.0
+    assert resolve(plan) == plan
+
+
+def test_rule_6_all_records_of_a_person_are_in_the_price() -> None:
+    """The grid's noise is for one record; a person with three moves the sum by three clipping norms, rounded once."""
+    plan = resolve(people(3))
+    grid, release = plan.sum_grid(), plan.train_release()
+    assert isinstance(grid, ExampleSumGrid)
+    assert isinstance(release, RoundedGaussianSum)
+    assert release.records_per_unit == 3
+    assert release.l2_sensitivity == grid.sensitivity(3) == pytest.approx(3 * grid.steps, rel=1e-3)
+    assert release.noise_share == grid.noise_share == sum_grid(resolve(joint())).noise_share
+    assert sum_release(plan, records=1) == resolve(joint()).train_release()
+    assert planned_epsilon(plan) > 2.5 * planned_epsilon(resolve(joint()))
+
+
+def test_rule_6_a_target_for_persons_takes_that_much_more_noise() -> None:
+    target = {"noise_multiplier": None, "epsilon": 4.0}
+    one, three = (resolve(plan).privacy for plan in (joint(privacy=dict(target)), people(3, privacy=dict(target))))
+    assert one.noise_multiplier is not None
+    assert three.noise_multiplier is not None
+    assert 2.99 < three.noise_multiplier / one.noise_multiplier <= 3
+
+
+def test_one_record_each_may_be_sampled() -> None:
+    plan = resolve(people(1, training={"sample_rate": 0.1}))
+    assert planned_epsilon(plan) == planned_epsilon(resolve(joint(training={"sample_rate": 0.1})))
+
+
+def test_rule_9_the_ring_of_joint_steps_holds_every_sum() -> None:
+    plan = resolve(joint(training={"expected_batch_size": 144}))
+    grid, secure = plan.sum_grid(), plan.secure
+    assert isinstance(grid, ExampleSumGrid)
+    assert secure.computed == {"dimension": 160, "grid": grid.step, "noise_share": grid.noise_share, "bits": 32}
+    assert grid.most == 144 * grid.steps
+    assert 10 * grid.bound < 2**31
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("secure_sum", "dimension", 161),
+        ("secure_sum", "grid", 1e-3),
+        ("secure_sum", "noise_share", 5000.0),
+        ("secure_sum", "bits", 64),
+        ("secure_sum", "honest", 0.4),
+        ("training", "expected_batch_size", 10**6),
+    ],
+)
+def test_a_resolved_joint_plan_can_not_promise_other_noise_than_it_has(table: str, key: str, value: Any) -> None:
+    found = resolve(joint()).model_dump()
+    found[table][key] = value
+    with pytest.raises(UsageError, match=r"secure_sum\.dimension"):
+        resolve(plan_from(found, where="plan"))
+
+
+def test_rule_7_the_network_of_a_joint_plan_is_checked_and_that_of_client_level_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise UsageError("it mixes examples")
+
+    monkeypatch.setattr("shared_models.resolve.check_private_trainable", refuse)
+    resolve(plan_of())
+    with pytest.raises(UsageError, match="it mixes examples"):
+        resolve(joint())
+
+
+def test_an_unresolved_joint_plan_has_no_price() -> None:
+    with pytest.raises(ValueError, match="not resolved"):
+        joint().train_release()
+    with pytest.raises(ValueError, match="not resolved"):
+        joint(privacy={"noise_multiplier": None, "epsilon": 1.0}).sum_grid()

@@ -17,7 +17,7 @@ from security.errors import UsageError
 from shared_models import resolve as module
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan, read_plan, write_plan
-from shared_models.resolve import check_offered, planned_epsilon, resolve
+from shared_models.resolve import planned_epsilon, resolve
 
 SMALL = {"name": "mlp", "options": {"hidden": [2]}}
 
@@ -279,14 +279,6 @@ def test_a_plan_without_privacy_promises_no_number() -> None:
     privacy = plan.privacy
     assert (privacy.client_budgets, privacy.unprotected) == ({}, ())
     assert (privacy.epsilon, privacy.noise_multiplier, privacy.calibrated_from, privacy.budget) == (None,) * 4
-
-
-@pytest.mark.parametrize(("unit", "trust"), [("example", "distributed"), ("client", "central")])
-def test_a_trust_that_this_version_can_not_give_is_refused(unit: str, trust: str) -> None:
-    plan = plan_of({"unit": unit, "trust": trust, "epsilon": 1.0})
-    for check in (resolve, check_offered):
-        with pytest.raises(UsageError, match=rf"^privacy\.trust = '{trust}' with privacy\.unit = '{unit}'.* allowed: "):
-            check(plan)
 
 
 def test_rule_7_a_private_plan_has_its_network_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ def test_every_attempt_is_paid_for_and_a_spare_round_saves_the_sum(
     for text in folder.read_statements().values():
         (balance,) = verify_statement(text).balances
         assert balance.balance == Balance(unit="client", trust="distributed")
-        assert balance.totals == {"discrete-gaussian-sum": 2}
+        assert balance.totals == {"rounded-gaussian-sum": 2}
 
 
 def test_without_one_the_round_is_given_up_and_nothing_is_opened(

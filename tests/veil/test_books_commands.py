@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from privacy.accountant import epsilon
+from privacy.mechanisms import Gaussian
 from simulations.run import Settings, start_run
 from simulations.scenarios import find_plan
 from veil.main import main
@@ -146,9 +148,58 @@ def test_budget_plan_prices_secure_sums_by_the_noise_of_the_honest(veil: Command
     assert code == 0
     head, _, *rows = out.splitlines()
     assert "rounds of one secure sum with the noise of 5 honest clients" in head
-    assert "(add or remove one, RDP)" in head
+    assert "(add or remove one, PLD)" in head
     assert rows[0].split() == ["0.001", *["-"] * 5, "0"]  # so little noise has no price
     assert int(rows[1].split()[-1]) > 0
+
+
+CORRELATED = (
+    "privacy.unit=client",
+    "privacy.trust=central",
+    "privacy.correlated={ band = 5 }",
+    "federation.cohort={ sampling = 'fixed', size = 2 }",
+)
+
+
+def test_budget_plan_prices_a_run_with_correlated_noise_as_one_release(veil: Command) -> None:
+    keys = [word for key in CORRELATED for word in ("--set", key)]
+    code, out, _ = veil("budget", "plan", "digits", *keys, "--budget", 4, "--noise", 0.5, "--noise", 2)
+    assert code == 0
+    head, _, *rows = out.splitlines()
+    assert "digits: runs of 20 rounds with noise of 5 bands, each client" in head
+    assert "at most 4 times, 5 rounds apart; epsilon at delta" in head
+    for row, noise in zip(rows[:2], (0.5, 2.0), strict=True):
+        price = epsilon([Gaussian(noise_multiplier=noise)], 1e-5).epsilon
+        assert row.split()[:2] == [f"{noise:g}", f"{price:.3f}"]
+    assert [int(row.split()[2]) for row in rows[:2]] == [0, 3]
+    code, _, err = veil("budget", "plan", "digits", *keys, "--rounds", 30)
+    assert code == 2
+    assert "--rounds: with privacy.correlated a run is one release" in err
+
+
+JOINT = (
+    "training.momentum=0.0",
+    "training.steps=1",
+    "training.sample_rate=1.0",
+    "training.expected_batch_size=100",
+    "privacy.trust=distributed",
+    "federation.rounds=30",
+)
+
+
+def test_budget_plan_prices_joint_steps_of_records_and_persons_by_the_plans_own_multiplier(veil: Command) -> None:
+    joint = [word for key in JOINT for word in ("--set", key)]
+    code, out, _ = veil("budget", "plan", "digits", *joint, "--budget", 4, "--noise", 8, "--rounds", 30)
+    assert code == 0
+    head, _, record = out.splitlines()[:3]
+    assert "rounds of one secure sum with the noise of 5 honest clients" in head
+    assert "(add or remove one, PLD)" in head
+    people = ("--set", "data.person_column=who", "--set", "data.max_rows_per_person=4")
+    _, out, _ = veil("budget", "plan", "digits", *joint, *people, "--budget", 4, "--noise", 32, "--rounds", 30)
+    person = out.splitlines()[2]
+    assert (record.split()[0], person.split()[0]) == ("8", "32")
+    # Four records move a sum by four clipping norms: four times the noise has the price, but for the rounding.
+    assert float(record.split()[1]) == pytest.approx(float(person.split()[1]), rel=2e-3)
 
 
 def test_budget_plan_counts_what_a_ledger_has_spent(veil: Command, run: Path) -> None:

@@ -207,14 +207,46 @@ def test_of_secure_sums_an_owner_reads_who_must_be_trusted_and_when_they_are_ope
     assert "only if 12 clients or more have signed" in text
     repeated = "up to 2 such attempts are repeated, at a charge" if spare else "none is repeated at a charge"
     assert repeated in text
-    assert (
-        f"{3 + spare} x training: 2 steps, the update clipped to 1; discrete-gaussian-sum: 1 sum" in shown["releases"]
-    )
+    assert f"{3 + spare} x training: 2 steps, the update clipped to 1; rounded-gaussian-sum: 1 sum" in shown["releases"]
     covered = "all 3 rounds are covered, and 2 repeated attempts" if spare else "all 3 rounds are covered"
     assert shown["budget"].endswith(covered)
     assert "charged (private releases, paid for): arrays" in shown["leaves"]
     assert "config.secure-message" in shown["leaves"]
-    assert "add or remove one unit; RDP, orders 1.1 to 1024; selection" in shown["privacy"]
+    assert "add or remove one unit; PLD, pessimistic, interval 0.001; selection" in shown["privacy"]
+
+
+CENTRAL_BUDGET = '[[budget]]\nunit = "client"\ntrust = "central"\nepsilon = 500.0\ndelta = 1e-5\n'
+ENTRUSTED = f'[release]\nentrust = ["{FEDERATION}"]\n'
+
+
+def central_plan(**changes: Any) -> Plan:
+    privacy = {"unit": "client", "trust": "central", "noise": "secret", **changes.pop("privacy", {})}
+    data = {"partition": {"kind": "iid", "clients": 20}}
+    return plan_of(**{"data": data, "privacy": {"noise_multiplier": 3.0, **privacy}, **changes})
+
+
+def test_of_a_norm_that_adapts_an_owner_reads_where_it_may_go(veil: Command, home: SiteHome) -> None:
+    home.settings.write_text(settings_text(CENTRAL_BUDGET, DATA, ENTRUSTED))
+    found = central_plan(privacy={"adaptive": {"most_norm": 4.0}})
+    offered(home, found)
+    shown = said(veil("approve", home.path, found.digest(), "--yes")[1])
+    assert (
+        "the update clipped to a norm that follows the 0.5 quantile of their lengths, from 1 on, within 0.001 and 4"
+        in (shown["releases"])
+    )
+    assert "entrusted" in shown["leaves"]
+
+
+def test_of_correlated_noise_an_owner_reads_that_the_run_is_one_release(veil: Command, home: SiteHome) -> None:
+    home.settings.write_text(settings_text(CENTRAL_BUDGET, DATA, ENTRUSTED))
+    cohort = {"sampling": "fixed", "size": 5}
+    found = central_plan(privacy={"correlated": {"band": 2}}, federation={"rounds": 3, "cohort": cohort})
+    offered(home, found)
+    shown = said(veil("approve", home.path, found.digest(), "--yes")[1])
+    assert (
+        "1 x training: 2 steps, the update clipped to 1; banded factorisation: 3 rounds, 2 bands" in shown["releases"]
+    )
+    assert shown["budget"].endswith("the whole run is covered")
 
 
 def test_what_the_site_would_refuse_as_things_stand_is_said(veil: Command, home: SiteHome) -> None:

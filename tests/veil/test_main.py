@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,12 +189,51 @@ def test_a_plan_of_secure_sums_says_whom_its_epsilon_counts_on(veil: Veil) -> No
     out = veil("plan", "check", "digits", *SECURE, "--set", "secure_sum.spare_rounds=2")
     assert "unit client, all that it holds; trust distributed" in out
     assert "rounds and 2 spare ones of one secure sum each" in out
-    assert "(add/remove one, RDP), if of a cohort of 10 clients at least 5 honest ones are in the sum" in out
+    assert "(add/remove one, PLD), if of a cohort of 10 clients at least 5 honest ones are in the sum" in out
     assert "at most 1 collude with the server; a sum of fewer than 6 is not opened" in out
     assert "numbers in a ring of 32 bits" in out
+    assert "NO MASKS" not in out
 
 
-@pytest.mark.parametrize("overrides", [(), SECURE], ids=["local", "secure sums"])
+def test_a_plan_of_joint_steps_says_what_is_added_up_and_whether_under_masks(veil: Veil) -> None:
+    keys = ("momentum=0.0", "steps=1", "sample_rate=0.5")
+    joint = [word for key in keys for word in ("--set", f"training.{key}")] + ["--set", "privacy.trust=distributed"]
+    out = veil("plan", "check", "digits", *joint)
+    assert "unit record, not person; trust distributed" in out
+    assert "one secure sum each (one step on the clipped gradients of Poisson batches of rate 0.5), noise" in out
+    assert "; NO MASKS: the server sees what each client sends" in veil(
+        "plan", "check", "digits", *joint, "--set", "secure_sum.masks=false"
+    )
+
+
+CENTRAL = ("--set", "privacy.unit=client", "--set", "privacy.trust=central")
+ADAPTIVE = ("--set", "privacy.adaptive={}")
+CORRELATED = (
+    *CENTRAL,
+    *("--set", "federation.cohort={ sampling = 'fixed', size = 2 }"),
+    *("--set", "privacy.correlated={ band = 5 }"),
+)
+
+
+@pytest.mark.parametrize("trust", [CENTRAL, SECURE], ids=["central", "secure sums"])
+def test_a_plan_whose_norm_adapts_says_what_that_costs_in_noise(veil: Veil, trust: tuple[str, ...]) -> None:
+    out = veil("plan", "check", "digits", *trust, *ADAPTIVE)
+    assert "the clipping norm goes from 1 towards the 0.5 quantile of the updates' lengths, within 0.001 and" in out
+    noise, plain = re.findall(r"noise on the updates is ([0-9.]+) times the norm in place of ([0-9.]+)", out)[0]
+    assert float(plain) < float(noise) < 1.06 * float(plain)
+    assert "quantile" not in veil("plan", "check", "digits", *trust)
+
+
+def test_a_plan_with_correlated_noise_says_that_the_run_is_one_release(veil: Veil) -> None:
+    out = veil("plan", "check", "digits", *CORRELATED)
+    assert "banded factorisation: 20 rounds, 5 bands" in out
+    assert "each client at most 4 times, 5 rounds apart; add or remove one unit, PLD" in out
+    assert "nobody may learn who takes part" not in out
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), SECURE, CORRELATED, (*CENTRAL, *ADAPTIVE)], ids=["local", "secure sums", "correlated", "adaptive"]
+)
 def test_a_plan_that_is_shown_can_be_read_back(veil: Veil, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     (tmp_path / "again.toml").write_text(veil("plan", "show", "digits", *overrides))
     veil("plan", "check", "again.toml")

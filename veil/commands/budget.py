@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,9 +36,10 @@ def plan(
     """Say what rounds and noise cost, and how many rounds a budget covers."""
     from privacy.ledger import Ledger
     from privacy.lifetime import Limit
-    from privacy.mechanisms import DpSgd
+    from privacy.mechanisms import BandedFactorisation
     from privacy.planning import offers, rounds_admitted
     from security.errors import UsageError
+    from server.claim import accountant_of, relation_of
     from shared_models.resolve import resolve
     from simulations.scenarios import find_plan
 
@@ -60,34 +61,40 @@ def plan(
     limit = budget if budget is not None else found.privacy.epsilon
     if not limit > 0:
         raise UsageError(f"--budget {limit}: must be above 0")
-    own = training.noise_multiplier
+    # The plan's own: that of a sum is over what its unit moves, and a person may move several clipping norms.
+    own = found.privacy.noise_multiplier if found.is_joint else training.noise_multiplier
+    assert own is not None  # or the plan were not resolved
+    of_unit = training.noise_multiplier / own
     tried = sorted(noise or {own, *(max(0.01, round(own * factor, 3)) for factor in _FACTORS)})
-    asked = sorted(rounds or {max(1, round(found.federation.rounds * factor)) for factor in _ROUNDS})
+    unit = "run" if isinstance(training, BandedFactorisation) else "round"
+    if unit == "run" and rounds:
+        raise UsageError("--rounds: with privacy.correlated a run is one release; set federation.rounds instead")
+    planned = {max(1, round(found.federation.rounds * factor)) for factor in _ROUNDS}
+    asked = [1] if unit == "run" else sorted(rounds or planned)
     if min(tried) <= 0 or min(asked) < 1:
         raise UsageError("--noise must be above 0, --rounds at least 1")
     made = offers(
         training,
-        noise_multipliers=tried,
+        noise_multipliers=[value * of_unit for value in tried],
         rounds=asked,
         budget=limit,
         delta=found.privacy.delta,
         also={} if counts is None else {counts: 1},
         spent=spent,
     )
-    if isinstance(training, DpSgd):
-        each, how = f"{training.steps} steps at sample rate {training.sample_rate:g}", "PLD"
-    else:
-        each, how = f"one secure sum with the noise of {training.honest} honest clients", "RDP"
+    made = [replace(one, noise_multiplier=value) for one, value in zip(made, tried, strict=True)]
+    how = accountant_of(found).partition(",")[0]
+    too = ", with what the ledger has spent" if spent else ""
     head = (
-        f"{found.name}: rounds of {each}; epsilon at delta "
-        f"{found.privacy.delta:g} (add or remove one, {how}){', with what the ledger has spent' if spent else ''}"
+        f"{found.name}: {unit}s of {_round_of(training)}; epsilon at delta "
+        f"{found.privacy.delta:g} ({relation_of(found).removesuffix(' unit')}, {how}){too}"
     )
-    _print(head, limit, asked, made)
+    _print(head, limit, asked, made, unit=unit)
     if before is not None:
         allowed = rounds_admitted(Limit(epsilon=limit, delta=found.privacy.delta), before, found.terms())
         print(
             f"the ledger's filter, which holds whatever plans come, would let {allowed} of this plan's "
-            f"{len(found.terms().rounds)} rounds through under a budget of {limit:g}"
+            f"{len(found.terms().rounds)} {unit}s through under a budget of {limit:g}"
         )
     if plot is not None:
         from privacy.report.charts.plan import draw_offers
@@ -95,6 +102,25 @@ def plan(
 
         write_atomically(plot, draw_offers(made, asked, limit).encode())
         print(f"plot: {plot}")
+
+
+def _round_of(training: Release) -> str:
+    """What a round is made of."""
+    from privacy.mechanisms import BandedFactorisation, ClientLevel, DpSgd, NoisySum
+
+    if isinstance(training, DpSgd):
+        return f"{training.steps} steps at sample rate {training.sample_rate:g}"
+    if isinstance(training, NoisySum):
+        batch = f" on Poisson batches of rate {training.sample_rate:g}" if training.sample_rate < 1 else ""
+        return f"one secure sum{batch} with the noise of {training.honest} honest clients"
+    if isinstance(training, ClientLevel):
+        return training.describe().partition(" round on ")[2]
+    if isinstance(training, BandedFactorisation):
+        return (
+            f"{training.rounds} rounds with noise of {training.band} bands, each client at most "
+            f"{training.participations} times, {training.separation} rounds apart"
+        )
+    return training.describe()
 
 
 @app.command("status")
@@ -188,7 +214,7 @@ def _spent(scope: str, balance: Balance, limit: Limit, account: Account) -> Spen
     )
 
 
-def _print(head: str, limit: float, asked: list[int], made: list[Offer]) -> None:
+def _print(head: str, limit: float, asked: list[int], made: list[Offer], *, unit: str = "round") -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -199,8 +225,8 @@ def _print(head: str, limit: float, asked: list[int], made: list[Offer]) -> None
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("noise", justify="right")
     for times in asked:
-        table.add_column(f"{times} rounds", justify="right")
-    table.add_column(f"rounds within {limit:g}", justify="right")
+        table.add_column(f"{times} {unit}{'s' if unit == 'round' else ''}", justify="right")
+    table.add_column(f"{unit}s within {limit:g}", justify="right")
     for offer in made:
         cells = [
             f"[bold]{value:.3f}[/]" if value <= limit else f"[dim]{value:.3f}[/]" if value < 1e3 else "[dim]-[/]"

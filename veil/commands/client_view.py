@@ -124,8 +124,8 @@ def _uses(data: DataPlan) -> Iterable[str]:
 
 
 def _privacy(plan: Plan) -> Iterable[str]:
-    from privacy.accountant import RELATION
-    from server.claim import accountant_of, privacy_unit
+    from server.central_claim import against as against_of_central
+    from server.claim import accountant_of, privacy_unit, relation_of
 
     if not plan.is_private:
         return ("NONE: the server sees what this site's updates tell of its records",)
@@ -133,11 +133,12 @@ def _privacy(plan: Plan) -> Iterable[str]:
     against = {
         "local": "everybody, the server included",
         "distributed": "everybody, the server included, as far as the other clients can be trusted (below)",
+        "central": f"{against_of_central(plan)}: it sees what is below the noise",
     }.get(privacy.trust, f"as trust = '{privacy.trust}' says")
     return (
         f"each {privacy_unit(plan)}; against {against} (trust: {privacy.trust})",
-        f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g} here, once all rounds are played ({RELATION}; "
-        f"{accountant_of(plan)}; selection: {privacy.selection})",
+        f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g} here, once all rounds are played "
+        f"({relation_of(plan)}; {accountant_of(plan)}; selection: {privacy.selection})",
     )
 
 
@@ -169,12 +170,17 @@ def _leaves(facts: PlanFacts) -> Iterable[str]:
 
 
 def _release(release: Release, times: int, plan: Plan) -> str:
-    from privacy.mechanisms import DiscreteGaussianSum, DpSgd, NoisyCounts, SkellamSum
+    from privacy.mechanisms import BandedFactorisation, ClientLevel, DpSgd, NoisyCounts, NoisySum
 
-    if isinstance(release, DiscreteGaussianSum | SkellamSum):
+    if isinstance(release, NoisySum) and plan.is_joint:
         return (
-            f"{times} x training: {plan.training.local_steps} steps, the update clipped to "
-            f"{plan.privacy.clipping_norm:g}; {release.describe()}"
+            f"{times} x a joint step on each record's gradient, clipped to {plan.privacy.clipping_norm:g}; "
+            f"{release.describe()}"
+        )
+    if isinstance(release, NoisySum):
+        return (
+            f"{times} x training: {plan.training.local_steps} steps, the update clipped to {_norm(plan)}; "
+            f"{release.describe()}"
         )
     if isinstance(release, DpSgd):
         return (
@@ -183,7 +189,25 @@ def _release(release: Release, times: int, plan: Plan) -> str:
         )
     if isinstance(release, NoisyCounts):
         return f"{times} x counts of right and of all held-out records, with noise of deviation {release.noise:g} each"
+    if isinstance(release, BandedFactorisation | ClientLevel):
+        return (
+            f"{times} x training: {plan.training.local_steps} steps, the update clipped to {_norm(plan)}; "
+            f"{release.describe()}"
+        )
     return f"{times} x {type(release).__name__}"
+
+
+def _norm(plan: Plan) -> str:
+    """The clipping norm of an update, or the bounds of one that adapts."""
+    from shared_models.plan_adaptive import clipping_of, is_adaptive
+
+    if not is_adaptive(plan):
+        return f"{plan.privacy.clipping_norm:g}"
+    clipping = clipping_of(plan)
+    return (
+        f"a norm that follows the {clipping.quantile:g} quantile of their lengths, from {clipping.initial_norm:g} on, "
+        f"within {clipping.least_norm:g} and {clipping.most_norm:g}"
+    )
 
 
 def _budget(cost: Cost | None, plan: Plan) -> Iterable[str]:
@@ -191,10 +215,12 @@ def _budget(cost: Cost | None, plan: Plan) -> Iterable[str]:
     if cost is None:
         return (f"none for {balance.unit} x {balance.trust}",)
     limit = cost.limit
-    rounds = plan.federation.rounds
+    rounds = len(plan.terms().rounds) - plan.spare_rounds
     spare = min(plan.spare_rounds, max(0, cost.rounds - rounds))
     covered = f"all {rounds} rounds are covered" + (f", and {spare} repeated attempts" if spare else "")
-    if cost.rounds < rounds:
+    if rounds < plan.federation.rounds:  # it is one release
+        covered = "the whole run is covered" if cost.rounds else "the run is not covered, and will be refused"
+    elif cost.rounds < rounds:
         covered = f"{cost.rounds} of {rounds} rounds are covered, the others will be refused"
     lines = [
         f"epsilon {limit.epsilon:g} at delta {limit.delta:g} for {balance.unit} x {balance.trust}, over the lifetime "

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from server.claim import accountant_of, privacy_unit
+from server.claim import accountant_of, privacy_unit, relation_of
 from server.observer import RoundRecord
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
@@ -93,7 +93,7 @@ class Console:
         """A round is over."""
         self._records.append(record)
         self._played += 1
-        self._seconds += record.seconds
+        self._seconds += record.seconds or 0.0
         if self._json or self._plan is None:
             return
         if self._live is None:
@@ -103,12 +103,16 @@ class Console:
 
     def _left(self, record: RoundRecord) -> str:
         assert self._plan is not None
+        if record.seconds is None:
+            return "-"
         seconds = self._seconds / self._played * (self._plan.federation.rounds - record.round)
         return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
     def _line(self, record: RoundRecord) -> str:
         assert self._plan is not None
-        parts = [f"round {record.round}/{self._plan.federation.rounds}", f"clients {record.updates}/{record.cohort}"]
+        parts = [f"round {record.round}/{self._plan.federation.rounds}"]
+        if record.updates is not None:
+            parts.append(f"clients {record.updates}/{record.cohort}")
         if record.secure_sum is not None and record.secure_sum.survivors == 0:
             parts.append("no sum: the model is as before")
         if record.evaluation is not None:
@@ -117,7 +121,8 @@ class Console:
         if record.epsilon_max is not None:
             parts.append(f"epsilon so far {record.epsilon_max:.3f} a {_short_unit(record.unit)}")
         parts += [f"client {fault['client']}: {fault['reason']}" for fault in record.faults]
-        parts.append(f"{self._left(record)} left")
+        if record.seconds is not None:
+            parts.append(f"{self._left(record)} left")
         return "  ".join(parts)
 
     def _table(self) -> Table:
@@ -130,7 +135,7 @@ class Console:
             evaluation = record.evaluation or {}
             table.add_row(
                 str(record.round),
-                f"{record.updates}/{record.cohort}",
+                "-" if record.updates is None else f"{record.updates}/{record.cohort}",
                 _number(evaluation.get(self._plan.evaluation.metric)),
                 "-" if record.epsilon_max is None else f"{record.epsilon_max:.3f}",
                 self._left(record),
@@ -214,7 +219,7 @@ def describe_privacy(plan: Plan) -> str:
         return "no privacy"
     return (
         f"epsilon {plan.privacy.epsilon:.4g} a {_short_unit(privacy_unit(plan))} at delta {plan.privacy.delta:g} "
-        f"({plan.privacy.trust}; add or remove one, {accountant_of(plan).partition(',')[0]})"
+        f"({plan.privacy.trust}; {relation_of(plan).removesuffix(' unit')}, {accountant_of(plan).partition(',')[0]})"
     )
 
 
@@ -253,7 +258,8 @@ def _result_table(summary: dict[str, Any], more_of_faults: str) -> Table:
         table.add_row(name.replace("_", " "), _number(value))
     seconds, sent = summary["seconds"], summary["bytes"]
     table.add_row("time", f"{seconds['total']:.1f} s ({seconds['startup']:.1f} s to start)")
-    table.add_row("sent", f"{_bytes(sent['down'])} to clients, {_bytes(sent['up'])} from them")
+    if sent["up"] is not None:
+        table.add_row("sent", f"{_bytes(sent['down'])} to clients, {_bytes(sent['up'])} from them")
     if summary["faults"]:
         table.add_row("faults", f"{len(summary['faults'])}{more_of_faults}")
     return table
@@ -265,7 +271,7 @@ def _client_table(privacy: dict[str, Any]) -> Table:
         table.add_column(title, justify="left" if title == "client" else "right")
     for row in privacy["clients"][:_SHOWN_CLIENTS]:
         table.add_row(
-            row["id"], _number(row["epsilon"]), f"{row['budget']:.4g}", str(row["rounds"]), str(row["refused"])
+            row["id"], _number(row["epsilon"]), f"{row['budget']:.4g}", _count(row["rounds"]), str(row["refused"])
         )
     return table
 
@@ -279,6 +285,10 @@ def _baseline_table(summary: dict[str, Any]) -> Table:
     for row in baselines["rows"]:
         table.add_row(row["name"], *(_number(row["metrics"].get(metric)) for metric in baselines["metrics"]))
     return table
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _number(value: float | None) -> str:

@@ -50,6 +50,9 @@ def check(
     if privacy.trust == "distributed":
         print(what + _secure_sums(found))
         return
+    if privacy.trust == "central":
+        print(what + _central(found))
+        return
     print(
         f"{what}{found.federation.rounds} rounds of "
         f"{found.training.local_steps} steps, noise multiplier {privacy.noise_multiplier:.4g} (add/remove one, PLD)"
@@ -58,13 +61,55 @@ def check(
 
 def _secure_sums(plan: Plan) -> str:
     """What the epsilon of secure sums rests on."""
+    from server.claim import accountant_of
+
     spare = f" and {plan.spare_rounds} spare ones" if plan.spare_rounds else ""
-    sums, secure = plan.secure_parameters(), plan.secure
+    sums, secure, how = plan.secure_parameters(), plan.secure, accountant_of(plan).partition(",")[0]
+    seen = "" if secure.masks else "; NO MASKS: the server sees what each client sends"
     return (
-        f"{plan.federation.rounds} rounds{spare} of one secure sum each, noise multiplier "
-        f"{plan.privacy.noise_multiplier:.4g} (add/remove one, RDP), if of a cohort of {sums.cohort} clients at least "
-        f"{sums.honest} honest ones are in the sum and at most {sums.corrupt} collude with the server; a sum of fewer "
-        f"than {sums.least} is not opened; {secure.dimension} numbers in a ring of {secure.bits} bits"
+        f"{plan.federation.rounds} rounds{spare} of one secure sum each{_batches(plan)}, noise multiplier "
+        f"{plan.privacy.noise_multiplier:.4g} (add/remove one, {how}), if of a cohort of {sums.cohort} clients at "
+        f"least {sums.honest} honest ones are in the sum and at most {sums.corrupt} collude with the server; a sum of "
+        f"fewer than {sums.least} is not opened; {secure.dimension} numbers in a ring of {secure.bits} bits{seen}"
+        f"{_adaptive(plan)}"
+    )
+
+
+def _batches(plan: Plan) -> str:
+    """What goes into a sum, where it is not what whole rounds of training changed."""
+    if not plan.is_joint:
+        return ""
+    rate = plan.training.sample_rate
+    batch = "all records" if rate == 1 else f"Poisson batches of rate {rate:g}"
+    return f" (one step on the clipped gradients of {batch})"
+
+
+def _central(plan: Plan) -> str:
+    """What the epsilon of a trusted server's noise rests on."""
+    from server.claim import accountant_of, relation_of
+    from shared_models.plan_central import population_of
+
+    secret = "; nobody may learn who takes part in a round" if plan.has_secret_cohorts else ""
+    release = plan.train_release()
+    assert release is not None
+    return (
+        f"{plan.federation.rounds} rounds for each of {population_of(plan)} clients ({release.describe()}; "
+        f"{relation_of(plan)}, {accountant_of(plan).partition(',')[0]}); the server adds the noise and must be "
+        f"trusted{secret}{_adaptive(plan)}"
+    )
+
+
+def _adaptive(plan: Plan) -> str:
+    """What a clipping norm that adapts costs: noise, and no epsilon."""
+    from shared_models.plan_adaptive import clipping_of, is_adaptive, update_noise
+
+    if not is_adaptive(plan):
+        return ""
+    clipping = clipping_of(plan)
+    return (
+        f"; the clipping norm goes from {clipping.initial_norm:g} towards the {clipping.quantile:g} quantile of the "
+        f"updates' lengths, within {clipping.least_norm:g} and {clipping.most_norm:g}; with the bits for it, the noise "
+        f"on the updates is {update_noise(plan):.4g} times the norm in place of {plan.privacy.noise_multiplier:.4g}"
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from dp_accounting import NeighboringRelation
 
 from privacy.mechanisms import (
+    BandedFactorisation,
     ClientLevel,
     DiscreteGaussianSum,
     DpSgd,
@@ -21,6 +22,9 @@ from privacy.mechanisms import (
 )
 
 ONE_OF_EACH: list[Release] = [
+    BandedFactorisation(
+        noise_multiplier=2.0, rounds=9, band=2, separation=3, participations=3, factorisation="0f" * 32
+    ),
     ClientLevel(noise_multiplier=1.0, cohort="poisson", rate=0.05, rounds=3),
     ClientLevel(noise_multiplier=1.0, cohort="fixed", size=5, of=100, rounds=3),
     ClientLevel(noise_multiplier=1.0, cohort="full", rounds=3),
@@ -74,7 +78,7 @@ def test_described_in_one_line(release: Release) -> None:
 
 @pytest.mark.parametrize("name", ["magic", None, ["dp-sgd"], ""])
 def test_an_unknown_mechanism_has_no_price(name: object) -> None:
-    with pytest.raises(ValueError, match=r"unknown mechanism .*; known: client-level, discrete-gaussian-sum, dp-sgd"):
+    with pytest.raises(ValueError, match=r"unknown mechanism .*; known: banded-factorisation, client-level, discr"):
         release_from_json({"mechanism": name})
 
 

@@ -16,7 +16,8 @@ import torch
 from scipy import stats
 
 from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
-from privacy.noise.grid import LARGEST_SCALE, resolve, rounded_normals
+from privacy.noise.grid import resolve, rounded_normals
+from privacy.noise_limits import LARGEST_SCALE
 
 FALSE_ALARM = 1e-6
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from privacy.accountant import epsilon
 from privacy.ledger import Ledger, Reason, Task
 from privacy.lifetime import Balance, Limit, Terms, multiset
-from privacy.mechanisms import DpSgd
+from privacy.mechanisms import DpSgd, RoundedGaussianSum
+from privacy.report import facts_of_ledger
 from privacy.report.reading import ledger_views, statement_view
+from privacy.report.render import html
 from privacy.statement import make_statement
 from security.identity import Identity
+from tests.privacy.report.test_render import text_of
 
 RELEASE = DpSgd(noise_multiplier=2.0, sample_rate=0.1, steps=5)
 BALANCE = Balance(unit="record", trust="local")
@@ -68,6 +71,22 @@ def test_the_balance_is_that_of_the_accountant_asked_directly(tmp_path: Path) ->
     (balance,) = view.balances
     assert balance.charged_epsilon == epsilon({RELEASE: 2}, 1e-5).epsilon
     assert (balance.epsilon, balance.delta, balance.withdrawn) == (LIMIT.epsilon, 1e-5, False)
+
+
+def test_rule_6_a_persons_balance_names_the_records_that_are_priced(tmp_path: Path) -> None:
+    """A ledger's balance is of persons; how many records each has at most, its releases say. Reports show both."""
+    path, balance = tmp_path / "ledger.sqlite", Balance(unit="person", trust="distributed")
+    release = RoundedGaussianSum(noise_share=2000.0, honest=3, l2_sensitivity=3072.0, dimension=650, records_per_unit=3)
+    limit = Limit(epsilon=10.0, delta=1e-5)
+    terms = Terms(plan="a" * 64, rounds=(multiset([release]),) * 2, delta=1e-5)
+    with Ledger.create(path, durable=False) as ledger:
+        ledger.open_scope("north", owner=OWNER.public_hex)
+        ledger.set_policy("north", {"site": "north"}, "c" * 64)
+        ledger.reserve("north", task(1), balance=balance, terms=terms, releases=multiset([release]), limit=limit)
+    (view,) = ledger_views(path)
+    assert [one.unit for one in view.balances] == [one.unit for one in view.charges] == ["person:3"]
+    page = text_of(html(facts_of_ledger(name="x", ledgers=[view])))
+    assert "One person, at most 3 records at this client" in page
 
 
 def test_a_damaged_scope_claims_nothing_and_says_why(tmp_path: Path) -> None:

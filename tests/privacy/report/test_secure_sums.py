@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from privacy import accountant
-from privacy.mechanisms import DiscreteGaussianSum
+from privacy.mechanisms import DiscreteGaussianSum, NoisyCounts, RoundedGaussianSum
 from privacy.report import facts_of_ledger, facts_of_run
 from privacy.report.catalogue import LANGUAGES
+from privacy.report.conditions import BATCH_INFLUENCE
 from privacy.report.facts import Facts
 from privacy.report.render import html
 from tests.privacy.report.examples import DELTA, SITES, balance, charge, ledger, metrics, plan, remark, row, summary
+from tests.privacy.report.test_render import text_of
 
 SUM = DiscreteGaussianSum(noise_share=2000.0, honest=3, l2_sensitivity=1024.0, dimension=650)
 VALUES = {"honest": "3", "corrupt": "1", "clients": "6"}
@@ -117,3 +119,126 @@ def test_its_parameters_are_those_of_the_sum_and_not_of_the_training() -> None:
 def test_every_language_has_its_words(language: str, says: str) -> None:
     assert language in LANGUAGES
     assert says in html(run(), language=language)
+
+
+# --- joint steps: records under secure sums ------------------------------------------------------------------------
+
+ONE, THREE = (
+    RoundedGaussianSum(
+        noise_share=2000.0, honest=3, l2_sensitivity=1024.0 * records, dimension=650, records_per_unit=records
+    )
+    for records in (1, 3)
+)
+COUNTS = NoisyCounts(noise=30.0, counts=2, records_per_unit=3)
+
+
+def joint(*, people: bool, ledgers: bool = False, evaluated: int = 0, masks: bool = True, **more: Any) -> Facts:
+    """A deployed run of joint steps: four rounds of six sites."""
+    release = THREE if people else ONE
+    charged = {release: 4, COUNTS: evaluated} if evaluated else {release: 4}
+    own, of_record = accountant.epsilon(charged, DELTA), accountant.epsilon({ONE: 4}, DELTA)
+    rows = [
+        row(site, 4)
+        | {
+            "epsilon": own.epsilon,
+            "rdp_epsilon": own.rdp_epsilon,
+            "record_epsilon": of_record.epsilon,
+            "person_epsilon": own.epsilon if people else None,
+            "budget": 2 * own.epsilon,
+            "charged_evaluations": evaluated,
+        }
+        for site in SITES
+    ]
+    privacy = {
+        "unit": "person, at most 3 records each" if people else "record, not person",
+        "trust": "distributed",
+        "accountant": "PLD, pessimistic, interval 0.001; RDP beside it",
+        "sample_rate": 1.0,
+        "steps_a_round": 1,
+        "noise_multiplier": release.noise_multiplier,
+        "assumptions": [ASSUMED[0], {**remark("batch-independence"), "values": BATCH_INFLUENCE}, *ASSUMED[1:]],
+        "disclosed": [remark("participation")],
+        "secure_sum": {"honest": 3, "corrupt": 1, "clients": 6, "release": release.to_json()},
+    }
+    found = summary(rows, rounds=4, **{**privacy, **more})
+    unit = "person:3" if people else "record"
+    charges = tuple(charge(n, release, unit=unit, trust="distributed") for n in range(1, 5))
+    views = [ledger(site, 4, charges=charges) for site in SITES] if ledgers else []
+    given = {
+        **plan(),
+        "privacy": {**plan()["privacy"], "unit": "example", "trust": "distributed"},
+        "evaluation": {"where": "clients", "count_noise": 30.0} if evaluated else {"where": "server"},
+        "secure_sum": {
+            "honest": 0.5,
+            "corrupt": 0.1,
+            "noise": "rounded-gaussian",
+            "noise_share": 2000.0,
+            "masks": masks,
+        },
+    }
+    return facts_of_run(plan=given, summary=found, metrics=metrics(4), ledgers=views)
+
+
+@pytest.mark.parametrize("people", [False, True], ids=["records", "persons"])
+@pytest.mark.parametrize("ledgers", [False, True], ids=["of a server", "with ledgers"])
+def test_joint_steps_have_the_price_of_one_gaussian_and_rdp_beside_it(people: bool, ledgers: bool) -> None:
+    facts = joint(people=people, ledgers=ledgers)
+    (found,) = facts.balances
+    assert facts.status == "stands"
+    assert (found.basis.unit, found.basis.trust) == ("person:3" if people else "record", "distributed")
+    assert found.verdict.epsilon == accountant.epsilon({THREE if people else ONE: 4}, DELTA).epsilon
+    assert [(one.accountant[:3], one.claimed) for one in found.estimates] == [("PLD", True), ("RDP", False)]
+    assert found.meaning is not None
+    assert found.meaning.source != "rdp"
+    assert [(one.mechanism, one.most) for one in facts.charged] == [("rounded-gaussian-sum", 4)]
+
+
+def test_the_counts_of_joint_runs_are_in_the_curve_and_the_meaning() -> None:
+    """Without ledgers the report knows both releases by plan and summary."""
+    (found,) = joint(people=True, evaluated=2).balances
+    assert found.verdict.epsilon == accountant.epsilon({THREE: 4, COUNTS: 2}, DELTA).epsilon
+    assert found.curve
+
+
+def test_a_record_and_a_person_of_joint_steps_stand_side_by_side() -> None:
+    page = text_of(html(joint(people=True)))
+    record, person = (accountant.epsilon({release: 4}, DELTA).epsilon for release in (ONE, THREE))
+    shown = re.search(
+        r"One record\s+ε\s≤\s([\d.]+)\s+One person, at most 3 records at this client\s+ε\s≤\s([\d.]+)", page
+    )
+    assert shown is not None
+    assert [float(shown[i]) for i in (1, 2)] == pytest.approx([record, person], abs=0.01)
+    assert "One person" not in text_of(html(joint(people=False)))
+
+
+def test_what_joint_steps_rest_on_is_of_examples_and_of_sums() -> None:
+    statuses = {one.code: one.status for one in joint(people=False).conditions}
+    assert statuses["batch-independence"] == statuses["secure-sum"] == statuses["record-not-person"] == "assumed"
+    assert statuses["masked"] == statuses["public-constants"] == "met"
+    assert {one.code: one.status for one in joint(people=True).conditions}["person-bounded"] == "met"
+    keys = {one.key for one in joint(people=False).parameters}
+    assert {"training.sample_rate", "training.expected_batch_size", "secure_sum.honest", "secure_sum.masks"} <= keys
+
+
+def test_a_run_without_masks_claims_nothing_and_lists_no_words_of_a_protocol() -> None:
+    lacking = [remark("masked", "what clients put into sums had no masks")]
+    facts = joint(people=False, masks=False, withdrawn=lacking, claim=None, setting="simulation")
+    assert facts.status != "stands"
+    assert {one.code: one.status for one in facts.conditions}["masked"] == "not-met"
+    assert [one for one in facts.released if one.name == "config.secure-message"] == []
+    assert [one.status for one in facts.parameters if one.key == "secure_sum.masks"] == ["not-met"]
+
+
+@pytest.mark.parametrize(
+    ("language", "says"),
+    [
+        ("en", ["sum of rounded Gaussians", "What clients put into sums is under masks.", "at most 3 records"]),
+        ("zh", ["取整高斯之和", "客户端放入求和的内容都有掩码", "至多 3 条记录"]),
+    ],
+)
+def test_joint_runs_have_words_in_every_language(language: str, says: list[str]) -> None:
+    page = text_of(html(joint(people=True), language=language))
+    assert [words for words in says if words not in page] == []
+    lacking = [remark("masked", "what clients put into sums had no masks")]
+    other = text_of(html(joint(people=True, masks=False, withdrawn=lacking, claim=None), language=language))
+    assert {"en": "the server saw each of them", "zh": "服务器看到了每一份"}[language] in other

@@ -605,8 +605,8 @@ def test_a_model_that_all_are_sent_is_hashed_once(player: Player, monkeypatch: p
     plan = one_round()
     hashed: list[str] = []
 
-    def counting(arrays: ArrayRecord) -> str:
-        hashed.append(model_digest(arrays))
+    def counting(arrays: ArrayRecord, norm: float | None = None) -> str:
+        hashed.append(model_digest(arrays, norm))
         return hashed[-1]
 
     monkeypatch.setattr(secure, "model_digest", counting)

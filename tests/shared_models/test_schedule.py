@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.schedule import learning_rate
 from shared_models.plan import Plan
+from shared_models.schedule import learning_rate
 
 
 def plan_of(rounds: int, rate: float = 0.8, **schedule: Any) -> Plan:

@@ -1,0 +1,105 @@
+"""The sum of clipped gradients that one client puts into a joint step of DP-SGD: no noise yet, and no rounding.
+
+It is made in float64 and must never leave as it is: `privacy.secure_encoding.encode_gradients` takes it to the grid and
+adds the client's share of noise. What one record moves it by is its clipped gradient, C long at most, and what adding
+up in float64 makes of that. With n records in parts of m (m <= `_PART`), u = 2^-53: the sum within a part is off by
+m u times the sum of the lengths (Higham 2002, section 4.2), m^2 u C at most; parts are added with compensation
+(Neumaier 1974), which is off by 2 u n C; so two neighbouring sums are apart by C (1 + 2 n (m + 2) u) at most. For n up
+to 10^8 records that is within C (1 + 2^-12), which `privacy.example_sum_grid.SLACK` allows for.
+
+Two ways lead there. Where all that is trained is one linear layer at the end, the gradient of an example is the outer
+product of the layer's input and of (probabilities - label), its length the product of theirs: a step is two products of
+matrices, in float64. Any other network goes through Opacus' hooks (`privacy.dpsgd.engine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from privacy.dpsgd.clipping import clipping_factors
+from privacy.dpsgd.engine import private_hooks
+from privacy.dpsgd.linear_head import LinearHead, linear_head
+from privacy.dpsgd.optimizer import check_per_example, free_per_example
+
+_PART = 1 << 12  # examples that are added up without compensation
+
+
+def clipped_gradient_sum(
+    model: nn.Module, microbatches: Iterable[tuple[Tensor, Tensor]], *, clipping_norm: float
+) -> npt.NDArray[np.float64]:
+    """The sum over examples of the gradient of their cross-entropy, each clipped to a norm.
+
+    A gradient that is not finite adds zero (rule 5). Without examples the sum is zero.
+
+    Args:
+        model: in training mode; float32.
+        microbatches: (inputs, classes), together each example of a batch once.
+        clipping_norm: C, over all trained parameters together.
+
+    Returns:
+        Flat, in the order of the trained parameters.
+
+    Raises:
+        UsageError: a layer mixes the examples of a batch, or has no per-example gradients.
+    """
+    parts = ((x[i : i + _PART], y[i : i + _PART]) for x, y in microbatches for i in range(0, len(y), _PART))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    total = _Compensated(sum(parameter.numel() for parameter in trained))
+    first = next(parts, None)
+    if first is not None:
+        head = linear_head(model, first[0])
+        parts_too = chain([first], parts)
+        found = (
+            _of_hooks(model, trained, parts_too, clipping_norm)
+            if head is None
+            else _of_head(model, head, parts_too, clipping_norm)
+        )
+        for part in found:
+            total.add(part.cpu())
+    return total.value().numpy()
+
+
+def _of_head(
+    model: nn.Module, head: LinearHead, parts: Iterable[tuple[Tensor, Tensor]], clipping_norm: float
+) -> Iterator[Tensor]:
+    for inputs, classes in parts:
+        yield head.clipped_sum(head.features(model, inputs), classes, clipping_norm)
+
+
+def _of_hooks(
+    model: nn.Module, trained: list[nn.Parameter], parts: Iterable[tuple[Tensor, Tensor]], clipping_norm: float
+) -> Iterator[Tensor]:
+    loss = nn.CrossEntropyLoss(reduction="sum")
+    with private_hooks(model):
+        for inputs, classes in parts:
+            torch.autograd.backward(loss(model(inputs), classes))
+            check_per_example(trained, len(classes))
+            gradients = [parameter.grad_sample.reshape(len(classes), -1) for parameter in trained]  # type: ignore[attr-defined]
+            factors = clipping_factors(gradients, clipping_norm)
+            usable = factors > 0  # 0 x NaN is NaN: such rows have to go
+            sums = [(rows[usable].double() * factors[usable][:, None]).sum(0) for rows in gradients]
+            free_per_example(trained)
+            yield torch.cat(sums)
+
+
+class _Compensated:
+    """A sum whose error doesn't grow with the number of its terms (Neumaier 1974)."""
+
+    def __init__(self, size: int) -> None:
+        self._sum = torch.zeros(size, dtype=torch.float64)
+        self._lost = torch.zeros(size, dtype=torch.float64)
+
+    def add(self, part: Tensor) -> None:
+        total = self._sum + part
+        larger = self._sum.abs() >= part.abs()
+        self._lost += torch.where(larger, (self._sum - total) + part, (part - total) + self._sum)
+        self._sum = total
+
+    def value(self) -> Tensor:
+        return self._sum + self._lost

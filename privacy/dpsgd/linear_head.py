@@ -1,0 +1,87 @@
+"""Softmax regression on fixed features: clipped gradients in closed form.
+
+With features x (and 1 for the bias), probabilities p and label y, the gradient of an example's cross-entropy is the
+outer product (p - y) x^T, and its norm |p - y| |x|. So the clipped sum is one product of matrices, and no gradient of a
+single example is ever formed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_ROWS = 64  # whose features in float64 stay in the cache
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """The only trained layer of a network, at its end.
+
+    Attributes:
+        layer: its weight, and its bias if it has one, are all that is trained.
+    """
+
+    layer: nn.Linear
+
+    def features(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """What the layer is given, of shape (examples, features)."""
+        return _run(model, self.layer, inputs)[0][0]
+
+    def clipped_sum(self, features: Tensor, classes: Tensor, clipping_norm: float) -> Tensor:
+        """The sum of the clipped gradients: flat, weight first, float64. One that is not finite adds zero.
+
+        Args:
+            features: (examples, features).
+            classes: (examples,), int64.
+            clipping_norm: C, over weight and bias together.
+        """
+        weight, bias = self.layer.weight.detach().double(), self.layer.bias
+        total = torch.zeros_like(weight)
+        of_bias = torch.zeros_like(weight[:, 0])
+        backward = weight.T.contiguous()
+        rows = torch.empty(_ROWS, weight.shape[1], dtype=torch.float64, device=weight.device)
+        for start in range(0, len(classes), _ROWS):
+            labels = classes[start : start + _ROWS]
+            x = rows[: len(labels)].copy_(features[start : start + _ROWS])
+            logits = x @ backward if bias is None else torch.addmm(bias.detach().double(), x, backward)
+            slopes = torch.softmax(logits, 1)
+            slopes[torch.arange(len(labels), device=labels.device), labels] -= 1
+            squares = x.square().sum(1) + (0 if bias is None else 1)
+            norms = (squares * slopes.square().sum(1)).sqrt()
+            factors = (clipping_norm / norms).clamp(max=1)
+            # Of a norm of zero the factor is 1; one that is not finite drops out, and 0 x NaN would be NaN.
+            slopes = torch.where(norms.isfinite()[:, None], slopes * factors[:, None], 0.0)
+            x = torch.where(x.isfinite(), x, 0.0) if not bool(norms.isfinite().all()) else x
+            total.addmm_(slopes.T, x)
+            of_bias += slopes.sum(0)
+        return torch.cat([total.flatten(), of_bias] if bias is not None else [total.flatten()])
+
+
+def linear_head(model: nn.Module, inputs: Tensor) -> LinearHead | None:
+    """The network's linear head, if all that is trained is one linear layer at its end; else None.
+
+    Args:
+        model: any.
+        inputs: some that it is run on, to see where the layer stands.
+    """
+    trained = [module for module in model.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
+    if len(trained) != 1 or type(trained[0]) is not nn.Linear:
+        return None
+    layer = trained[0]
+    calls = _run(model, layer, inputs[:1])
+    ends = len(calls) == 1 and calls[0][0].shape == (1, layer.in_features) and calls[0][1]
+    return LinearHead(layer) if ends and all(p.requires_grad for p in layer.parameters()) else None
+
+
+def _run(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> list[tuple[Tensor, bool]]:
+    """What a layer was given, each time that it was called, and whether what it made is what the network returned."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
+    try:
+        with torch.no_grad():
+            logits = model(inputs)
+    finally:
+        hook.remove()
+    return [(given, made is logits) for given, made in seen]
