@@ -25,6 +25,7 @@ NORM = 0.2
 """The clipping norm that was best on held-out images."""
 
 TIMES = {"well chosen": 1.0, "10 times too large": 10.0, "10 times too small": 0.1}
+PLAIN = "no privacy"
 INDEPENDENT = "known cohorts, independent noise"
 CORRELATED = "known cohorts, correlated noise"
 
@@ -51,7 +52,7 @@ def cells(seeds: Sequence[int], *, changes: Sequence[str] = (), schema: Mapping[
             study's own.
     """
     of = schema or {"cohort": _FIXED_COHORT, "separation": "20"}
-    rows: dict[str, tuple[str, ...]] = {}
+    rows: dict[str, tuple[str, ...]] = {PLAIN: ("privacy.trust=none",)}
     for start, times in TIMES.items():
         norm = f"privacy.clipping_norm={NORM * times:g}"
         rows[fixed(start)] = ("privacy.adaptive=", norm)

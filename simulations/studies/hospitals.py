@@ -68,7 +68,7 @@ def report(results: Sequence[Result]) -> str:
     for name in dict.fromkeys(one.name for one in results if one.name not in _REFERENCES):
         rows = [one for one in results if one.name == name]
         spent, seconds = max(one.epsilon or 0.0 for one in rows), interval([one.seconds for one in rows]).mean
-        lines.append(f"{_row(name, values_of(rows, name, METRIC), pools[best]):84s}{spent:8.4f}{seconds:9.1f}")
+        lines.append(f"{_row(name, values_of(rows, name, METRIC), pools[best]):92s}{spent:8.4f}{seconds:9.1f}")
     for hospital in next(one.baselines for one in results if one.name == best):
         if hospital not in ("federated", POOLED):
             lines.append(_row(f"{hospital}, no privacy, {best}", _baseline(results, best, hospital), pools[best]))
@@ -81,7 +81,7 @@ def _baseline(results: Sequence[Result], name: str, row: str) -> dict[int, float
 
 def _row(name: str, values: dict[int, float], pool: dict[int, float]) -> str:
     lost = "" if values is pool else _shown(paired(pool, values))
-    return f"{name:36s}{interval(list(values.values())).mean:7.4f}   {lost}".rstrip()
+    return f"{name:44s}{interval(list(values.values())).mean:7.4f}   {lost}".rstrip()
 
 
 def _shown(difference: Interval) -> str:
