@@ -60,7 +60,7 @@ def report(results: Sequence[Result]) -> str:
     pools = {name: _baseline(results, name, POOLED) for name in _REFERENCES}
     best = max(pools, key=lambda name: interval(list(pools[name].values())).mean)
     lines = [
-        f"{f'mean AUC over {len(pools[best])} splits':36s}{'AUC':>7s}   "
+        f"{f'mean AUC over {len(pools[best])} splits':44s}{'AUC':>7s}   "
         f"{f'lost against the pool, {best} (95 %)':38s}{'epsilon':>8s}{'seconds':>9s}"
     ]
     for name, pool in pools.items():
