@@ -150,5 +150,7 @@ class Population:
         return Task(federation=self._federation, run=run, round=0, phase=RUN, client=SCOPE, request=self._digest)
 
     def _task(self, run: str, number: int, model: str) -> Task:
+        if self._at_once:  # a round is released once, whatever model an older checkpoint makes it start from
+            model = ""
         asked = hashlib.sha256(f"veil population 1\n{self._digest}\n{model}".encode()).hexdigest()
         return Task(federation=self._federation, run=run, round=number, phase="train", client=SCOPE, request=asked)

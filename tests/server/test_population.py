@@ -155,6 +155,19 @@ def test_a_round_from_another_model_is_another_round(books: Callable[..., Popula
         found.reserve("run", 1, "dd" * 32)
 
 
+def test_a_round_of_a_run_that_is_one_release_is_released_once_whatever_model_it_starts_from(
+    books: Callable[..., Population],
+) -> None:
+    """A damaged checkpoint may lead to another model; a second result of the round would have fresh noise for free."""
+    found = books(CORRELATED)
+    assert found.reserve("run", 2, "aa" * 32) is None
+    found.commit("run", 2, "aa" * 32, MEAN)
+    again = found.reserve("run", 2, "bb" * 32)
+    assert again is not None
+    assert np.array_equal(again, MEAN)
+    assert np.array_equal(found.commit("run", 2, "bb" * 32, 2 * MEAN), MEAN)
+
+
 def test_a_release_that_is_no_longer_stored_ends_the_run(books: Callable[..., Population]) -> None:
     found = books()
     for number in (1, 2, 3):

@@ -69,7 +69,7 @@ def test_a_blood_pressure_of_0_is_missing(everybody: Records) -> None:
 
 def test_the_card_describes_the_columns_completely(everybody: Records) -> None:
     assert everybody.x.shape == (920, *CARD.input_shape)
-    assert bool((everybody.x.abs() <= 1).all())
+    assert bool((everybody.x.abs() <= 2).all())
     for name in ("sex", "cp"):  # filled in for everybody: nobody in the place for "other"
         column = CARD.columns[name]
         assert column.kind == "categorical"
@@ -78,10 +78,10 @@ def test_the_card_describes_the_columns_completely(everybody: Records) -> None:
 
 def test_the_first_patient_is_encoded_as_in_the_file(everybody: Records) -> None:
     x = everybody.x[0]  # 63, Male, typical angina, 145, 233, ...
-    assert x[place("age")].item() == pytest.approx(2 * (63 - 20) / 70 - 1)
+    assert x[place("age")].item() == pytest.approx(2 * (2 * (63 - 20) / 70 - 1))
     assert x[place("sex") :][:3].tolist() == [0, 1, 0]
     assert x[place("cp") :][:5].tolist() == [0, 0, 0, 1, 0]
-    assert x[place("trestbps")].item() == pytest.approx(2 * (145 - 80) / 140 - 1)
+    assert x[place("trestbps")].item() == pytest.approx(2 * (2 * (145 - 80) / 140 - 1))
     assert everybody.y[0] == 0
 
 
