@@ -56,8 +56,9 @@ def disclosed(plan: Plan) -> list[Remark]:
         return [Remark(code="participation", text=text)]
     if plan.has_secret_cohorts:
         text = (
-            "who took part in a round is known to the server, and to each client of itself: the server's checkpoints "
-            "and the clients' own ledgers tell it, and the figures are no claim against who reads those"
+            "who took part in a round is known to the server, and to each client of itself: the server's checkpoints, "
+            "its log and its figures for monitoring, and the clients' own ledgers tell it; nothing is claimed against "
+            "who reads those"
         )
     else:
         text = "every client takes part in every round, and everybody may know it"
