@@ -247,9 +247,9 @@ def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
         found.append(
             Remark(
                 code="several-clients",
-                text="somebody with records at several clients spends at each of them (rule 6): epsilons and deltas add "
-                "up where each client adds its own noise; where clients share noise, k of them with epsilon e each hold "
-                "k e only with a delta of 1 + exp(e) + ... + exp((k - 1) e) times theirs",
+                text="somebody with records at several clients spends at each of them (rule 6): epsilons and deltas "
+                "add up where each client adds its own noise; where clients share noise, k of them with epsilon e each "
+                "hold k e only with a delta of 1 + exp(e) + ... + exp((k - 1) e) times theirs",
             )
         )
     if plan.evaluation.where == "server":
