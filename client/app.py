@@ -228,8 +228,7 @@ def _statement(message: Message, place: Workplace, context: Context) -> RecordDi
 
 
 def _enrolment(message: Message, place: Workplace, context: Context) -> RecordDict:
-    run, _ = run_and_round(message, place)
-    return Guard.of(site_of(place, context), place).enrol(run)
+    return Guard.of(site_of(place, context), place).enrol(*run_and_round(message, place))
 
 
 def _place(context: Context) -> Workplace:

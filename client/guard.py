@@ -151,21 +151,27 @@ class Guard:
         self._reserved = answer.anchor
         return None
 
-    def enrol(self, run: str) -> RecordDict:
+    def enrol(self, run: str, following: int) -> RecordDict:
         """Pay for a whole run at once, before its first round: its cohorts are secret (rule 3), or it is one release.
         Once, however often asked.
+
+        Args:
+            run: the server's own id of it.
+            following: the first round that is still to be played.
 
         Returns:
             What may be sent: what the run costs, and the ledger's newest entry.
 
         Raises:
-            RefusedError: policy or budget say no, or the ledger can't be used; or the plan is paid for round by round.
+            RefusedError: policy or budget say no, or the ledger can't be used; or the plan is paid for round by round;
+                or a round that is to come was played: the server goes on from an old copy.
         """
         if not self._plan.is_paid_at_once:
             raise RefusedError(Fault.PLAN_MISMATCH)
         with _ledger_faults():
             task = self._run_as_task(run)
             self._check_policy(task)
+            self._check_new(task, following)
             answer = self._charge_run(run)
             if isinstance(answer, Stored):
                 return _decode(answer.reply)
@@ -359,8 +365,21 @@ class Guard:
             return self._books.ledger.reserve(self._scope, task)
         if not plan.is_paid_at_once:
             return self._charge(task, multiset([self._price(task.phase)]))
+        self._check_new(task, task.round)
         self._charge_run(task.run)  # a crash in between leaves it paid for
         return self._books.ledger.reserve(self._scope, task, terms=plan.terms())
+
+    def _check_new(self, task: Task, number: int) -> None:
+        """Refuse a round of a run that is paid for whole, where it was answered otherwise, or a later one was.
+
+        Such a run pays for each of its rounds once. Who asks again in other words, or goes on from an old copy of its
+        books, would release another sum of the same round.
+        """
+        ledger, trains = self._books.ledger, task.phase == "train"
+        played = ledger.rounds_of(self._scope, federation=task.federation, run=task.run, phase="train")
+        for one, (found, _) in played.items():
+            if found > number or (found == number and trains and one != task.id):
+                self._refuse(task, Fault.ROUND_REPEATED)
 
     def _charge_run(self, run: str) -> Reserved | Stored:
         """Charge a whole run, unless that was done: all its rounds in one entry."""

@@ -56,9 +56,9 @@ def disclosed(plan: Plan) -> list[Remark]:
         return [Remark(code="participation", text=text)]
     if plan.has_secret_cohorts:
         text = (
-            "who took part in a round is known to the server, and to each client of itself: the server's checkpoints, "
-            "its log and its figures for monitoring, and the clients' own ledgers tell it; nothing is claimed against "
-            "who reads those"
+            "who took part in a round is known to the server, and to each client of itself: the server's checkpoints "
+            "and mailbox, its status while a round is played, and the clients' own ledgers tell it, and how long a "
+            "round takes tells of how many; nothing is claimed against who sees those"
         )
     else:
         text = "every client takes part in every round, and everybody may know it"

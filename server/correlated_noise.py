@@ -45,7 +45,7 @@ _KEPT: Final = 3  # as many as there may be rounds to replay, and the one before
 
 def forget(folder: Path) -> None:
     """Remove a run's states: no round is to come."""
-    for path in folder.glob("round-*"):
+    for path in (*folder.glob("round-*"), *folder.glob(".round-*")):  # and what a killed process had half written
         path.unlink(missing_ok=True)
 
 
@@ -96,15 +96,18 @@ class CorrelatedNoise:
         """
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.chmod(0o700)  # it may have been unpacked from a copy
         except OSError as error:
             raise RunError(f"{self._folder}: can't be made ({reason_of(error)}); free the disk") from error
         asked = sorted(client for client, tally in state.clients.items() if number in tally.asked)
         head = _head(state.run, number, digest_of(released)) + json.dumps(asked).encode() + b"\n"
         content = head + self._noise.state()
-        write_atomically(self._path(number), content + hashlib.sha256(content).digest())
+        write_atomically(self._path(number), content + hashlib.sha256(content).digest(), mode=0o600)
         for old in self._folder.glob("round-*"):
             if old.name < self._path(number - _KEPT + 1).name:
                 old.unlink(missing_ok=True)
+        for cut_off in self._folder.glob(".round-*"):  # of a process that was killed
+            cut_off.unlink(missing_ok=True)
 
     def asked(self, number: int, state: RunState, released: Vector) -> list[str]:
         """Who was asked for what a round has released.

@@ -3,6 +3,9 @@
 Whoever is drawn in some round must not show in who has paid, or the budgets that are left would tell. So everybody
 pays at once, before anybody is drawn. Who refuses does so by plan, policy and ledger alone, and is left out from the
 start; who doesn't answer belongs to the population all the same, and pays when it is first asked to train.
+
+When a run is resumed everybody is asked again, and told from which round it goes on. A client that has played a later
+one says so: the run's folder is a copy from before, and whatever it released again would be paid for by nobody.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ class Enrolled:
 
 
 def enrol(
-    grid: Grid, plan: Plan, nodes: Mapping[str, int], config: Mapping[str, str]
+    grid: Grid, plan: Plan, nodes: Mapping[str, int], config: Mapping[str, str], *, following: int
 ) -> tuple[list[Enrolled], list[ClientFault]]:
     """Have the clients pay, and hear who did.
 
@@ -45,12 +48,14 @@ def enrol(
         plan: the resolved plan.
         nodes: node of each client.
         config: what every request says of run, plan and layout.
+        following: the first round that is still to be played: who has played it, or a later one, refuses.
 
     Returns:
         Who has paid, and who refused or said nothing, each in the order of ids.
     """
+    said_to_all: dict[str, str | int] = {**config, ROUND: min(following, plan.federation.rounds)}
     messages = [
-        Message(RecordDict({CONFIG: ConfigRecord({**config, ROUND: 1})}), node, ENROL, group_id="enrol")
+        Message(RecordDict({CONFIG: ConfigRecord({**said_to_all})}), node, ENROL, group_id="enrol")
         for node in nodes.values()
     ]
     clients = {node: client for client, node in nodes.items()}

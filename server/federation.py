@@ -123,14 +123,16 @@ class Federation:
             durable=not self.simulated,
         )
         try:
-            outcome = self._run(nodes, strategy, self._central_rounds(strategy, nodes, books))
+            outcome = self._run(nodes, strategy, self._central_rounds(strategy, nodes, books), books)
         finally:
             books.close()
         if outcome.stopped in (None, "target", "plateau"):  # others may be gone on with
             forget(self.folder.checkpoints / NOISE)
         return outcome
 
-    def _run(self, nodes: dict[str, int], strategy: ServerStrategy, rounds: Rounds) -> Outcome:
+    def _run(
+        self, nodes: dict[str, int], strategy: ServerStrategy, rounds: Rounds, books: Population | None = None
+    ) -> Outcome:
         plan = self.plan
         parameters, state = self.initial, RunState()
         if self.resume is not None:
@@ -152,8 +154,8 @@ class Federation:
             if plan.privacy.trust == "distributed":
                 self._checkpoint(parameters, state, strategy.memory())  # or the next restart skips to the same numbers
             self._remind(nodes, state)
-        if plan.is_paid_at_once and stopped is None and state.round < plan.federation.rounds:
-            ended = self._enrol(nodes, state)
+        if books is not None and plan.is_paid_at_once and stopped is None and state.round < plan.federation.rounds:
+            ended = self._enrol(nodes, state, books.following(state.run))
             if ended is not None:
                 self._judge_last(parameters, state)
                 self._checkpoint(parameters, state, strategy.memory())
@@ -239,13 +241,14 @@ class Federation:
             tell=self.observer.note,
         )
 
-    def _enrol(self, nodes: Mapping[str, int], state: RunState) -> tuple[Stopped, str] | None:
+    def _enrol(self, nodes: Mapping[str, int], state: RunState, following: int) -> tuple[Stopped, str] | None:
         """Have everybody pay for all rounds; why the run can't begin, if too few do.
 
         Who refuses does so by plan, policy and ledger alone, so it may be known, and end a run.
         """
         known = {client: node for client, node in nodes.items() if client not in self._left_out}
-        paid, faults = enrol(self.grid, self.plan, known, request_config(self.plan, self.layout, state))
+        config = request_config(self.plan, self.layout, state)
+        paid, faults = enrol(self.grid, self.plan, known, config, following=following)
         for one in paid:
             if state.client(one.client).head is None:  # of a run that is resumed it is an old entry, and no news
                 self._hear(state, 0, one.client, None, one.head)
@@ -253,9 +256,18 @@ class Federation:
             state.note_enrolment(fault)
             if fault.refused:
                 self._left_out.add(fault.client)
+        ahead = [fault.client for fault in faults if fault.fault is Fault.ROUND_REPEATED]
+        if ahead:
+            return "failed", (
+                f"{len(ahead)} of {len(nodes)} clients have played rounds that this run's folder does not know: it is "
+                "a copy from before, and would release them again; put the newest folder back, or start a new run"
+            )
         refusing = [fault for fault in faults if fault.refused]
         needed = max(1, self.plan.federation.min_clients)
-        if len(nodes) - len(self._left_out) >= needed:
+        enough = len(nodes) - len(self._left_out) >= needed
+        if enough and not paid:
+            return "failed", f"none of {len(nodes)} clients says that it has paid; look whether they can be reached"
+        if enough:
             return None
         reasons = ", ".join(sorted({fault.fault.reason for fault in refusing}))
         of_budgets = all(fault.fault is Fault.BUDGET_EXHAUSTED for fault in refusing)

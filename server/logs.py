@@ -128,6 +128,8 @@ def _told(form: re.Pattern[str] | None, value: Value) -> Value:
 class LogWatcher(Watcher):
     """Writes down what a server does.
 
+    Of a run with secret cohorts no task and no reply is written: they tell who takes part in a round.
+
     What a site can make happen as often as it likes is written once a second for each site, after the first
     hundred; else one could write the log so full that nothing of before is left in it.
 
@@ -141,6 +143,7 @@ class LogWatcher(Watcher):
         self._clock = clock
         self._run: str | None = None
         self._metric = ""
+        self._secret = False
         self._lock = threading.Lock()
         self._paces: dict[str | None, _Pace] = {}
 
@@ -161,7 +164,7 @@ class LogWatcher(Watcher):
         self._log("waiting for sites", run=entry.run)
 
     def begins(self, entry: Entry, plan: Plan, folder: RunFolder) -> None:
-        self._run, self._metric = entry.run, plan.evaluation.metric
+        self._run, self._metric, self._secret = entry.run, plan.evaluation.metric, plan.has_secret_cohorts
         self._log("run begins", run=entry.run, plan=entry.name, digest=entry.digest, rounds=plan.federation.rounds)
 
     def started(self, plan: Plan, clients: int, done: int) -> None:
@@ -210,13 +213,16 @@ class LogWatcher(Watcher):
         self._of_site("answered", site, run=self._run, answer=answer_text(code))
 
     def task_sent(self, site: str, task: str, size: int) -> None:
-        self._log("task sent", level="debug", run=self._run, site=site, task=task, bytes=size)
+        if not self._secret:
+            self._log("task sent", level="debug", run=self._run, site=site, task=task, bytes=size)
 
     def reply_stored(self, site: str, task: str, size: int) -> None:
-        self._log("reply stored", level="debug", run=self._run, site=site, task=task, bytes=size)
+        if not self._secret:
+            self._log("reply stored", level="debug", run=self._run, site=site, task=task, bytes=size)
 
     def reply_refused(self, site: str, task: str, taken: Taken) -> None:
-        self._of_site("reply refused", site, level="warning", task=task, reason=taken.name.lower())
+        if not self._secret:
+            self._of_site("reply refused", site, level="warning", task=task, reason=taken.name.lower())
 
     def failed(self, site: str | None, where: str) -> None:
         self._of_site("stream failed", site, level="error", where=_FOLDERS.sub("", where))

@@ -1,7 +1,9 @@
 """Figures of a running server for Prometheus, and its health, over HTTP on 127.0.0.1 alone.
 
 Labels are fixed codes: no site is named, and nothing that a stranger sent becomes a label. What a figure says can be
-known to whoever has an account on this machine, and is no more than the server itself knows.
+known to whoever has an account on this machine. So while a run with secret cohorts is played nothing is told that
+grows with who takes part in a round: replies and bytes are not counted up to the next run, which begins to count bytes
+at zero.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from server.queue import Entry
 from server.run_folder import RunFolder
 from server.watchers import Watcher
 from shared_models.faults import fault_of
+from shared_models.plan import Plan
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -86,9 +89,18 @@ class Metrics(Watcher):
         )
         self._runs = Counter("veil_runs", "Runs that ended, by state.", ("state",), registry=self.registry)
 
+        self._now: _Now | None = None
+        self._secret = False
+
     def measure(self, snapshot: Callable[[], Snapshot]) -> None:
         """Tell this too, as it is when it is asked for."""
-        self.registry.register(_Now(snapshot))
+        self._now = _Now(snapshot)
+        self.registry.register(self._now)
+
+    def begins(self, entry: Entry, plan: Plan, folder: RunFolder) -> None:
+        self._secret = plan.has_secret_cohorts  # up to the next run: of the last round it may be told late
+        if self._now is not None:
+            self._now.keep_traffic(self._secret)
 
     def round_done(self, record: RoundRecord) -> None:
         self._rounds.inc()
@@ -98,7 +110,8 @@ class Metrics(Watcher):
             self._faults.labels(fault["reason"]).inc()
 
     def reply_stored(self, site: str, task: str, size: int) -> None:
-        self._replies.inc()
+        if not self._secret:
+            self._replies.inc()
 
     def refused(self, site: str | None, why: Goodbye) -> None:
         self._refusals.labels(why.reason).inc()
@@ -127,6 +140,15 @@ class _Now:
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
         self._process = psutil.Process()
+        self._kept = False
+        self._from = (0, 0)
+
+    def keep_traffic(self, keep: bool) -> None:
+        """Tell of bytes no more; or again, from now on."""
+        if self._kept and not keep:
+            now = self._snapshot()
+            self._from = (now.bytes_in, now.bytes_out)
+        self._kept = keep
 
     def collect(self) -> Iterator[Metric]:
         """All of it, for the library."""
@@ -137,7 +159,6 @@ class _Now:
             "veil_sites_connected": ("Sites that are connected.", now.sites),
             "veil_run_members": ("Sites that take part in the current run.", now.members),
             "veil_plans_waiting": ("Plans in the queue that are not over.", now.waiting),
-            "veil_mailbox_bytes": ("Size of the mailbox on the disk.", now.mailbox_bytes),
             "veil_certificate_seconds": ("Until the server's certificate expires.", now.certificate_seconds),
             "veil_process_memory_bytes": ("Resident memory of the server.", self._process.memory_info().rss),
         }
@@ -146,9 +167,12 @@ class _Now:
         if now.epsilon_max is not None:
             meaning = "Largest epsilon a site has spent in the current run."
             yield GaugeMetricFamily("veil_epsilon_max", meaning, value=now.epsilon_max)
+        if self._kept:
+            return
+        yield GaugeMetricFamily("veil_mailbox_bytes", "Size of the mailbox on the disk.", value=now.mailbox_bytes)
         sent = CounterMetricFamily("veil_link_bytes", "Bytes on the link.", labels=("direction",))
-        sent.add_metric(("in",), now.bytes_in)
-        sent.add_metric(("out",), now.bytes_out)
+        sent.add_metric(("in",), now.bytes_in - self._from[0])
+        sent.add_metric(("out",), now.bytes_out - self._from[1])
         yield sent
 
 

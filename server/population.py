@@ -123,6 +123,15 @@ class Population:
             ) from None
         return np.frombuffer(answer.reply, "<f4").copy() if isinstance(answer, Stored) else None
 
+    def following(self, run: str) -> int:
+        """The first round of a run that nothing was released of: from 1, and one more than there are after the last.
+
+        Raises:
+            LedgerError: the ledger can't be used.
+        """
+        played = self._ledger.rounds_of(SCOPE, federation=self._federation, run=run, phase="train")
+        return 1 + max((number for number, released in played.values() if released), default=0)
+
     def commit(self, run: str, number: int, model: str, mean: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Write down what a reserved round releases, before anybody sees it.
 

@@ -251,14 +251,20 @@ def read_parameters(path: Path) -> Parameters:
     return found
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write a file so that a crash or a full disk leaves the old content or the new.
+
+    Args:
+        path: of the file.
+        data: all of it.
+        mode: who may read it, less what the process's own mask takes away.
 
     Raises:
         RunError: it can't be written; the old content stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch(mode=mode)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()

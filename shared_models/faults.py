@@ -66,6 +66,9 @@ class Fault(IntEnum):
     """The client's part in a secure sum is wrong: a forged or damaged message, or a share that doesn't fit."""
     SECURE_SUM_ABORTED = 1027
     """The client did its part, but too few others did: the sum was not opened."""
+    ROUND_REPEATED = 1028
+    """In a run that is paid for as a whole, the client has answered this round otherwise, or a later one: it would be
+    released twice and paid for once."""
 
     @property
     def reason(self) -> str:
@@ -87,6 +90,7 @@ _REFUSALS = (
     Fault.SITE_DATA,
     Fault.SECURE_SUM_REFUSED,
     Fault.SECURE_SUM_LOST,
+    Fault.ROUND_REPEATED,
     *(fault for fault in Fault if fault.name.startswith("POLICY_")),
 )
 

@@ -36,7 +36,7 @@ def private_hooks(model: nn.Module) -> Iterator[None]:
         UsageError: if a layer mixes the examples of a batch, or has no per-example gradients.
         RuntimeError: if the model, or a part of it, is inside such a context already.
     """
-    _check_layers(model)
+    check_layers(model)
     if any(hasattr(module, "autograd_grad_sample_hooks") for module in model.modules()):
         raise RuntimeError("the model has private hooks already: leave that context first")
     hooks = None
@@ -81,7 +81,12 @@ def private_gradient_step(
     optimizer.step()
 
 
-def _check_layers(model: nn.Module) -> None:
+def check_layers(model: nn.Module) -> None:
+    """Refuse a network that has no gradient of an example alone.
+
+    Raises:
+        UsageError: a layer mixes the examples of a batch, or hides gradients.
+    """
     for name, module in model.named_modules():
         trainable = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
         refuses = ModuleValidator.VALIDATORS.get(type(module), lambda _: [])

@@ -23,11 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from privacy.dpsgd.clipping import clipping_factors
-from privacy.dpsgd.engine import private_hooks
+from privacy.dpsgd.engine import check_layers, private_hooks
 from privacy.dpsgd.linear_head import LinearHead, linear_head
 from privacy.dpsgd.optimizer import check_per_example, free_per_example
 
 _PART = 1 << 12  # examples that are added up without compensation
+MOST_EXAMPLES = 10**8
+"""Of one sum: for more of them the bound above isn't shown."""
 
 
 def clipped_gradient_sum(
@@ -47,8 +49,10 @@ def clipped_gradient_sum(
 
     Raises:
         UsageError: a layer mixes the examples of a batch, or has no per-example gradients.
+        ValueError: more than `MOST_EXAMPLES`.
     """
-    parts = ((x[i : i + _PART], y[i : i + _PART]) for x, y in microbatches for i in range(0, len(y), _PART))
+    check_layers(model)
+    parts = _parts(microbatches)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = _Compensated(sum(parameter.numel() for parameter in trained))
     first = next(parts, None)
@@ -63,6 +67,15 @@ def clipped_gradient_sum(
         for part in found:
             total.add(part.cpu())
     return total.value().numpy()
+
+
+def _parts(microbatches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    seen = 0
+    for x, y in microbatches:
+        seen += len(y)
+        if seen > MOST_EXAMPLES:
+            raise ValueError(f"more than {MOST_EXAMPLES} examples in one sum of gradients")
+        yield from ((x[i : i + _PART], y[i : i + _PART]) for i in range(0, len(y), _PART))
 
 
 def _of_head(

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     POLICY_RESOURCES = "policy-resources"
     POLICY_SECURE_SUM = "policy-secure-sum"
     POLICY_UNIT = "policy-unit"
+    ROUND_REPEATED = "round-repeated"
     SECURE_SUM_REFUSED = "secure-sum-refused"  # the attempt is over at this client; a reservation stays
     SITE_DATA = "site-data"
     TOO_FEW_HONEST = "too-few-honest"

@@ -312,6 +312,13 @@ class Ledger:
         with self._store.reading():
             return {state.reserved: task for task, state in self._store.opened(scope)[0].tasks.items()}
 
+    def rounds_of(self, scope: str, *, federation: str, run: str, phase: str) -> dict[str, tuple[int, bool]]:
+        """Round of each reserved task of a run, and whether it was committed, by the task's id."""
+        with self._store.reading():
+            tasks, group = self._store.opened(scope)[0].tasks, (federation, run, phase)
+            found = {task: state for task, state in tasks.items() if state.group == group}
+            return {task: (state.round, state.committed is not None) for task, state in found.items()}
+
     def holds(self, anchor: Anchor) -> bool:
         """Whether the chain has that hash at that position, or a recovery took it up."""
         with self._store.reading():

@@ -44,8 +44,8 @@ def central(cohort: dict[str, Any] | None = None, **changes: Any) -> Plan:
     return plan_of(**changes)
 
 
-def enrol(clients: Clients, plan: Plan, run: str = "run-1") -> Message:
-    content = content_of(plan, run=run)
+def enrol(clients: Clients, plan: Plan, run: str = "run-1", following: int = 1) -> Message:
+    content = content_of(plan, following, run=run)
     return clients.ask(plan, RecordDict({CONFIG: content[CONFIG]}), kind="query.enrol")
 
 
@@ -164,13 +164,39 @@ def test_a_budget_that_does_not_cover_the_whole_plan_covers_none_of_it(clients: 
 def test_a_replayed_round_gets_the_same_bytes(clients: Clients) -> None:
     plan = central()
     first = clients.train(plan)
-    events = list(clients.events)
+    clients.restart()
+    clients.events.clear()
     again = clients.train(plan)
     assert update_of(plan, first).keys() == update_of(plan, again).keys()
     assert all(
         np.array_equal(a, b) for a, b in zip(*(update_of(plan, m).values() for m in (first, again)), strict=True)
     )
-    assert clients.events.count("train") == events.count("train")
+    assert "reserve" in clients.events
+    assert "read" not in clients.events
+
+
+def test_rule_3_no_round_is_answered_twice_or_after_a_later_one(clients: Clients) -> None:
+    """The run pays for each round once: a server that goes on from an old copy would release a round again."""
+    plan = central()
+    clients.train(plan, 2)
+    for number, other in ((2, 0.5), (1, 0.0)):
+        content = content_of(plan, number, model={name: value + other for name, value in model_of(plan).items()})
+        assert_fault(clients.ask(plan, content), Fault.ROUND_REPEATED)
+    assert clients.train(plan, 2).has_content()  # the same words, the same answer
+    clients.train(plan, 3)
+    assert_fault(clients.train(plan, 2), Fault.ROUND_REPEATED)  # even in the same words
+    assert [entry.kind for entry in clients.entries()].count("commit") == 2
+    assert [entry.body["reason"] for entry in clients.entries() if entry.kind == "refuse"] == ["round-repeated"] * 3
+
+
+def test_who_is_told_of_an_old_copy_when_enrolled_again_says_so(clients: Clients) -> None:
+    plan = central()
+    enrol(clients, plan)
+    clients.train(plan, 2)
+    assert enrol(clients, plan, following=2).has_content()  # the round was cut off before its release
+    assert enrol(clients, plan, following=3).has_content()
+    assert_fault(enrol(clients, plan), Fault.ROUND_REPEATED)
+    assert charges(clients.entries()) == [3, 0]
 
 
 # --- whom it is entrusted to --------------------------------------------------------------------------------------

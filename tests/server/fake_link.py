@@ -42,6 +42,15 @@ def small_plan(*overrides: str) -> Plan:
     return find_plan("digits", (*(text for text in base if text.partition("=")[0] not in keys), *overrides))
 
 
+def secret_plan() -> Plan:
+    """The same, with noise by the server and cohorts that nobody may learn of."""
+    return small_plan(
+        "privacy={ unit = 'client', trust = 'central', epsilon = 8.0, delta = 1e-3, clipping_norm = 1.0 }",
+        "federation.cohort={ sampling = 'poisson', rate = 0.5 }",
+        "federation.min_clients=1",
+    )
+
+
 def test_part(plan: Plan) -> TestData | None:
     """The server's own test data: what a simulation of the plan has."""
     return load_data(plan)[0]

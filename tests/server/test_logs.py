@@ -17,7 +17,7 @@ from server.observer import RoundRecord
 from server.queue import Entry
 from server.run_folder import RunFolder
 from shared_models.faults import Fault
-from tests.server.fake_link import small_plan
+from tests.server.fake_link import secret_plan, small_plan
 
 SECRET = "patient 4711; age 93 /srv/data/rows.csv"
 ENTRY = Entry(run="ab", name="digits", digest="0" * 64, plan="plans/x", folder="runs/x", added="now")
@@ -130,6 +130,21 @@ def test_what_a_server_does_is_in_the_log(tmp_path: Path) -> None:
     assert told["stream failed"]["where"] == "OSError at link.py:7"
     assert told["warning"]["warning"] == "certificate-expires"
     assert told["run ends"]["run"] == "ab"
+
+
+def test_of_secret_cohorts_the_log_tells_no_member(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "server.log")
+    watcher, folder, secret = LogWatcher(log), RunFolder(tmp_path), secret_plan()
+    for plan, site in ((secret, "drawn"), (small_plan(), "asked")):
+        watcher.begins(ENTRY, plan, folder)
+        watcher.task_sent(site, "ab", 10)
+        watcher.reply_stored(site, "ab", 10)
+        watcher.reply_refused(site, "ab", Taken.TOO_LARGE)
+        watcher.ends(ENTRY, folder)
+        watcher.reply_stored(site, "ab", 10)  # what happens on the link may be told late
+    log.close()
+    sites = [line["site"] for line in lines(tmp_path / "server.log") if "site" in line]
+    assert sites == ["asked"] * 4
 
 
 def test_no_site_can_write_the_log_full(tmp_path: Path) -> None:

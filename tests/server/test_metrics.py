@@ -6,6 +6,7 @@ import builtins
 import http.client
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from server.observer import RoundRecord
 from server.queue import Entry
 from server.run_folder import RunFolder
 from shared_models.faults import Fault
+from tests.server.fake_link import secret_plan, small_plan
 
 NOW = Snapshot(
     sites=2,
@@ -116,6 +118,27 @@ def test_what_happened_is_counted(metrics: Metrics, server: MetricsServer) -> No
     assert found["veil_certificate_seconds",] == 86400
     assert found["veil_process_memory_bytes",] > 1e6
     assert "clinic" not in text
+
+
+def test_figures_do_not_grow_with_a_secret_cohort() -> None:
+    metrics, now = Metrics(), [NOW]
+    metrics.measure(lambda: now[0])
+    folder = RunFolder.__new__(RunFolder)
+    before = figures(metrics.text().decode())
+    metrics.begins(ENTRY, secret_plan(), folder)
+    metrics.reply_stored("clinic-a", "0" * 64, 10)
+    now[0] = replace(NOW, bytes_in=1000, bytes_out=2000, mailbox_bytes=1 << 20)
+    metrics.ends(ENTRY, folder)
+    during = figures(metrics.text().decode())
+    missing = {name[0] for name in before} - {name[0] for name in during}
+    assert missing == {"veil_link_bytes_total", "veil_mailbox_bytes"}
+    assert during["veil_replies_total",] == 0
+    metrics.begins(ENTRY, small_plan(), folder)
+    metrics.reply_stored("clinic-a", "0" * 64, 10)
+    now[0] = replace(now[0], bytes_in=1007, bytes_out=2009)
+    after = figures(metrics.text().decode())
+    assert (after["veil_link_bytes_total", "in"], after["veil_link_bytes_total", "out"]) == (7, 9)
+    assert after["veil_replies_total",] == 1
 
 
 def test_health_is_200_only_when_all_is_well(server: MetricsServer, healthy: list[bool]) -> None:

@@ -39,6 +39,7 @@ def test_rule_5_the_numbers_are_fixed() -> None:
         "SECURE_SUM_LOST": 1025,
         "SECURE_SUM_BROKEN": 1026,
         "SECURE_SUM_ABORTED": 1027,
+        "ROUND_REPEATED": 1028,
     }
 
 

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from privacy.dpsgd import gradient_sum
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from privacy.dpsgd.linear_head import linear_head
 from privacy.example_sum_grid import SLACK
+from security.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -67,6 +69,24 @@ def convolution() -> nn.Module:
 def not_at_the_end() -> nn.Module:
     torch.manual_seed(5)
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh())
+
+
+def mixing_body() -> nn.Module:
+    """Nothing of it is trained but the head, and yet an example's gradient hangs on the others."""
+    torch.manual_seed(6)
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12, affine=False), nn.Linear(12, 5))
+    return model.train()
+
+
+def test_a_frozen_body_that_mixes_examples_is_refused() -> None:
+    with pytest.raises(UsageError, match="BatchNorm1d"):
+        clipped_gradient_sum(mixing_body(), [batch(8, 3, 4)], clipping_norm=1.0)
+
+
+def test_more_examples_than_the_bound_is_shown_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient_sum, "MOST_EXAMPLES", 15)
+    with pytest.raises(ValueError, match="more than 15 examples"):
+        clipped_gradient_sum(linear(), [batch(8, 3, 4), batch(8, 3, 4)], clipping_norm=1.0)
 
 
 MODELS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from shared_models.faults import Fault
 from shared_models.parameters import Parameters, unflat
 from shared_models.plan import Plan
 from shared_models.plan_central import central_grid
-from shared_models.protocol import ENROL, EPSILON, LEDGER, METRICS, WEIGHT
+from shared_models.protocol import CONFIG, ENROL, EPSILON, LEDGER, METRICS, ROUND, WEIGHT
 from shared_models.resolve import resolve
 from shared_models.seeds import derive_key
 from tests.server.conftest import (
@@ -444,6 +445,43 @@ def test_a_run_does_not_go_on_without_the_populations_books(play: Player) -> Non
         path.unlink()
     with pytest.raises(Exception, match=r"population\.sqlite: is missing"):
         resumed(play, plan, folder, Clients())
+
+
+def test_a_run_goes_on_from_no_copy_of_another_time(play: Player) -> None:
+    """Its rounds would be released again with other noise; the clients know which ones they have played."""
+    plan = plan_of(federation={"rounds": 3}, privacy={"noise": "secret"})
+    folder = RunFolder(play.path / "copied")
+    folder.create(plan)
+
+    class Remembering(Clients):
+        def __call__(self, client: str, message: Message) -> list[Message]:
+            if message.metadata.message_type == ENROL:
+                self.following = int(message.content.config_records[CONFIG][ROUND])  # type: ignore[call-overload]
+                if any(one == client and number > self.following for one, number in self.trained):
+                    return [error(message, Fault.ROUND_REPEATED)]
+            return super().__call__(client, message)
+
+    clients = Remembering()
+    with pytest.raises(StoppedOnPurposeError):
+        play(plan, FakeGrid(SIX, clients), folder=folder, diary=StopAfter(1))
+    shutil.copytree(folder.path, play.path / "copy")
+    resumed(play, plan, folder, clients)
+    assert (clients.following, {number for _, number in clients.trained}) == (2, {1, 2, 3})
+    old, asked = RunFolder(play.path / "copy"), list(clients.trained)
+    found = load_checkpoint(old.checkpoints, plan.digest())
+    outcome = play(plan, FakeGrid(SIX, clients), folder=old, resume=found).outcome
+    assert (outcome.stopped, clients.trained) == ("failed", asked)
+    assert "a copy from before" in str(outcome.reason)
+
+
+def test_a_run_that_nobody_says_to_have_paid_for_does_not_begin(play: Player) -> None:
+    class Mute(Clients):
+        def __call__(self, client: str, message: Message) -> list[Message]:
+            return []
+
+    played = play(plan_of(), FakeGrid(SIX, Mute()))
+    assert (played.outcome.stopped, played.outcome.state.round) == ("failed", 0)
+    assert "none of 6 clients says that it has paid" in str(played.outcome.reason)
 
 
 def test_an_enrolment_of_another_form_is_none(play: Player, tmp_path: Path) -> None:
