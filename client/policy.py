@@ -67,7 +67,7 @@ class Allow(Section):
     models: tuple[str, ...] | None = Field(None, strict=False, description="Networks that may be trained (rule 7).")
     least_noise_multiplier: NonNegative = Field(
         0.0,
-        description="Fewest noise of a step or round, over the clipping norm; where noise is correlated, of the whole run.",
+        description="Fewest noise of a step or round, over the clipping norm; of correlated noise over the run.",
     )
     largest_clipping_norm: Positive = Field(1e9, description="Largest clipping norm of a private step.")
     least_honest: Count = Field(2, description="Fewest honest clients that a secure sum may count on, this site's too.")
