@@ -26,8 +26,20 @@ class LinearHead:
     layer: nn.Linear
 
     def features(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """What the layer is given, of shape (examples, features)."""
-        return _run(model, self.layer, inputs)[0][0]
+        """What the layer is given, of shape (examples, features). The layer itself isn't run."""
+
+        def stop(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            raise _ReachedError(given[0])
+
+        hook = self.layer.register_forward_pre_hook(stop)
+        try:
+            with torch.no_grad():
+                model(inputs)
+        except _ReachedError as reached:
+            return reached.given
+        finally:
+            hook.remove()
+        raise RuntimeError("the network didn't come to its head")
 
     def clipped_sum(self, features: Tensor, classes: Tensor, clipping_norm: float) -> Tensor:
         """The sum of the clipped gradients: flat, weight first, float64. One that is not finite adds zero.
@@ -40,15 +52,14 @@ class LinearHead:
         weight, bias = self.layer.weight.detach().double(), self.layer.bias
         total = torch.zeros_like(weight)
         of_bias = torch.zeros_like(weight[:, 0])
-        backward = weight.T.contiguous()
         rows = torch.empty(_ROWS, weight.shape[1], dtype=torch.float64, device=weight.device)
         for start in range(0, len(classes), _ROWS):
             labels = classes[start : start + _ROWS]
             x = rows[: len(labels)].copy_(features[start : start + _ROWS])
-            logits = x @ backward if bias is None else torch.addmm(bias.detach().double(), x, backward)
-            slopes = torch.softmax(logits, 1)
+            logits = (weight @ x.T).T  # this way round the product is twice as fast
+            slopes = torch.softmax(logits if bias is None else logits + bias.detach().double(), 1)
             slopes[torch.arange(len(labels), device=labels.device), labels] -= 1
-            squares = x.square().sum(1) + (0 if bias is None else 1)
+            squares = torch.linalg.vector_norm(x, dim=1).square() + (0 if bias is None else 1)
             norms = (squares * slopes.square().sum(1)).sqrt()
             factors = (clipping_norm / norms).clamp(max=1)
             # Of a norm of zero the factor is 1; one that is not finite drops out, and 0 x NaN would be NaN.
@@ -57,6 +68,14 @@ class LinearHead:
             total.addmm_(slopes.T, x)
             of_bias += slopes.sum(0)
         return torch.cat([total.flatten(), of_bias] if bias is not None else [total.flatten()])
+
+
+class _ReachedError(Exception):
+    """The head is reached; no fault."""
+
+    def __init__(self, given: Tensor) -> None:
+        super().__init__()
+        self.given = given
 
 
 def linear_head(model: nn.Module, inputs: Tensor) -> LinearHead | None:

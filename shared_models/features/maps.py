@@ -15,7 +15,7 @@ from typing import Final
 from security.errors import UsageError, did_you_mean
 from shared_models.features import patches, scattering, whitening
 
-_RECIPE: Final = 1  # to be raised with any change that moves a feature
+_RECIPE: Final = 2  # to be raised with any change that moves a feature
 _MOST_PIXELS: Final = 1024  # the matrices grow with the square of it: 210 MB at 32 x 32
 _LEAST_SIDE: Final = 16
 PUBLIC_IMAGES: Final = 12_000
@@ -31,12 +31,12 @@ class FeatureMap:
 
     Attributes:
         name: what a plan calls it.
-        with_patches: whether patch features stand beside the scattering coefficients.
+        patches: sides of the patches whose features stand beside the scattering coefficients.
         summary: one line for people.
     """
 
     name: str
-    with_patches: bool
+    patches: tuple[int, ...]
     summary: str
 
     def size(self, shape: tuple[int, ...]) -> int:
@@ -48,9 +48,17 @@ class FeatureMap:
         Raises:
             UsageError: the map doesn't take such examples.
         """
+        return sum(self.blocks(shape))
+
+    def blocks(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Features of one example in each block: of scattering, and of each size of patches.
+
+        Raises:
+            UsageError: as `size`.
+        """
         height, width = self.image_size(shape)
         coefficients = scattering.MAPS * (height // scattering.SHRINKS) * (width // scattering.SHRINKS)
-        return coefficients + (patches.VALUES if self.with_patches else 0)
+        return coefficients, *(patches.VALUES for _ in self.patches)
 
     def image_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width of the images.
@@ -84,6 +92,7 @@ class FeatureMap:
             "size": self.image_size(shape),
             "images": PUBLIC_IMAGES,
             "seed": SEED,
+            "patches": self.patches,
             "whitening": (whitening.FLOOR, whitening.POWER),
             "public": public_digest(),
         }
@@ -97,8 +106,10 @@ def _given(shape: tuple[int, ...]) -> str:
 _MAPS: Final = {
     found.name: found
     for found in (
-        FeatureMap(name="scattering", with_patches=False, summary="scattering coefficients, whitened"),
-        FeatureMap(name="scattering-patches", with_patches=True, summary="scattering and patch features, whitened"),
+        FeatureMap(name="scattering", patches=(), summary="scattering coefficients, whitened"),
+        FeatureMap(
+            name="scattering-patches", patches=(5, 8, 12), summary="scattering and patch features, whitened each"
+        ),
     )
 }
 

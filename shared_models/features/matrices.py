@@ -29,13 +29,14 @@ class Matrices:
 
     Attributes:
         mean: float32 (d,), of the public images' features.
-        whitener: float32 (d, d), symmetric.
-        filters: of the patch features; None in a map without them.
+        whiteners: of each block of features, those of scattering and those of patches of one size: float32 (b, b),
+            symmetric; the sizes b add up to d.
+        filters: of the patch features, one of each size of patches; none in a map without them.
     """
 
     mean: Tensor
-    whitener: Tensor
-    filters: PatchFilters | None
+    whiteners: tuple[Tensor, ...]
+    filters: tuple[PatchFilters, ...]
 
     def features(self, images: Tensor, *, scale: float = 1.0, shift: float = 0.0) -> Tensor:
         """Features (n, d), float32, of images (n, 1 or 3, H, W), one by one and in bounded memory.
@@ -48,27 +49,35 @@ class Matrices:
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
                 part = _grey(images[start : start + _BATCH]).mul(scale).add_(shift).clamp_(0, 1)
-                torch.mm(_raw(part, self.filters).sub_(self.mean), self.whitener, out=found[start : start + _BATCH])
+                at = 0
+                for raw, whitener_of in zip(_raw(part, self.filters), self.whiteners, strict=True):
+                    block = slice(at, at + raw.shape[1])
+                    found[start : start + _BATCH, block] = raw.sub_(self.mean[block]) @ whitener_of
+                    at = block.stop
         return found
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name, for a file."""
-        found = {"mean": self.mean, "whitener": self.whitener}
-        if self.filters is not None:
-            found |= {"filters.weights": self.filters.weights, "filters.offsets": self.filters.offsets}
+        found = {"mean": self.mean}
+        found |= {f"whitener.{number}": one for number, one in enumerate(self.whiteners)}
+        for number, one in enumerate(self.filters):
+            found |= {f"filters.{number}.weights": one.weights, f"filters.{number}.offsets": one.offsets}
         return found
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Matrices:
         """From what `tensors` gave."""
-        filters = None
-        if "filters.weights" in tensors:
-            filters = PatchFilters(weights=tensors["filters.weights"], offsets=tensors["filters.offsets"])
-        return cls(mean=tensors["mean"], whitener=tensors["whitener"], filters=filters)
+        blocks = sum(name.startswith("whitener.") for name in tensors)
+        filters = tuple(
+            PatchFilters(weights=tensors[f"filters.{number}.weights"], offsets=tensors[f"filters.{number}.offsets"])
+            for number in range(blocks - 1)
+        )
+        whiteners = tuple(tensors[f"whitener.{number}"] for number in range(blocks))
+        return cls(mean=tensors["mean"], whiteners=whiteners, filters=filters)
 
 
 def derive(chosen: FeatureMap, shape: tuple[int, ...], *, images: int = PUBLIC_IMAGES) -> Matrices:
-    """Learn a map's matrices from public images: a minute or so for 28 x 28, and up to 2 GB of memory.
+    """Learn a map's matrices from public images: a minute or two for 28 x 28, and up to 2 GB of memory.
 
     Args:
         chosen: the map.
@@ -78,26 +87,28 @@ def derive(chosen: FeatureMap, shape: tuple[int, ...], *, images: int = PUBLIC_I
     Raises:
         UsageError: the map doesn't take such examples, or the public images aren't there.
     """
-    size, sides = chosen.size(shape), chosen.image_size(shape)
-    filters = None
-    if chosen.with_patches:
+    sides, blocks = chosen.image_size(shape), chosen.blocks(shape)
+    filters: tuple[PatchFilters, ...] = ()
+    if chosen.patches:
         seen = torch.cat(list(public_images(min(images, _FILTER_IMAGES), sides, seed=SEED + 1, plain=False)))
-        filters = learn_filters(seen[:, 0].numpy(), np.random.default_rng(SEED), patches=_PATCHES)
-    moments = Moments(size)
+        filters = tuple(
+            learn_filters(seen[:, 0].numpy(), np.random.default_rng(SEED), side=side, patches=_PATCHES)
+            for side in chosen.patches
+        )
+    moments = [Moments(size) for size in blocks]
     with torch.inference_mode():
         for part in public_images(images, sides, seed=SEED):
-            raw = torch.cat([_raw(batch, filters) for batch in torch.split(part, _BATCH)])
-            moments.add(raw.numpy())
-    mean = moments.mean().astype(np.float32)
-    covariance = moments.covariance()
-    matrix = whitener(covariance)
-    return Matrices(mean=torch.from_numpy(mean), whitener=torch.from_numpy(matrix), filters=filters)
+            raw = [_raw(batch, filters) for batch in torch.split(part, _BATCH)]
+            for number, block in enumerate(moments):
+                block.add(torch.cat([one[number] for one in raw]).numpy())
+    mean = np.concatenate([block.mean() for block in moments]).astype(np.float32)
+    whiteners = tuple(torch.from_numpy(whitener(block.covariance())) for block in moments)
+    return Matrices(mean=torch.from_numpy(mean), whiteners=whiteners, filters=filters)
 
 
-def _raw(images: Tensor, filters: PatchFilters | None) -> Tensor:
-    """Features before whitening."""
-    found = normalised(scattering(images)).flatten(1)
-    return found if filters is None else torch.cat([found, patch_features(images, filters)], dim=1)
+def _raw(images: Tensor, filters: tuple[PatchFilters, ...]) -> list[Tensor]:
+    """Each block of features before whitening."""
+    return [normalised(scattering(images)).flatten(1), *(patch_features(images, one) for one in filters)]
 
 
 def _grey(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Patch features: how much of each of 64 small patterns there is in each sixteenth of an image.
+"""Patch features: how much of each of 64 patterns of one size there is in each sixteenth of an image.
 
 Source: Coates, Lee & Ng 2011, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning": patches are
 brought to equal brightness and contrast, whitened, and compared with patterns that are whitened patches themselves;
@@ -16,14 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nn
 
-PATCH = 6
-"""Side of a patch."""
-
 FILTERS = 64
-"""Patterns; each gives two maps."""
+"""Patterns of one size; each gives two maps."""
 
 VALUES = 2 * FILTERS * 4 * 4
-"""Features of an image, whatever its size."""
+"""Features of an image by patterns of one size, whatever the image's size."""
 
 _THRESHOLD = 0.5
 _CONTRAST_FLOOR = 0.01  # added to a patch's variance: flat patches stay near zero
@@ -36,7 +33,7 @@ class PatchFilters:
     """What was learnt from public images.
 
     Attributes:
-        weights: float32 (64, 1, 6, 6), what a patch of equal brightness and contrast is multiplied by.
+        weights: float32 (64, 1, k, k), what a patch of equal brightness and contrast is multiplied by.
         offsets: float32 (64,), what is then taken away.
     """
 
@@ -49,11 +46,12 @@ def patch_features(images: Tensor, filters: PatchFilters) -> Tensor:
     each image, so that they weigh as much as normalised scattering coefficients.
 
     Args:
-        images: float32, sides of at least 9.
+        images: float32, sides of at least k + 3.
         filters: as `learn_filters` gives them.
     """
-    mean = nn.avg_pool2d(images, PATCH, stride=1)
-    variance = (nn.avg_pool2d(images * images, PATCH, stride=1) - mean * mean).clamp_(min=0)
+    side = filters.weights.shape[-1]
+    mean = nn.avg_pool2d(images, side, stride=1)
+    variance = (nn.avg_pool2d(images * images, side, stride=1) - mean * mean).clamp_(min=0)
     total = filters.weights.sum(dim=(1, 2, 3))[:, None, None]
     found = nn.conv2d(images, filters.weights).sub_(mean * total)
     found = found.div_((variance + _CONTRAST_FLOOR).sqrt_()).sub_(filters.offsets[:, None, None])
@@ -63,17 +61,20 @@ def patch_features(images: Tensor, filters: PatchFilters) -> Tensor:
     return nn.group_norm(pooled, 1).flatten(1)
 
 
-def learn_filters(images: npt.NDArray[np.float32], generator: np.random.Generator, *, patches: int) -> PatchFilters:
+def learn_filters(
+    images: npt.NDArray[np.float32], generator: np.random.Generator, *, side: int, patches: int
+) -> PatchFilters:
     """Patterns of public images: whitened patches, gathered round 64 directions (spherical k-means).
 
     Args:
         images: (n, H, W).
         generator: which patches are looked at.
+        side: k, of a patch.
         patches: how many.
     """
-    windows = np.lib.stride_tricks.sliding_window_view(images, (PATCH, PATCH), axis=(1, 2))
+    windows = np.lib.stride_tricks.sliding_window_view(images, (side, side), axis=(1, 2))
     places = tuple(generator.integers(size, size=patches) for size in windows.shape[:3])
-    drawn = windows[places].reshape(patches, PATCH * PATCH).astype(np.float64)
+    drawn = windows[places].reshape(patches, side * side).astype(np.float64)
     drawn -= drawn.mean(axis=1, keepdims=True)
     drawn = drawn[drawn.var(axis=1) > _CONTRAST_FLOOR / 4]  # flat ones show no pattern
     drawn /= np.sqrt(drawn.var(axis=1, keepdims=True) + _CONTRAST_FLOOR)
@@ -84,13 +85,13 @@ def learn_filters(images: npt.NDArray[np.float32], generator: np.random.Generato
     directions = _gathered(white, generator)
     weights = directions @ whitener
     return PatchFilters(
-        weights=torch.from_numpy(weights.astype(np.float32).reshape(FILTERS, 1, PATCH, PATCH)),
+        weights=torch.from_numpy(weights.astype(np.float32).reshape(FILTERS, 1, side, side)),
         offsets=torch.from_numpy((weights @ centre).astype(np.float32)),
     )
 
 
 def _gathered(white: npt.NDArray[np.float64], generator: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Unit vectors (64, 36) about which the patches gather, by the sign-free angle between them."""
+    """Unit vectors (64, k k) about which the patches gather, by the sign-free angle between them."""
     found = _unit(white[generator.choice(len(white), FILTERS, replace=False)])
     for _ in range(_ROUNDS):
         responses = white @ found.T

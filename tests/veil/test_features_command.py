@@ -27,7 +27,7 @@ def test_list_shows_each_map_with_its_size(capsys: pytest.CaptureFixture[str]) -
     assert run("list") == 0
     shown = capsys.readouterr().out
     assert "scattering" in shown
-    assert "6017" in shown
+    assert "10113" in shown
 
 
 def test_derive_says_the_source_and_where_it_lies(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ def images(n: int, channels: int = 1) -> torch.Tensor:
 
 def test_features_are_finite_and_as_many_as_the_map_says(found: Matrices) -> None:
     x = found.features(images(5))
-    size = 81 * 16 + (0 if found.filters is None else 2048)
+    size = 81 * 16 + 2048 * len(found.filters)
     assert x.shape == (5, size)
     assert x.dtype == torch.float32
     assert bool(torch.isfinite(x).all())

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared_models.features.patches import FILTERS, PATCH, VALUES, PatchFilters, learn_filters, patch_features
+from shared_models.features.patches import FILTERS, VALUES, PatchFilters, learn_filters, patch_features
+
+SIDE = 6
 
 
 def images(seed: int, n: int = 40) -> np.ndarray:
@@ -15,7 +17,7 @@ def images(seed: int, n: int = 40) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def filters() -> PatchFilters:
-    return learn_filters(images(1), np.random.default_rng(2), patches=5000)
+    return learn_filters(images(1), np.random.default_rng(2), side=SIDE, patches=5000)
 
 
 @pytest.mark.parametrize("side", [16, 28, 32])
@@ -28,8 +30,8 @@ def test_an_image_has_2048_features_whatever_its_size(filters: PatchFilters, sid
 
 def test_they_equal_the_definition_patch_by_patch(filters: PatchFilters) -> None:
     x = images(3, n=1)
-    windows = np.lib.stride_tricks.sliding_window_view(x[0].astype(np.float64), (PATCH, PATCH))
-    patches = windows.reshape(-1, PATCH * PATCH)
+    windows = np.lib.stride_tricks.sliding_window_view(x[0].astype(np.float64), (SIDE, SIDE))
+    patches = windows.reshape(-1, SIDE * SIDE)
     plain = patches - patches.mean(axis=1, keepdims=True)
     plain /= np.sqrt(patches.var(axis=1, keepdims=True) + 0.01)
     weights = filters.weights.numpy().reshape(FILTERS, -1).astype(np.float64)
@@ -55,12 +57,12 @@ def test_brightness_does_not_matter(filters: PatchFilters) -> None:
 def test_whitened_responses_have_a_like_variance() -> None:
     smooth = np.cumsum(np.cumsum(images(5) - 0.5, axis=1), axis=2).astype(np.float32)
     smooth /= np.abs(smooth).max()
-    found = learn_filters(smooth * 20, np.random.default_rng(0), patches=20000)
-    assert found.weights.shape == (FILTERS, 1, PATCH, PATCH)
+    found = learn_filters(smooth * 20, np.random.default_rng(0), side=SIDE, patches=20000)
+    assert found.weights.shape == (FILTERS, 1, SIDE, SIDE)
     assert bool(torch.isfinite(found.weights).all())
 
 
 def test_the_same_images_and_seed_give_the_same_filters() -> None:
-    once, again = (learn_filters(images(6), np.random.default_rng(7), patches=3000) for _ in range(2))
+    once, again = (learn_filters(images(6), np.random.default_rng(7), side=SIDE, patches=3000) for _ in range(2))
     assert torch.equal(once.weights, again.weights)
     assert torch.equal(once.offsets, again.offsets)
