@@ -441,6 +441,24 @@ def test_the_states_are_readable_by_their_owner_alone_and_only_the_newest_are_ke
     folder = interrupted(play, plan_of(), 5, Clients())
     assert states(folder) == ["round-000003", "round-000004", "round-000005"]
     assert (folder.checkpoints / "noise").stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (folder.checkpoints / "noise").iterdir())
+
+
+def test_what_a_killed_server_had_half_written_of_its_secret_does_not_stay(play: Player) -> None:
+    plan, clients = plan_of(), Clients()
+    folder = interrupted(play, plan, 3, clients)
+    noise = folder.checkpoints / "noise"
+    noise.chmod(0o755)  # as an unpacked copy may be
+    half = noise / ".round-000004.4711.tmp"
+    half.write_bytes(b"secret")
+    found = load_checkpoint(folder.checkpoints, plan.digest())
+    with pytest.raises(StoppedOnPurposeError):
+        play(plan, FakeGrid(SIX, clients), folder=folder, resume=found, diary=StopAfter(4))
+    assert not half.exists()
+    assert noise.stat().st_mode & 0o777 == 0o700
+    half.write_bytes(b"secret")
+    resumed(play, plan, folder, clients)
+    assert not list(noise.iterdir())
 
 
 def test_a_checkpoint_that_is_damaged_costs_a_round_and_nothing_else(play: Player) -> None:
