@@ -24,7 +24,7 @@ HONEST = (1.0, 0.8)
 RECORDS = 60_000
 
 # Steps, clipping norm and learning rate, by epsilon; under local privacy, where noise grows with clients, by them too.
-_JOINT = {1.0: (80, 2.0, 0.35), 3.0: (120, 2.0, 0.45), 8.0: (120, 2.0, 1.1)}
+_JOINT = {1.0: (120, 2.0, 0.18), 3.0: (120, 2.0, 0.45), 8.0: (120, 2.0, 1.1)}
 _LOCAL = {
     10: {1.0: (80, 2.0, 0.1), 3.0: (80, 2.0, 0.22), 8.0: (80, 2.0, 0.4)},
     100: {1.0: (80, 2.0, 0.03), 3.0: (80, 2.0, 0.08), 8.0: (80, 2.0, 0.18)},
