@@ -447,8 +447,9 @@ def test_a_run_does_not_go_on_without_the_populations_books(play: Player) -> Non
         resumed(play, plan, folder, Clients())
 
 
-def test_a_run_goes_on_from_no_copy_of_another_time(play: Player) -> None:
+def test_a_run_goes_on_from_no_copy_of_another_time(play: Player, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rounds would be released again with other noise; the clients know which ones they have played."""
+    monkeypatch.setattr(federation_module, "sample_cohort", lambda *_: SIX[:3])  # drawn, it might be empty
     plan = plan_of(federation={"rounds": 3}, privacy={"noise": "secret"})
     folder = RunFolder(play.path / "copied")
     folder.create(plan)
