@@ -171,7 +171,8 @@ class Guard:
         with _ledger_faults():
             task = self._run_as_task(run)
             self._check_policy(task)
-            self._check_new(task, following)
+            if self._was_played(task, following):
+                self._refuse(task, Fault.ROUND_REPEATED)
             answer = self._charge_run(run)
             if isinstance(answer, Stored):
                 return _decode(answer.reply)
@@ -344,19 +345,22 @@ class Guard:
         raise RefusedError(fault)
 
     def _reserve_in_time(self, task: Task) -> Reserved | Stored:
-        """Reserve, unless the policy's rounds of the day are used up."""
+        """Reserve, unless the policy's rounds of the day are used up, or the round is one that was paid for once."""
         ledger, most = self._books.ledger, self._policy.allow.rounds_a_day
-        if most is None:
+        if most is None and not self._plan.is_paid_at_once:
             return self._reserve(task)
-        with ledger.batch():  # or another process might begin the day's last round between the two
-            if self._rounds_with(task) <= most:
+        with ledger.batch():  # or another process might begin this round, or the day's last, between the two
+            if most is not None and self._rounds_with(task) > most:
+                fault = Fault.POLICY_RATE
+            elif self._plan.is_paid_at_once and self._was_played(task, task.round):
+                fault = Fault.ROUND_REPEATED
+            else:
                 try:
                     return self._reserve(task)
                 except BudgetExhausted:  # its entry is to stay: nothing may be raised in here
                     fault = Fault.BUDGET_EXHAUSTED
-            else:
-                ledger.refuse(self._scope, task, Reason.POLICY_RATE)
-                fault = Fault.POLICY_RATE
+            if fault is not Fault.BUDGET_EXHAUSTED:
+                ledger.refuse(self._scope, task, Reason(fault.reason))
         raise RefusedError(fault)
 
     def _reserve(self, task: Task) -> Reserved | Stored:
@@ -365,21 +369,20 @@ class Guard:
             return self._books.ledger.reserve(self._scope, task)
         if not plan.is_paid_at_once:
             return self._charge(task, multiset([self._price(task.phase)]))
-        self._check_new(task, task.round)
-        self._charge_run(task.run)  # a crash in between leaves it paid for
+        self._charge_run(task.run)
         return self._books.ledger.reserve(self._scope, task, terms=plan.terms())
 
-    def _check_new(self, task: Task, number: int) -> None:
-        """Refuse a round of a run that is paid for whole, where it was answered otherwise, or a later one was.
+    def _was_played(self, task: Task, number: int) -> bool:
+        """Whether a round of a run that is paid for whole was answered otherwise, or a later one was.
 
         Such a run pays for each of its rounds once. Who asks again in other words, or goes on from an old copy of its
         books, would release another sum of the same round.
         """
         ledger, trains = self._books.ledger, task.phase == "train"
         played = ledger.rounds_of(self._scope, federation=task.federation, run=task.run, phase="train")
-        for one, (found, _) in played.items():
-            if found > number or (found == number and trains and one != task.id):
-                self._refuse(task, Fault.ROUND_REPEATED)
+        return any(
+            found > number or (found == number and trains and one != task.id) for one, (found, _) in played.items()
+        )
 
     def _charge_run(self, run: str) -> Reserved | Stored:
         """Charge a whole run, unless that was done: all its rounds in one entry."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from client.entrusted import clipped_change
 from client.policy import Allow, Budget, ReleasePolicy, SitePolicy, simulated_policy
 from client.trainer import train_plain
 from client.workplace import workplace
-from privacy.ledger import Entry
+from privacy.ledger import Entry, Ledger
 from shared_models.faults import Fault
 from shared_models.parameters import Parameters
 from shared_models.plan import Plan
@@ -187,6 +189,40 @@ def test_rule_3_no_round_is_answered_twice_or_after_a_later_one(clients: Clients
     assert_fault(clients.train(plan, 2), Fault.ROUND_REPEATED)  # even in the same words
     assert [entry.kind for entry in clients.entries()].count("commit") == 2
     assert [entry.body["reason"] for entry in clients.entries() if entry.kind == "refuse"] == ["round-repeated"] * 3
+
+
+def test_the_refusal_is_in_the_ledger_where_rounds_a_day_are_counted_too(clients: Clients) -> None:
+    plan = central()
+    clients.policy = lambda plan, _: policy(plan, rounds_a_day=9)
+    clients.train(plan, 2)
+    assert_fault(clients.train(plan, 1), Fault.ROUND_REPEATED)
+    assert [entry.body["reason"] for entry in clients.entries() if entry.kind == "refuse"] == ["round-repeated"]
+    assert charges(clients.entries()) == [3, 0]
+
+
+def test_no_other_process_can_begin_a_round_between_the_look_and_the_reservation(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, inside = central(), [False]
+    batch, look = Ledger.batch, Ledger.rounds_of
+
+    @contextmanager
+    def watched(ledger: Ledger) -> Iterator[Ledger]:
+        with batch(ledger) as found:
+            inside[0] = True
+            yield found
+        inside[0] = False
+
+    def looked(ledger: Ledger, *given: Any, **how: Any) -> Any:
+        assert inside[0]
+        seen.append(True)
+        return look(ledger, *given, **how)
+
+    seen: list[bool] = []
+    monkeypatch.setattr(Ledger, "batch", watched)
+    monkeypatch.setattr(Ledger, "rounds_of", looked)
+    assert clients.train(plan, 1).has_content()
+    assert seen == [True]
 
 
 def test_who_is_told_of_an_old_copy_when_enrolled_again_says_so(clients: Clients) -> None:
