@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from client.datasets.records import Records
-from privacy.dpsgd.engine import private_gradient_step, private_hooks
+from privacy.dpsgd.engine import private_gradient_step, private_hooks, values_left_as_factors
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from privacy.dpsgd.linear_head import linear_head
 from privacy.dpsgd.optimizer import PrivateOptimizer
@@ -157,7 +157,9 @@ def _private_steps(
     if linear_head(model, example) is not None:
         yield SummedStep(model, optimizer, **facts, noise=noise).step
         return
-    private, loss = PrivateOptimizer(optimizer, **facts, noise=noise), nn.CrossEntropyLoss(reduction="sum")
+    left = values_left_as_factors(model)
+    private = PrivateOptimizer(optimizer, **facts, noise=noise, values_left_as_factors=left)
+    loss = nn.CrossEntropyLoss(reduction="sum")
     with private_hooks(model):
         yield lambda microbatches: private_gradient_step(model, private, loss, microbatches)
 

@@ -6,11 +6,13 @@ by nothing else.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from privacy.dpsgd.factors import Factors
 from privacy.release_grid import ReleaseGrid
 
 # Squares are summed in blocks of this length, and the blocks in float64. Over a whole layer a float32 sum drifts
@@ -21,22 +23,31 @@ _EXACT = 1 << 24  # whole numbers up to here are exact in float32
 _SMALL, _COLUMNS = 1 << 16, 1 << 14  # values that stay in the cache; and values of `_EXACT / steps` rows that do
 
 
-def clipped_sums(gradients: list[Tensor], grid: ReleaseGrid) -> list[Tensor]:
-    """The sum of the rounded gradients, in steps: int64, one vector for each parameter.
+def clipped_sums(gradients: Sequence[Tensor | Factors], grid: ReleaseGrid) -> list[Tensor]:
+    """The sum of the clipped gradients, in steps: one vector for each parameter.
 
-    A gradient that is not finite, or whose squared norm is out of range, adds zero (rule 5).
+    Gradients that are given as rows are rounded each, and their sum is int64; the sum of those given as factors is
+    float64 and not rounded (`privacy.dpsgd.factors`). A gradient that is not finite, or whose squared norm is out of
+    range, adds zero (rule 5).
 
     Args:
-        gradients: per-example gradients of each parameter, of shape (examples, values), float32 or float64; left
-            as they are.
+        gradients: per-example gradients of each parameter, of shape (examples, values), float32 or float64, or their
+            factors; left as they are.
         grid: for as many dimensions as all parameters have values together.
     """
-    gradients = [gradient.contiguous() for gradient in gradients]
-    factors = _factors(gradients, grid)
+    rows = [gradient for gradient in gradients if isinstance(gradient, Tensor)]
+    # All in one: hundreds of small operations cost more than copying.
+    joined = [torch.cat(rows, dim=1) if len(rows) > 1 else rows[0].contiguous()] if rows else []
+    left = [gradient for gradient in gradients if isinstance(gradient, Factors)]
+    factors = _towards([*joined, *left], grid.norm, most=1 / grid.step)
     usable = factors > 0
     if not usable.all():  # 0 x NaN is NaN: such rows have to go
-        factors, gradients = factors[usable], [gradient[usable] for gradient in gradients]
-    return [_rounded_sum(gradient, factors.to(gradient)[:, None], grid) for gradient in gradients]
+        factors, joined = factors[usable], [gradient[usable] for gradient in joined]
+        left = [gradient.chosen(usable) for gradient in left]
+    sums = [_rounded_sum(gradient, factors.to(gradient)[:, None], grid) for gradient in joined]
+    of_rows = iter(torch.split(sums[0], [part.shape[1] for part in rows]) if sums else [])
+    of_factors = iter([gradient.clipped_sum(factors).flatten() for gradient in left])
+    return [next(of_rows if isinstance(gradient, Tensor) else of_factors) for gradient in gradients]
 
 
 def _rounded_sum(rows: Tensor, factors: Tensor, grid: ReleaseGrid) -> Tensor:
@@ -51,36 +62,37 @@ def _rounded_sum(rows: Tensor, factors: Tensor, grid: ReleaseGrid) -> Tensor:
     return total.long()
 
 
-def _factors(gradients: list[Tensor], grid: ReleaseGrid) -> Tensor:
-    """What takes each gradient to steps of the grid, clipped: of shape (examples,), float64; 0 without a norm."""
-    return _towards(gradients, grid.norm, most=1 / grid.step)
-
-
-def clipping_factors(gradients: list[Tensor], clipping_norm: float) -> Tensor:
+def clipping_factors(gradients: Sequence[Tensor | Factors], clipping_norm: float) -> Tensor:
     """What each gradient is multiplied by so that none is longer than a norm: of shape (examples,), float64.
 
     A gradient that is not finite, or whose squared norm is out of range, gets 0 (rule 5).
 
     Args:
-        gradients: per-example gradients of each parameter, of shape (examples, values), float32 or float64.
+        gradients: per-example gradients of each parameter, of shape (examples, values), float32 or float64, or their
+            factors.
         clipping_norm: C, over all parameters together.
     """
     return _towards(gradients, clipping_norm, most=1.0)
 
 
-def _towards(gradients: list[Tensor], norm: float, *, most: float) -> Tensor:
+def _towards(gradients: Sequence[Tensor | Factors], norm: float, *, most: float) -> Tensor:
     """What takes each gradient to a norm, at most `most`.
 
     The norm to clip to is lowered by what the norm of a block and the product may be off (Higham 2002, section 4.2:
     a sum of n squares is off by n roundings at most), and adding up the blocks in float64. Each row's factor depends
     on that row alone (on a CPU; on a GPU the order of additions may follow the size of the batch).
     """
-    precision = torch.finfo(gradients[0].dtype)
-    squares = torch.zeros(len(gradients[0]), dtype=torch.float64, device=gradients[0].device)
+    some = gradients[0] if isinstance(gradients[0], Tensor) else gradients[0].slopes
+    precision = torch.finfo(some.dtype)
+    squares = torch.zeros(len(some), dtype=torch.float64, device=some.device)
+    terms = float(len(gradients))
     for gradient in gradients:
-        squares += _norms(gradient).square()
+        if isinstance(gradient, Factors):
+            squares += gradient.squared_norms()
+        else:
+            squares += _norms(gradient).square()
+            terms += gradient.shape[1] / _BLOCK
     norms = squares.sqrt()
-    terms = len(gradients) + sum(gradient.shape[1] for gradient in gradients) / _BLOCK
     allowed = norm * (1 - (_BLOCK / 4 + 4) * precision.eps - terms * 2.0**-53)
     factors = (allowed / norms).clamp(max=most)
     return torch.where(norms <= math.sqrt(precision.max), factors, 0.0)

@@ -1,29 +1,38 @@
 """Per-example gradients for a model, only while they are needed, and the private step made of them.
 
-Opacus' hooks (one backward pass, a gradient sampler for each kind of layer) are attached without wrapping the
-model: its parameters keep their names, and a federated round begins and ends with an ordinary module.
+Hooks are attached without wrapping the model: its parameters keep their names, and a federated round begins and ends
+with an ordinary module. Two engines make the same gradients: Veil's own (`privacy.dpsgd.bookkeeping`), and Opacus'
+hooks (a backward pass that also makes the sums that nobody needs, and a gradient sampler for each kind of layer).
 """
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
-from opacus.grad_sample import prepare_module
+from opacus.grad_sample import GradSampleHooks, prepare_module
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import privacy.dpsgd.convolution  # noqa: F401 - its sampler takes the place of Opacus' own
+from privacy.dpsgd.bookkeeping import OWN_ATTRIBUTE, BookKeeping
+from privacy.dpsgd.bookkeeping import values_left_as_factors as book_keeping_factors
 from privacy.dpsgd.optimizer import PrivateOptimizer
 from security.errors import UsageError
 
-_ON_PARAMETERS = ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample")
-_ON_MODULES = ("autograd_grad_sample_hooks", "activations", "max_batch_len", "ft_compute_sample_grad")
+DpEngine = Literal["bookkeeping", "opacus"]
+"""What makes the gradients of single examples: Veil's own engine, or Opacus' hooks."""
+
+_ON_PARAMETERS = ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample", OWN_ATTRIBUTE)
+_MOST_VALUES, _LEAST_EXAMPLES = 1 << 22, 8  # gradients at once: 16 MiB in float32, unless eight examples need more
+_MARK = "_veil_private_hooks"
+_ON_MODULES = (_MARK, "autograd_grad_sample_hooks", "activations", "max_batch_len", "ft_compute_sample_grad")
 
 
 @contextmanager
-def private_hooks(model: nn.Module) -> Iterator[None]:
+def private_hooks(model: nn.Module, engine: DpEngine = "bookkeeping") -> Iterator[None]:
     """Inside, a backward pass leaves per-example gradients in the `grad_sample` of each trainable parameter.
 
     The loss must be *summed* over the examples, and the first axis of every layer's input be the example.
@@ -31,17 +40,23 @@ def private_hooks(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: in training mode when it is run.
+        engine: what makes them.
 
     Raises:
         UsageError: if a layer mixes the examples of a batch, or has no per-example gradients.
         RuntimeError: if the model, or a part of it, is inside such a context already.
     """
     check_layers(model)
-    if any(hasattr(module, "autograd_grad_sample_hooks") for module in model.modules()):
+    if any(hasattr(module, _MARK) or hasattr(module, "autograd_grad_sample_hooks") for module in model.modules()):
         raise RuntimeError("the model has private hooks already: leave that context first")
-    hooks = None
+    hooks: BookKeeping | GradSampleHooks | None = None
     try:
-        hooks = prepare_module(model, "hooks", wrap_model=False, loss_reduction="sum", strict=True)
+        for module in model.modules():
+            setattr(module, _MARK, True)
+        if engine == "bookkeeping":
+            hooks = BookKeeping(model)
+        else:
+            hooks = prepare_module(model, "hooks", wrap_model=False, loss_reduction="sum", strict=True)
         with warnings.catch_warnings():
             # The hooks read gradients of outputs; that inputs need none is as it should be.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -50,6 +65,11 @@ def private_hooks(model: nn.Module) -> Iterator[None]:
         if hooks is not None:
             hooks.cleanup()
         _strip(model)
+
+
+def values_left_as_factors(model: nn.Module, engine: DpEngine = "bookkeeping") -> int:
+    """How many trained values an engine may give factors of (`privacy.dpsgd.factors`), whatever the data."""
+    return book_keeping_factors(model) if engine == "bookkeeping" else 0
 
 
 def private_gradient_step(
@@ -70,15 +90,22 @@ def private_gradient_step(
         UsageError: if the loss is a module that does not sum.
         RuntimeError: if the model is in evaluation mode, or examples and gradients disagree in number.
     """
+    at_once = _examples_at_once(optimizer)
     if getattr(loss_fn, "reduction", "sum") != "sum":
         raise UsageError(f"a private step needs a summed loss: give {type(loss_fn).__name__} reduction='sum'")
     if not model.training:
         raise RuntimeError("in evaluation mode there are no per-example gradients: call model.train() first")
-    for inputs, targets in microbatches:
-        if len(targets):
-            torch.autograd.backward(loss_fn(model(inputs), targets))
-            optimizer.accumulate(examples=len(targets))
+    for microbatch in microbatches:
+        for inputs, targets in zip(*(torch.split(part, at_once) for part in microbatch), strict=True):
+            if len(targets):
+                torch.autograd.backward(loss_fn(model(inputs), targets))
+                optimizer.accumulate(examples=len(targets))
     optimizer.step()
+
+
+def _examples_at_once(optimizer: PrivateOptimizer) -> int:
+    """As many whose gradients stay near the processor, and within memory however large a batch is."""
+    return max(_LEAST_EXAMPLES, _MOST_VALUES // max(1, optimizer.values_as_rows))
 
 
 def check_layers(model: nn.Module) -> None:
@@ -96,7 +123,7 @@ def check_layers(model: nn.Module) -> None:
             raise UsageError(
                 f"layer {name or '(the model)'}, a {type(module).__name__}, can't be trained privately: it mixes "
                 "examples, keeps buffers or hides gradients; use GroupNorm or LayerNorm for BatchNorm, Linear "
-                "layers for nn.MultiheadAttention, and opacus.layers for nn.LSTM and nn.GRU"
+                "layers for nn.MultiheadAttention, and privacy.dpsgd.layers.recurrent for nn.LSTM and nn.GRU"
             )
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from privacy.dpsgd.clipping import clipping_factors
 from privacy.dpsgd.engine import check_layers, private_hooks
 from privacy.dpsgd.linear_head import LinearHead, linear_head
-from privacy.dpsgd.optimizer import check_per_example, free_per_example
+from privacy.dpsgd.optimizer import as_rows, check_per_example, free_per_example, per_example_gradients
 
 _PART = 1 << 12  # examples that are added up without compensation
 MOST_EXAMPLES = 10**8
@@ -93,7 +93,7 @@ def _of_hooks(
         for inputs, classes in parts:
             torch.autograd.backward(loss(model(inputs), classes))
             check_per_example(trained, len(classes))
-            gradients = [parameter.grad_sample.reshape(len(classes), -1) for parameter in trained]  # type: ignore[attr-defined]
+            gradients = [as_rows(gradient) for gradient in per_example_gradients(trained)]
             factors = clipping_factors(gradients, clipping_norm)
             usable = factors > 0  # 0 x NaN is NaN: such rows have to go
             sums = [(rows[usable].double() * factors[usable][:, None]).sum(0) for rows in gradients]

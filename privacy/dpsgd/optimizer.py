@@ -17,8 +17,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from privacy.dpsgd.clipping import clipped_sums
+from privacy.dpsgd.factors import MOST_EXAMPLES, Factors
+from privacy.example_sum_grid import SLACK
+from privacy.mechanisms import rounded_sensitivity
 from privacy.noise import NoiseSource
 from privacy.release_grid import ReleaseGrid
+
+_LARGEST = 2.0**62  # of a coordinate of a sum, in steps: what is beyond it could not be told as a whole number
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no types
@@ -29,7 +34,9 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
     given is private already, and its weight decay reads the parameters alone.
 
     Each clipped gradient is rounded to the grid and then still no longer than `clipping_norm`; their sum is exact.
-    So one example more moves the sum by at most `clipping_norm`, given its gradient and those of the others.
+    So one example more moves the sum by at most `clipping_norm`, given its gradient and those of the others. Values
+    whose gradients may come as factors (`privacy.dpsgd.factors`) are rounded as a sum instead. That may move it by
+    a step in each of them, and by `privacy.example_sum_grid.SLACK` of C for arithmetic: the noise is made for it.
 
     Args:
         optimizer: makes the update; its parameters are those of the model inside `private_hooks`.
@@ -37,6 +44,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         clipping_norm: C, the largest Euclidean norm of one example's gradient, in [1e-9, 1e9].
         expected_batch_size: N, in examples, public, > 0.
         noise: where the noise comes from; no two clients share one.
+        values_left_as_factors: how many values may come as factors at most, a public fact of the network and its
+            engine (`privacy.dpsgd.engine.values_left_as_factors`).
 
     Raises:
         ValueError: if a number is out of range, no parameter is trainable, those that are trainable are neither
@@ -51,6 +60,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         clipping_norm: float,
         expected_batch_size: float,
         noise: NoiseSource,
+        values_left_as_factors: int = 0,
     ) -> None:
         if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
             raise ValueError(f"noise_multiplier must be a finite number above 0, got {noise_multiplier}")
@@ -69,14 +79,29 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
             raise ValueError(f"trainable parameters must be all float32 or all float64, got {precisions or 'none'}")
         self.noise = noise
         self._sizes = [parameter.numel() for parameter in self.params]
+        # One example moves a sum that is rounded as a sum by at most 1.02 C: half the multiplier again keeps the noise
+        # within what can be drawn.
+        self._left, self._seen = values_left_as_factors, 0
         self._grid = ReleaseGrid.of(
-            clipping_norm=clipping_norm, noise_multiplier=noise_multiplier, dimensions=sum(self._sizes)
+            clipping_norm=clipping_norm,
+            noise_multiplier=noise_multiplier * (1.5 if self._left else 1),
+            dimensions=sum(self._sizes),
         )
+        sensitivity = float(self._grid.steps)
+        if self._left:
+            sensitivity = rounded_sensitivity(clipping_norm=sensitivity * (1 + SLACK), grid=1.0, dimension=self._left)
+        self._noise_scale = noise_multiplier * sensitivity
 
     @property
     def clipping_norm(self) -> float:
         """C, the largest Euclidean norm of one example's gradient."""
         return float(self.max_grad_norm)
+
+    @property
+    def values_as_rows(self) -> int:
+        """Values of one example's gradient that are kept until all of it is known."""
+        found: int = sum(self._sizes) - self._left
+        return found
 
     def accumulate(self, *, examples: int | None = None) -> None:
         """Clip the per-example gradients of the last backward pass, add them to the sum, and free them.
@@ -109,21 +134,28 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
             self.original_optimizer.step()
         finally:
             # Even if the update fails: a sum that was noised twice would cost twice.
+            self._seen = 0
             self.zero_grad(set_to_none=True)
 
     def clip_and_accumulate(self) -> None:
         """As in Opacus, but in whole steps of the grid; and a gradient that is not finite adds zero (rule 5)."""
-        gradients = [parameter.grad_sample.reshape(-1, parameter.numel()) for parameter in self.params]
+        gradients = per_example_gradients(self.params)
+        self._seen += len(gradients[0])
+        left = sum(gradient.numel for gradient in gradients if isinstance(gradient, Factors))
+        if left > self._left or self._seen > MOST_EXAMPLES:  # the noise isn't made for these
+            gradients = [as_rows(gradient) for gradient in gradients]
         for parameter, clipped in zip(self.params, clipped_sums(gradients, self._grid), strict=True):
             earlier = getattr(parameter, "summed_grad", None)
-            parameter.summed_grad = clipped if earlier is None else earlier.add_(clipped)
+            parameter.summed_grad = clipped if earlier is None else earlier + clipped
 
     def add_noise(self) -> None:
         """As in Opacus, but in whole steps, from the noise source; an empty batch, whose sum is zero, is noised too."""
-        noise = self.noise.grid_normal((sum(self._sizes),), self._grid.noise_scale)
+        noise = self.noise.grid_normal((sum(self._sizes),), self._noise_scale)
         for parameter, steps in zip(self.params, torch.split(noise, self._sizes), strict=True):
             released = steps.to(parameter.device)
             clipped = getattr(parameter, "summed_grad", None)
+            if clipped is not None and clipped.is_floating_point():
+                clipped = clipped.clamp(-_LARGEST, _LARGEST).round().long()
             if clipped is not None:
                 released = released + clipped
             # All that the data has to do with is in `released`; from here on it is arithmetic on what is public.
@@ -161,9 +193,27 @@ def free_per_example(parameters: Sequence[Tensor]) -> None:
         parameter.grad = None  # autograd's own sum, neither clipped nor noisy
 
 
-def _per_example(parameter: Tensor) -> Tensor:
+def per_example_gradients(parameters: Sequence[Tensor]) -> list[Tensor | Factors]:
+    """What the last backward pass has left: rows (examples, values), or factors.
+
+    Raises:
+        RuntimeError: as `check_per_example`.
+    """
+    found = [_per_example(parameter) for parameter in parameters]
+    return [
+        gradient if isinstance(gradient, Factors) else gradient.reshape(len(gradient), parameter.numel())
+        for gradient, parameter in zip(found, parameters, strict=True)
+    ]
+
+
+def as_rows(gradient: Tensor | Factors) -> Tensor:
+    """Gradients themselves: (examples, values)."""
+    return gradient.rows().flatten(1) if isinstance(gradient, Factors) else gradient
+
+
+def _per_example(parameter: Tensor) -> Tensor | Factors:
     gradient = getattr(parameter, "grad_sample", None)
-    if isinstance(gradient, Tensor):
+    if isinstance(gradient, Tensor | Factors):
         return gradient
     raise RuntimeError(
         f"a parameter of shape {tuple(parameter.shape)} has no per-example gradients: there must be a forward and "
