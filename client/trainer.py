@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from client.datasets.records import Records
+from privacy.dpsgd.adaptive_optimizer import AdaptiveOptimizer
 from privacy.dpsgd.engine import private_gradient_step, private_hooks, values_left_as_factors
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from privacy.dpsgd.linear_head import linear_head
@@ -28,6 +29,7 @@ from privacy.noise import NoiseSource
 from security.errors import UsageError
 from shared_models.parameters import Parameters, get_parameters, set_parameters
 from shared_models.plan import Plan
+from shared_models.plan_adaptive import adapts_within_rounds, clipping_of
 from shared_models.schedule import learning_rate
 from shared_models.seeds import derive_seed
 
@@ -148,19 +150,43 @@ def _private_steps(
     noise: NoiseSource,
 ) -> Iterator[Callable[[Iterable[Batch]], None]]:
     """What makes a private step of a batch: in closed form where a linear head is all that is trained."""
-    facts = {
-        "noise_multiplier": release.noise_multiplier,
-        "clipping_norm": plan.privacy.clipping_norm,
-        "expected_batch_size": plan.training.expected_batch_size,
-    }
+    engine, mode = plan.training.dp_engine, plan.privacy.clipping
+    norm, batch = plan.privacy.clipping_norm, plan.training.expected_batch_size
+    left = values_left_as_factors(model, engine)
     example = torch.zeros(1, *records.x.shape[1:], device=next(model.parameters()).device)
-    if linear_head(model, example) is not None:
-        yield SummedStep(model, optimizer, **facts, noise=noise).step
+    private: PrivateOptimizer
+    if adapts_within_rounds(plan):
+        private = AdaptiveOptimizer(
+            optimizer,
+            clipping=clipping_of(plan),
+            noise_multiplier=release.noise_multiplier,
+            expected_batch_size=batch,
+            noise=noise,
+            values_left_as_factors=left,
+        )
+    elif linear_head(model, example) is not None:
+        yield SummedStep(
+            model,
+            optimizer,
+            noise_multiplier=release.noise_multiplier,
+            clipping_norm=norm,
+            expected_batch_size=batch,
+            noise=noise,
+            mode=mode,
+        ).step
         return
-    left = values_left_as_factors(model)
-    private = PrivateOptimizer(optimizer, **facts, noise=noise, values_left_as_factors=left)
+    else:
+        private = PrivateOptimizer(
+            optimizer,
+            noise_multiplier=release.noise_multiplier,
+            clipping_norm=norm,
+            expected_batch_size=batch,
+            noise=noise,
+            values_left_as_factors=left,
+            mode=mode,
+        )
     loss = nn.CrossEntropyLoss(reduction="sum")
-    with private_hooks(model):
+    with private_hooks(model, engine):
         yield lambda microbatches: private_gradient_step(model, private, loss, microbatches)
 
 
@@ -198,7 +224,13 @@ def gradient_sum(
     model.train()
     with _seeded(int(noise.uniform(1)[0] * 2**53), device):  # dropout: as in `train_private`
         batch = _private_batch(records, plan, noise, device)
-        return clipped_gradient_sum(model, batch, clipping_norm=plan.privacy.clipping_norm)
+        return clipped_gradient_sum(
+            model,
+            batch,
+            clipping_norm=plan.privacy.clipping_norm,
+            mode=plan.privacy.clipping,
+            engine=plan.training.dp_engine,
+        )
 
 
 def _optimizer(model: nn.Module, plan: Plan, round_number: int) -> torch.optim.Optimizer:

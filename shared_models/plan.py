@@ -113,6 +113,9 @@ class TrainingPlan(Section):
     max_physical_batch: Count | None = Field(
         None, description="Largest batch held in memory at once; larger ones are accumulated in parts."
     )
+    dp_engine: Literal["bookkeeping", "opacus"] = Field(
+        "bookkeeping", description="What makes the gradients of single examples: Veil's engine, or Opacus' hooks."
+    )
     proximal_mu: NonNegative = Field(0.0, description="Weight of FedProx' proximal term (arXiv 1812.06127).")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where a client computes.")
     threads: Count = Field(1, description="Torch threads of a client; part of the plan so that results stay equal.")
@@ -154,6 +157,11 @@ class PrivacyPlan(Section):
     )
     delta: float = Field(1e-5, gt=0, lt=1, description="Chance with which the epsilon may fail.")
     clipping_norm: float = Field(1.0, ge=1e-9, le=1e9, description="Largest L2 norm one unit's contribution may have.")
+    clipping: Literal["flat", "per-layer", "automatic"] = Field(
+        "flat",
+        description="How a record's gradient is brought to the norm: shortened as a whole, each parameter by itself, "
+        "or all gradients to nearly the same length (AUTO-S).",
+    )
     budget: Positive | None = Field(
         None,
         description="Epsilon at which a client refuses to go on; never beyond the plan's epsilon, the default.",
@@ -175,7 +183,7 @@ class PrivacyPlan(Section):
     selection: Literal["public", "charged", "uncharged"] = Field(
         "uncharged", description="How hyper-parameters and features were chosen; printed with every claim."
     )
-    adaptive: AdaptivePlan | None = Field(None, description="A clipping norm that follows the clients' updates.")
+    adaptive: AdaptivePlan | None = Field(None, description="A clipping norm that follows what is clipped.")
     correlated: CorrelatedPlan | None = Field(None, description="Noise that partly cancels over the rounds.")
 
     @model_validator(mode="after")
@@ -186,6 +194,11 @@ class PrivacyPlan(Section):
             raise ValueError("unit = 'client' with trust = 'local' is not offered; allowed: central, distributed")
         if self.unit == "example" and self.trust == "central":
             raise ValueError("unit = 'example' with trust = 'central' is not offered; allowed: local, distributed")
+        if self.unit == "client" and self.clipping != "flat":
+            raise ValueError(
+                f"clipping = '{self.clipping}' with unit = 'client' is not offered: updates are clipped as a whole; "
+                "allowed: flat"
+            )
         given = [key for key in ("epsilon", "noise_multiplier") if getattr(self, key) is not None]
         if not given:
             raise ValueError("give epsilon (a target) or noise_multiplier; the other is computed")
@@ -473,5 +486,8 @@ class Plan(Section):
         for name in ("adaptive", "correlated"):
             if meaning["privacy"][name] is None:
                 del meaning["privacy"][name]
+        for section, name, before in (("training", "dp_engine", "bookkeeping"), ("privacy", "clipping", "flat")):
+            if meaning[section][name] == before:
+                del meaning[section][name]
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -1,9 +1,13 @@
-"""The table [privacy.adaptive] of a plan: a clipping norm that follows the clients' updates (Andrew et al. 2021).
+"""The table [privacy.adaptive] of a plan: a clipping norm that follows what is clipped (Andrew et al. 2021).
 
-It belongs to `privacy.unit = "client"`. What a round costs is the same as with a fixed norm: each client gives one
-vector no longer than 1, its clipped update and one bit together, and that is what the noise hides
-(`privacy.adaptive_clipping`). So sums are made on a grid for a norm of 1 that never changes, with one number more than
-is trained; the norm itself is public, and only bounds what a client puts in.
+With `privacy.unit = "example"` it follows the lengths of gradients, from step to step of one client's round, and begins
+again with each round (`privacy.dpsgd.adaptive_optimizer`): nobody else learns of it. All else here is of
+`privacy.unit = "client"`, where it follows the clients' updates from round to round.
+
+What a round costs is the same as with a fixed norm: each client gives one vector no longer than 1, its clipped update
+and one bit together, and that is what the noise hides (`privacy.adaptive_clipping`). So sums are made on a grid for a
+norm of 1 that never changes, with one number more than is trained; the norm itself is public, and only bounds what a
+client puts in.
 """
 
 from __future__ import annotations
@@ -28,16 +32,16 @@ Norm = Annotated[float, Field(ge=_LEAST, le=_MOST)]
 
 
 class AdaptivePlan(Section):
-    """How the clipping norm follows the clients' updates; `privacy.clipping_norm` is the first round's."""
+    """How the clipping norm follows what is clipped; `privacy.clipping_norm` is where it begins."""
 
     quantile: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5, description="Part of the clients whose updates should be no longer than the norm."
+        0.5, description="Part of the updates (of gradients: examples) that should be no longer than the norm."
     )
     rate: Positive = Field(0.2, description="Step of the norm's logarithm for a part that is wrong by 1.")
     count_noise: Positive | None = Field(
         None,
-        description="Standard deviation of the noise on the number of short updates, in clients; default: a twentieth "
-        "of the cohort, or more where there is much noise.",
+        description="Standard deviation of the noise on the number of short ones; default: a twentieth of the cohort "
+        "(of gradients: of the batch), or more where there is much noise.",
     )
     least_norm: Norm | None = Field(None, description="The norm never goes below; default: a thousandth of the first.")
     most_norm: Norm | None = Field(None, description="The norm never goes above; default: a thousand times the first.")
@@ -45,7 +49,12 @@ class AdaptivePlan(Section):
 
 def is_adaptive(plan: Plan) -> bool:
     """Whether the clipping norm changes from round to round."""
-    return plan.privacy.adaptive is not None
+    return plan.privacy.adaptive is not None and plan.privacy.unit == "client"
+
+
+def adapts_within_rounds(plan: Plan) -> bool:
+    """Whether the clipping norm of gradients changes from step to step of a client's round."""
+    return plan.privacy.adaptive is not None and plan.privacy.unit == "example"
 
 
 def summed_values(plan: Plan, trained: int) -> int:
@@ -153,12 +162,16 @@ def check_adaptive(plan: Plan) -> None:
     table, first = privacy.adaptive, privacy.clipping_norm
     if table is None or not plan.is_private:
         return
-    if privacy.unit != "client":
+    if privacy.unit == "example" and privacy.trust != "local":
         raise ValueError(
-            f"privacy.adaptive belongs to privacy.unit = 'client', whose whole updates are clipped, not to "
-            f"'{privacy.unit}'; remove it"
+            f"privacy.adaptive with privacy.unit = 'example' follows the gradients of one client, so it needs "
+            f"privacy.trust = 'local', not '{privacy.trust}'; remove it"
         )
-    if plan.federation.wire != "float32":
+    if privacy.clipping != "flat":
+        raise ValueError(
+            f"privacy.clipping = '{privacy.clipping}': privacy.adaptive moves the norm of flat clipping; allowed: flat"
+        )
+    if is_adaptive(plan) and plan.federation.wire != "float32":
         raise ValueError(
             f"federation.wire = '{plan.federation.wire}': with privacy.adaptive an update leaves together with a bit; "
             "allowed: float32"
@@ -178,8 +191,10 @@ def check_adaptive(plan: Plan) -> None:
 
 
 def _cohort(plan: Plan) -> float:
-    """How many clients a round is expected to have, a public number."""
+    """How many contributions a sum is expected to have, a public number."""
     from shared_models.plan_central import expected_cohort, is_central
     from shared_models.plan_secure_sum import cohort_size
 
+    if adapts_within_rounds(plan):
+        return float(plan.training.expected_batch_size)
     return expected_cohort(plan) if is_central(plan) else float(cohort_size(plan))

@@ -64,7 +64,7 @@ def private_hooks(model: nn.Module, engine: DpEngine = "bookkeeping") -> Iterato
     finally:
         if hooks is not None:
             hooks.cleanup()
-        _strip(model)
+        strip(model)
 
 
 def values_left_as_factors(model: nn.Module, engine: DpEngine = "bookkeeping") -> int:
@@ -127,7 +127,7 @@ def check_layers(model: nn.Module) -> None:
             )
 
 
-def _strip(model: nn.Module) -> None:
+def strip(model: nn.Module) -> None:
     """Remove what Opacus leaves behind, private activations included, even if it failed half-way."""
     for module in model.modules():
         for handle in vars(module).get("autograd_grad_sample_hooks", ()):

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from privacy.dpsgd.clipping import clipping_factors
-from privacy.dpsgd.engine import check_layers, private_hooks
+from privacy.dpsgd.clipping import ClippingMode, clipping_factors
+from privacy.dpsgd.engine import DpEngine, check_layers, private_hooks
 from privacy.dpsgd.linear_head import LinearHead, linear_head
 from privacy.dpsgd.optimizer import as_rows, check_per_example, free_per_example, per_example_gradients
 
@@ -33,7 +33,12 @@ MOST_EXAMPLES = 10**8
 
 
 def clipped_gradient_sum(
-    model: nn.Module, microbatches: Iterable[tuple[Tensor, Tensor]], *, clipping_norm: float
+    model: nn.Module,
+    microbatches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    clipping_norm: float,
+    mode: ClippingMode = "flat",
+    engine: DpEngine = "bookkeeping",
 ) -> npt.NDArray[np.float64]:
     """The sum over examples of the gradient of their cross-entropy, each clipped to a norm.
 
@@ -43,6 +48,8 @@ def clipped_gradient_sum(
         model: in training mode; float32.
         microbatches: (inputs, classes), together each example of a batch once.
         clipping_norm: C, over all trained parameters together.
+        mode: how gradients are clipped.
+        engine: what makes them, where it isn't in closed form.
 
     Returns:
         Flat, in the order of the trained parameters.
@@ -60,9 +67,9 @@ def clipped_gradient_sum(
         head = linear_head(model, first[0])
         parts_too = chain([first], parts)
         found = (
-            _of_hooks(model, trained, parts_too, clipping_norm)
+            _of_hooks(model, trained, parts_too, clipping_norm, mode, engine)
             if head is None
-            else _of_head(model, head, parts_too, clipping_norm)
+            else _of_head(model, head, parts_too, clipping_norm, mode)
         )
         for part in found:
             total.add(part.cpu())
@@ -79,24 +86,36 @@ def _parts(microbatches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tens
 
 
 def _of_head(
-    model: nn.Module, head: LinearHead, parts: Iterable[tuple[Tensor, Tensor]], clipping_norm: float
+    model: nn.Module,
+    head: LinearHead,
+    parts: Iterable[tuple[Tensor, Tensor]],
+    clipping_norm: float,
+    mode: ClippingMode,
 ) -> Iterator[Tensor]:
     for inputs, classes in parts:
-        yield head.clipped_sum(head.features(model, inputs), classes, clipping_norm)
+        yield head.clipped_sum(head.features(model, inputs), classes, clipping_norm, mode)
 
 
 def _of_hooks(
-    model: nn.Module, trained: list[nn.Parameter], parts: Iterable[tuple[Tensor, Tensor]], clipping_norm: float
+    model: nn.Module,
+    trained: list[nn.Parameter],
+    parts: Iterable[tuple[Tensor, Tensor]],
+    clipping_norm: float,
+    mode: ClippingMode,
+    engine: DpEngine,
 ) -> Iterator[Tensor]:
     loss = nn.CrossEntropyLoss(reduction="sum")
-    with private_hooks(model):
+    with private_hooks(model, engine):
         for inputs, classes in parts:
             torch.autograd.backward(loss(model(inputs), classes))
             check_per_example(trained, len(classes))
             gradients = [as_rows(gradient) for gradient in per_example_gradients(trained)]
-            factors = clipping_factors(gradients, clipping_norm)
-            usable = factors > 0  # 0 x NaN is NaN: such rows have to go
-            sums = [(rows[usable].double() * factors[usable][:, None]).sum(0) for rows in gradients]
+            factors = clipping_factors(gradients, clipping_norm, mode)
+            usable = factors[0] > 0  # 0 x NaN is NaN: such rows have to go
+            sums = [
+                (rows[usable].double() * scale[usable][:, None]).sum(0)
+                for rows, scale in zip(gradients, factors, strict=True)
+            ]
             free_per_example(trained)
             yield torch.cat(sums)
 

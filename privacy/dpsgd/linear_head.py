@@ -7,10 +7,14 @@ single example is ever formed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
+
+from privacy.dpsgd.clipping import STABLE, ClippingMode
 
 _ROWS = 64  # whose features in float64 stay in the cache
 
@@ -41,13 +45,16 @@ class LinearHead:
             hook.remove()
         raise RuntimeError("the network didn't come to its head")
 
-    def clipped_sum(self, features: Tensor, classes: Tensor, clipping_norm: float) -> Tensor:
+    def clipped_sum(
+        self, features: Tensor, classes: Tensor, clipping_norm: float, mode: ClippingMode = "flat"
+    ) -> Tensor:
         """The sum of the clipped gradients: flat, weight first, float64. One that is not finite adds zero.
 
         Args:
             features: (examples, features).
             classes: (examples,), int64.
             clipping_norm: C, over weight and bias together.
+            mode: how gradients are clipped.
         """
         weight, bias = self.layer.weight.detach().double(), self.layer.bias
         total = torch.zeros_like(weight)
@@ -59,15 +66,35 @@ class LinearHead:
             logits = (weight @ x.T).T  # this way round the product is twice as fast
             slopes = torch.softmax(logits if bias is None else logits + bias.detach().double(), 1)
             slopes[torch.arange(len(labels), device=labels.device), labels] -= 1
-            squares = torch.linalg.vector_norm(x, dim=1).square() + (0 if bias is None else 1)
-            norms = (squares * slopes.square().sum(1)).sqrt()
-            factors = (clipping_norm / norms).clamp(max=1)
-            # Of a norm of zero the factor is 1; one that is not finite drops out, and 0 x NaN would be NaN.
-            slopes = torch.where(norms.isfinite()[:, None], slopes * factors[:, None], 0.0)
-            x = torch.where(x.isfinite(), x, 0.0) if not bool(norms.isfinite().all()) else x
-            total.addmm_(slopes.T, x)
-            of_bias += slopes.sum(0)
+            of_weight, of_one = _factors(
+                vector_norm(x, dim=1), vector_norm(slopes, dim=1), clipping_norm, mode, biased=bias is not None
+            )
+            # One that is not finite drops out, and 0 x NaN would be NaN.
+            usable = of_weight.isfinite()
+            x = torch.where(x.isfinite(), x, 0.0) if not bool(usable.all()) else x
+            total.addmm_(torch.where(usable[:, None], slopes * of_weight[:, None], 0.0).T, x)
+            of_bias += torch.where(usable[:, None], slopes * of_one[:, None], 0.0).sum(0)
         return torch.cat([total.flatten(), of_bias] if bias is not None else [total.flatten()])
+
+
+def _factors(
+    features: Tensor, slopes: Tensor, clipping_norm: float, mode: ClippingMode, *, biased: bool
+) -> tuple[Tensor, Tensor]:
+    """Of the weight's gradients and the bias's, by the lengths of features and slopes; not finite where these aren't.
+
+    The gradient of the bias is the slopes themselves, as of a feature that is always 1.
+    """
+    finite = torch.where(features.isfinite() & slopes.isfinite(), 0.0, torch.nan)
+    if mode == "per-layer" and biased:
+        share = clipping_norm / math.sqrt(2)
+        of_weight, of_bias = share / (features * slopes), share / slopes
+        return of_weight.clamp(max=1) + finite, of_bias.clamp(max=1) + finite
+    norms = (features.square() + biased).sqrt() * slopes
+    if mode == "automatic":
+        factors = clipping_norm / (norms + STABLE) + finite
+    else:
+        factors = (clipping_norm / norms).clamp(max=1) + finite
+    return factors, factors
 
 
 class _ReachedError(Exception):

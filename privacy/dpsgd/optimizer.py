@@ -16,7 +16,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from privacy.dpsgd.clipping import clipped_sums
+from privacy.dpsgd.clipping import ClippingMode, Gradient, clipped_sums
 from privacy.dpsgd.factors import MOST_EXAMPLES, Factors
 from privacy.example_sum_grid import SLACK
 from privacy.mechanisms import rounded_sensitivity
@@ -27,7 +27,7 @@ _LARGEST = 2.0**62  # of a coordinate of a sum, in steps: what is beyond it coul
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no types
-    """Wraps an optimizer so that it sees private gradients only. Clipping is flat: over all parameters.
+    """Wraps an optimizer so that it sees private gradients only.
 
     After each backward pass call `accumulate`: once for every microbatch of a batch, not at all for an empty
     batch. Then call `step`, once. The wrapped optimizer may keep any state (momentum, Adam), because what it is
@@ -46,6 +46,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         noise: where the noise comes from; no two clients share one.
         values_left_as_factors: how many values may come as factors at most, a public fact of the network and its
             engine (`privacy.dpsgd.engine.values_left_as_factors`).
+        mode: how gradients are clipped.
+        values_beside: how many numbers each example gives beside its gradient; for those that make such.
 
     Raises:
         ValueError: if a number is out of range, no parameter is trainable, those that are trainable are neither
@@ -61,6 +63,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         expected_batch_size: float,
         noise: NoiseSource,
         values_left_as_factors: int = 0,
+        mode: ClippingMode = "flat",
+        values_beside: int = 0,
     ) -> None:
         if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
             raise ValueError(f"noise_multiplier must be a finite number above 0, got {noise_multiplier}")
@@ -78,14 +82,14 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         if precisions not in ({torch.float32}, {torch.float64}):
             raise ValueError(f"trainable parameters must be all float32 or all float64, got {precisions or 'none'}")
         self.noise = noise
-        self._sizes = [parameter.numel() for parameter in self.params]
+        self._mode, self._sizes = mode, [parameter.numel() for parameter in self.params]
         # One example moves a sum that is rounded as a sum by at most 1.02 C: half the multiplier again keeps the noise
         # within what can be drawn.
         self._left, self._seen = values_left_as_factors, 0
         self._grid = ReleaseGrid.of(
             clipping_norm=clipping_norm,
             noise_multiplier=noise_multiplier * (1.5 if self._left else 1),
-            dimensions=sum(self._sizes),
+            dimensions=sum(self._sizes) + values_beside,
         )
         sensitivity = float(self._grid.steps)
         if self._left:
@@ -131,6 +135,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         try:
             self.add_noise()
             self.scale_grad()
+            if self.step_hook is not None:
+                self.step_hook(self)
             self.original_optimizer.step()
         finally:
             # Even if the update fails: a sum that was noised twice would cost twice.
@@ -144,13 +150,25 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         left = sum(gradient.numel for gradient in gradients if isinstance(gradient, Factors))
         if left > self._left or self._seen > MOST_EXAMPLES:  # the noise isn't made for these
             gradients = [as_rows(gradient) for gradient in gradients]
-        for parameter, clipped in zip(self.params, clipped_sums(gradients, self._grid), strict=True):
+        for parameter, clipped in zip(self.params, self._clipped_sums(gradients), strict=True):
             earlier = getattr(parameter, "summed_grad", None)
             parameter.summed_grad = clipped if earlier is None else earlier + clipped
 
+    def _clipped_sums(self, gradients: list[Gradient]) -> list[Tensor]:
+        """In whole steps, or float64 where they are rounded as a sum."""
+        return clipped_sums(gradients, self._grid, self._mode)
+
+    def _drawn_noise(self) -> Tensor:
+        """Of one step: int64, of as many values as are trained."""
+        return self.noise.grid_normal((sum(self._sizes),), self._noise_scale)
+
+    def _worth_of_step(self) -> float:
+        """Of the grid, in what gradients are measured in."""
+        return self._grid.step
+
     def add_noise(self) -> None:
         """As in Opacus, but in whole steps, from the noise source; an empty batch, whose sum is zero, is noised too."""
-        noise = self.noise.grid_normal((sum(self._sizes),), self._noise_scale)
+        noise, worth = self._drawn_noise(), self._worth_of_step()
         for parameter, steps in zip(self.params, torch.split(noise, self._sizes), strict=True):
             released = steps.to(parameter.device)
             clipped = getattr(parameter, "summed_grad", None)
@@ -159,7 +177,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
             if clipped is not None:
                 released = released + clipped
             # All that the data has to do with is in `released`; from here on it is arithmetic on what is public.
-            parameter.grad = (released.double() * self._grid.step).to(parameter.dtype).view_as(parameter)
+            parameter.grad = (released.double() * worth).to(parameter.dtype).view_as(parameter)
 
     def scale_grad(self) -> None:
         """Divide by the public expected batch size (rule 1)."""
@@ -193,7 +211,7 @@ def free_per_example(parameters: Sequence[Tensor]) -> None:
         parameter.grad = None  # autograd's own sum, neither clipped nor noisy
 
 
-def per_example_gradients(parameters: Sequence[Tensor]) -> list[Tensor | Factors]:
+def per_example_gradients(parameters: Sequence[Tensor]) -> list[Gradient]:
     """What the last backward pass has left: rows (examples, values), or factors.
 
     Raises:
@@ -206,12 +224,12 @@ def per_example_gradients(parameters: Sequence[Tensor]) -> list[Tensor | Factors
     ]
 
 
-def as_rows(gradient: Tensor | Factors) -> Tensor:
+def as_rows(gradient: Gradient) -> Tensor:
     """Gradients themselves: (examples, values)."""
     return gradient.rows().flatten(1) if isinstance(gradient, Factors) else gradient
 
 
-def _per_example(parameter: Tensor) -> Tensor | Factors:
+def _per_example(parameter: Tensor) -> Gradient:
     gradient = getattr(parameter, "grad_sample", None)
     if isinstance(gradient, Tensor | Factors):
         return gradient

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from privacy.dpsgd.clipping import ClippingMode
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from privacy.example_sum_grid import SLACK
 from privacy.mechanisms import rounded_sensitivity
@@ -34,6 +35,7 @@ class SummedStep:
         clipping_norm: C.
         expected_batch_size: N, in examples, public (rule 1).
         noise: the client's own.
+        mode: how gradients are clipped.
 
     Raises:
         ValueError: the grid would be too coarse for so many parameters and so much noise.
@@ -48,11 +50,12 @@ class SummedStep:
         clipping_norm: float,
         expected_batch_size: float,
         noise: NoiseSource,
+        mode: ClippingMode = "flat",
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._clipping_norm = clipping_norm
+        self._clipping_norm, self._mode = clipping_norm, mode
         self._batch = expected_batch_size
         self._noise = noise
         size = sum(parameter.numel() for parameter in self._trained)
@@ -65,7 +68,7 @@ class SummedStep:
 
     def step(self, microbatches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """One step on one Poisson batch, each example once; without examples a step on noise alone."""
-        total = clipped_gradient_sum(self._model, microbatches, clipping_norm=self._clipping_norm)
+        total = clipped_gradient_sum(self._model, microbatches, clipping_norm=self._clipping_norm, mode=self._mode)
         whole = np.rint(np.clip(total / self._grid.step, -_LARGEST, _LARGEST)).astype(np.int64)
         # All that the data has to do with is in `released`; from here on it is arithmetic on what is public.
         released = torch.from_numpy(whole) + self._noise.grid_normal(whole.shape, self._scale)

@@ -21,6 +21,7 @@ from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
 from security.errors import UsageError
 from shared_models.parameters import Parameters, get_parameters, set_parameters
 from shared_models.plan import Plan
+from shared_models.plan_adaptive import AdaptivePlan
 from shared_models.registry import build
 from shared_models.seeds import derive_seed
 
@@ -352,6 +353,38 @@ def test_rule_1_a_private_round_is_clipped_sums_over_a_public_number(training: d
     plan, own, start = private(clip=clip, **{"steps": 4, **training}), records(10), get_parameters(network())
     found = train_private(network(), start, own, plan, round_number=1, noise=Scripted(*BATCHES))
     assert_close(found, private_by_hand(network(), start, own, plan, BATCHES), rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "linear"])
+@pytest.mark.parametrize("clipping", ["flat", "per-layer", "automatic"])
+def test_both_engines_make_the_same_round_however_gradients_are_clipped(kind: str, clipping: str) -> None:
+    shape = (1, 12, 12) if kind == "cnn" else (4,)
+    own = records(20, shape)
+    changes = []
+    for engine in ("bookkeeping", "opacus"):
+        plan = private(sigma=0.5, clip=0.3, steps=3, dp_engine=engine)
+        plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"clipping": clipping})})
+        model = build(kind, {}, input_shape=shape, classes=3, seed=1)
+        start = get_parameters(model)
+        noise = Scripted(range(12), [], range(5, 20), noise=0.01)
+        changes.append(train_private(model, start, own, plan, round_number=1, noise=noise))
+        assert_bare(model)
+    assert_close(*changes)
+    assert np.linalg.norm(flat(changes[0])) > 0.01
+
+
+def test_a_norm_that_adapts_begins_where_the_plan_says_and_follows_the_gradients() -> None:
+    own, model = records(20), network()
+    start = get_parameters(model)
+    changes = {}
+    for name, table in (("fixed", None), ("still", {"rate": 1e-9}), ("moving", {"rate": 2.0})):
+        plan = private(sigma=0.5, clip=1e-3, steps=6, expected_batch_size=16)
+        given = None if table is None else AdaptivePlan(count_noise=1.0, **table)
+        plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"adaptive": given})})
+        noise = Scripted(*[range(16)] * 6)
+        changes[name] = flat(train_private(model, start, own, plan, round_number=1, noise=noise))
+    assert changes["still"] == pytest.approx(changes["fixed"], rel=1e-3, abs=1e-7)
+    assert np.linalg.norm(changes["moving"]) > 3 * np.linalg.norm(changes["still"])
 
 
 def test_rule_1_the_same_holds_for_a_network_with_convolutions() -> None:

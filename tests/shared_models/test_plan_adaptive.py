@@ -13,8 +13,10 @@ from privacy.adaptive_clipping import absent, joint
 from security.errors import UsageError
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import (
+    adapts_within_rounds,
     after_round,
     clipping_of,
+    is_adaptive,
     may_be_norm,
     split_of,
     summed_values,
@@ -138,10 +140,23 @@ def test_the_next_norm_and_the_mean_follow_from_what_a_round_released(lengths: l
     [
         (
             {
-                "privacy": {"adaptive": {}, "epsilon": 3.0, "unit": "example", "trust": "local"},
+                "privacy": {"adaptive": {}, "epsilon": 3.0, "unit": "example", "trust": "distributed"},
                 "federation": {"cohort": {"sampling": "all"}},
             },
-            r"privacy\.adaptive belongs to privacy\.unit = 'client'",
+            r"privacy\.adaptive with privacy\.unit = 'example' .* needs privacy\.trust = 'local', not 'distributed'",
+        ),
+        (
+            {
+                "privacy": {
+                    "adaptive": {},
+                    "epsilon": 3.0,
+                    "unit": "example",
+                    "trust": "local",
+                    "clipping": "per-layer",
+                },
+                "federation": {"cohort": {"sampling": "all"}},
+            },
+            r"privacy\.clipping = 'per-layer': .*allowed: flat",
         ),
         ({"federation": {"wire": "float16", "cohort": POISSON}}, r"federation\.wire = 'float16'.*allowed: float32"),
         (adaptive(least_norm=0.6), r"least_norm = 0\.6 is above privacy\.clipping_norm = 0\.5"),
@@ -156,6 +171,19 @@ def test_the_next_norm_and_the_mean_follow_from_what_a_round_released(lengths: l
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         resolve(plan_of(**changes))
+
+
+def test_one_for_gradients_takes_its_constants_from_the_batch_and_costs_nothing_more() -> None:
+    local = {"unit": "example", "trust": "local", "epsilon": None, "noise_multiplier": 2.0}
+    changes = {"federation": {"cohort": {"sampling": "all"}}, "training": {"expected_batch_size": 100}}
+    found = resolve(plan_of(privacy=local, **changes))
+    fixed = resolve(plan_of(privacy={**local, "adaptive": None}, **changes))
+    assert not is_adaptive(found)  # between rounds
+    assert adapts_within_rounds(found)
+    assert found.privacy.adaptive is not None
+    assert found.privacy.adaptive.count_noise == pytest.approx(5.0)
+    assert found.train_release() == fixed.train_release()
+    assert found.privacy.epsilon == fixed.privacy.epsilon
 
 
 def test_plans_without_privacy_lose_the_table() -> None:

@@ -173,10 +173,7 @@ def _release(release: Release, times: int, plan: Plan) -> str:
     from privacy.mechanisms import BandedFactorisation, ClientLevel, DpSgd, NoisyCounts, NoisySum
 
     if isinstance(release, NoisySum) and plan.is_joint:
-        return (
-            f"{times} x a joint step on each record's gradient, clipped to {plan.privacy.clipping_norm:g}; "
-            f"{release.describe()}"
-        )
+        return f"{times} x a joint step on each record's gradient, {_clipped(plan)}; {release.describe()}"
     if isinstance(release, NoisySum):
         return (
             f"{times} x training: {plan.training.local_steps} steps, the update clipped to {_norm(plan)}; "
@@ -185,7 +182,7 @@ def _release(release: Release, times: int, plan: Plan) -> str:
     if isinstance(release, DpSgd):
         return (
             f"{times} x training: {release.steps} steps at sample rate {release.sample_rate:g}, noise multiplier "
-            f"{release.noise_multiplier:.4g}, clipping norm {plan.privacy.clipping_norm:g}"
+            f"{release.noise_multiplier:.4g}, gradients {_clipped(plan)}"
         )
     if isinstance(release, NoisyCounts):
         return f"{times} x counts of right and of all held-out records, with noise of deviation {release.noise:g} each"
@@ -197,11 +194,17 @@ def _release(release: Release, times: int, plan: Plan) -> str:
     return f"{times} x {type(release).__name__}"
 
 
-def _norm(plan: Plan) -> str:
-    """The clipping norm of an update, or the bounds of one that adapts."""
-    from shared_models.plan_adaptive import clipping_of, is_adaptive
+def _clipped(plan: Plan) -> str:
+    """How a record's gradient is clipped."""
+    how = {"flat": "", "per-layer": ", each parameter by itself", "automatic": ", all to nearly the same length"}
+    return f"clipped to {_norm(plan)}{how[plan.privacy.clipping]}"
 
-    if not is_adaptive(plan):
+
+def _norm(plan: Plan) -> str:
+    """The clipping norm, or the bounds of one that adapts."""
+    from shared_models.plan_adaptive import clipping_of
+
+    if plan.privacy.adaptive is None:
         return f"{plan.privacy.clipping_norm:g}"
     clipping = clipping_of(plan)
     return (
