@@ -3,14 +3,13 @@
 DP-SGD (Abadi et al. 2016, arXiv 1607.00133) clips the gradient of each example, which bounds one record's
 influence only if no example's gradient depends on the others in its batch, and if every trained parameter's
 gradient is among those clipped. Both are tested here: by Opacus' list of known offenders, and by numbers,
-which also finds layers that nobody has listed. It is a test on random inputs, not a proof: it guards
-against mistakes, not against malice.
+which also finds layers that nobody has listed; with the engine that will make the gradients. It is a test on random
+inputs, not a proof: it guards against mistakes, not against malice.
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn import functional
 
+from privacy.dpsgd.engine import DpEngine, private_hooks
+from privacy.dpsgd.factors import Factors
 from security.errors import UsageError
 
 _EXAMPLES = 4
@@ -34,8 +35,8 @@ _MENDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.batchnorm._BatchNorm, "mixes the examples of a batch; use GroupNorm"),
     (nn.modules.instancenorm._InstanceNorm, "keeps statistics of the data; use track_running_stats=False"),
     (nn.MultiheadAttention, "hides its weights; use Linear layers and scaled_dot_product_attention"),
-    (nn.LSTM, "hides its weights; use opacus.layers.DPLSTM"),
-    (nn.GRU, "hides its weights; use opacus.layers.DPGRU"),
+    (nn.LSTM, "hides its weights; use Lstm of privacy.dpsgd.layers.recurrent"),
+    (nn.GRU, "hides its weights; use Gru of privacy.dpsgd.layers.recurrent"),
 )
 # Exact types: a subclass may do anything.
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -47,23 +48,26 @@ _NEIGHBOURS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
 )
 
 
-def check_private_trainable(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
+def check_private_trainable(
+    model: nn.Module, input_shape: tuple[int, ...], classes: int, engine: DpEngine = "bookkeeping"
+) -> None:
     """Refuse a network that can't be trained with per-example clipping.
 
     All tests run on a copy, in training mode and float64 on the CPU: the network, its gradients and hooks and
-    the global random state are left as they were. Every parameter must be trained; fixed values are buffers.
+    the global random state are left as they were. Parameters may be frozen, but not all.
 
     Args:
         model: maps (batch, *input_shape), floating point, to logits (batch, classes).
         input_shape: shape of one example.
         classes: number of classes, at least 2.
+        engine: what will make the gradients of single examples.
 
     Raises:
         UsageError: one line that names the layer or parameter and the mend.
     """
     probe = _copy(model)
     _check_known_offenders(probe)
-    _check_parameters(probe)
+    _check_parameters(probe, engine)
     generator = torch.Generator().manual_seed(_SEED)
     batch = _Batch(
         inputs=torch.randn(_EXAMPLES, *input_shape, generator=generator, dtype=torch.float64),
@@ -79,7 +83,7 @@ def check_private_trainable(model: nn.Module, input_shape: tuple[int, ...], clas
             if type(module) in _DROPOUT:
                 module.eval()
         _check_independent(probe, batch)
-        _check_per_example_gradients(probe, batch)
+        _check_per_example_gradients(probe, batch, engine)
 
 
 @dataclass(frozen=True)
@@ -133,18 +137,19 @@ def _check_known_offenders(model: nn.Module) -> None:
             raise UsageError(f"{_layer(model, path)} {mend}")
 
 
-def _check_parameters(model: nn.Module) -> None:
-    """Every parameter is trained, and lies in a layer whose per-example gradients are known."""
-    if not any(True for _ in model.parameters()):
+def _check_parameters(model: nn.Module, engine: DpEngine) -> None:
+    """There is something to train; for Opacus' hooks, in layers whose per-example gradients it knows."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(f"the model ({type(model).__name__}) has no parameter to train")
+    if engine == "bookkeeping":
+        return
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(path, recurse=False):
-            if not parameter.requires_grad:
-                raise UsageError(f"parameter {name!r} is frozen (requires_grad=False); train it or make it a buffer")
-            if type(module) not in (*GradSampleModule.GRAD_SAMPLERS, DPRNN, DPLSTM, DPGRU):
+            if parameter.requires_grad and type(module) not in (*GradSampleModule.GRAD_SAMPLERS, DPRNN, DPLSTM, DPGRU):
                 raise UsageError(
                     f"parameter {name!r} of {_layer(model, path)} has no per-example gradients; "
-                    "make it the weight of a supported layer, such as Linear, Conv2d or Embedding"
+                    "make it the weight of a supported layer, such as Linear, Conv2d or Embedding, or set "
+                    "training.dp_engine = 'bookkeeping'"
                 )
 
 
@@ -186,10 +191,10 @@ def _check_independent(model: nn.Module, batch: _Batch) -> None:
                 )
 
 
-def _check_per_example_gradients(model: nn.Module, batch: _Batch) -> None:
-    """Opacus' hooks give each parameter, for each example, the gradient that the example has alone."""
+def _check_per_example_gradients(model: nn.Module, batch: _Batch, engine: DpEngine) -> None:
+    """The engine gives each parameter, for each example, the gradient that the example has alone."""
     outcomes = [_outcome(model, batch.alone(example), 0) for example in range(len(batch))]
-    found = _hook_gradients(model, batch)
+    found = _hook_gradients(model, batch, engine)
     for name in found:
         alone = [outcome.gradients[name] for outcome in outcomes]
         if any(gradient is None for gradient in alone):
@@ -220,6 +225,8 @@ def _blaming_the_model(what: str) -> Iterator[None]:
     """Turn whatever the model's own code raises into one line."""
     try:
         yield
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"the model fails in {what}: {type(error).__name__}: {_first_line(error)}") from error
 
@@ -238,7 +245,7 @@ def _logits(model: nn.Module, batch: _Batch) -> torch.Tensor:
 
 def _outcome(model: nn.Module, batch: _Batch, example: int) -> _Outcome:
     """The loss of one example of the batch, and that loss's gradient."""
-    parameters = dict(model.named_parameters())
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
     loss = functional.cross_entropy(_logits(model, batch)[example], batch.labels[example])
     if not loss.requires_grad:
         return _Outcome(loss, dict.fromkeys(parameters))
@@ -247,17 +254,20 @@ def _outcome(model: nn.Module, batch: _Batch, example: int) -> _Outcome:
     return _Outcome(loss.detach(), dict(zip(parameters, gradients, strict=True)))
 
 
-def _hook_gradients(model: nn.Module, batch: _Batch) -> dict[str, torch.Tensor | None]:
-    """Per-example gradients (n, *parameter) by parameter, from Opacus' hooks, which stay on the model."""
-    with _blaming_the_model("Opacus' per-example gradients"):
-        GradSampleModule(model, loss_reduction="sum")
-    loss = functional.cross_entropy(_logits(model, batch), batch.labels, reduction="sum")
-    if loss.requires_grad:
-        with _blaming_the_model("Opacus' per-example gradients"), warnings.catch_warnings():
-            # torch wonders at hooks on a first layer, whose input has no gradient.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+def _hook_gradients(model: nn.Module, batch: _Batch, engine: DpEngine) -> dict[str, torch.Tensor | None]:
+    """Per-example gradients (n, *parameter) by trained parameter, from the engine's hooks."""
+    with _blaming_the_model("per-example gradients"), private_hooks(model, engine):
+        loss = functional.cross_entropy(_logits(model, batch), batch.labels, reduction="sum")
+        if loss.requires_grad:
             torch.autograd.backward(loss)
-    return {name: getattr(parameter, "grad_sample", None) for name, parameter in model.named_parameters()}
+        trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        return {name: _rows(getattr(parameter, "grad_sample", None)) for name, parameter in trained.items()}
+
+
+def _rows(found: object) -> torch.Tensor | None:
+    if isinstance(found, Factors):
+        return found.rows()
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def _mixing_layer(model: nn.Module, alone: _Batch, among: _Batch, example: int) -> str:

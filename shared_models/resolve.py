@@ -41,7 +41,7 @@ def resolve(plan: Plan) -> Plan:
     model = build_for(plan)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
         card = card_for(plan.data)
-        check_private_trainable(model, model_shape(plan), len(card.classes))
+        check_private_trainable(model, model_shape(plan), len(card.classes), plan.training.dp_engine)
     changes: dict[str, Any] = {
         "model": plan.model.model_copy(update={"options": options}),
         "federation": plan.federation.model_copy(update={"weighting": plan.weighting}),

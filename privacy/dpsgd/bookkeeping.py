@@ -66,7 +66,7 @@ class BookKeeping:
         ]
         self._tapped: list[Tapped] = []
         for name, layer in model.named_modules():
-            if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+            if not _trained_by_itself(layer):
                 continue
             if isinstance(layer, Tapped):
                 layer.tap = partial(self._tap, name or "(the model)")
@@ -198,6 +198,13 @@ class _Tap(torch.autograd.Function):
     @staticmethod
     def backward(_: Any, *__: Tensor) -> tuple[None, None]:
         return None, None
+
+
+def _trained_by_itself(layer: nn.Module) -> bool:
+    """Whether a layer has trained parameters that no layer inside it holds too (as Opacus' DPLSTM shows those of its
+    cells as its own)."""
+    inside = {id(parameter) for part in layer.children() for parameter in part.parameters()}
+    return any(parameter.requires_grad and id(parameter) not in inside for parameter in layer.parameters(recurse=False))
 
 
 def _add(parameter: Tensor, found: Tensor | Factors, run: int) -> None:

@@ -34,6 +34,7 @@ STABLE = 0.01
 # (0.2 % at 10^7 parameters), and a norm found too small is a gradient clipped too little.
 _BLOCK = 128
 
+_WIDE = 1 << 13  # values of a parameter whose gradients are worth operations of their own
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
 _SMALL, _COLUMNS = 1 << 16, 1 << 14  # values that stay in the cache; and values of `_EXACT / steps` rows that do
 
@@ -74,18 +75,22 @@ def clipping_factors(gradients: Sequence[Gradient], clipping_norm: float, mode: 
 
 
 def join_rows(gradients: Sequence[Gradient]) -> list[Gradient]:
-    """The same with all rows in one: hundreds of small operations cost more than copying."""
-    rows = [gradient for gradient in gradients if isinstance(gradient, Tensor)]
-    joined = [torch.cat(rows, dim=1) if len(rows) > 1 else rows[0].contiguous()] if rows else []
-    return [*joined, *(gradient for gradient in gradients if isinstance(gradient, Factors))]
+    """The same with all narrow rows in one, first: dozens of small operations cost more than copying does."""
+    narrow = [gradient for gradient in gradients if _is_narrow(gradient)]
+    joined: list[Gradient] = [torch.cat([part for part in narrow if isinstance(part, Tensor)], dim=1)] if narrow else []
+    return [*joined, *(gradient for gradient in gradients if not _is_narrow(gradient))]
 
 
-def split_rows(sums: list[Tensor], gradients: Sequence[Gradient]) -> list[Tensor]:
+def split_rows(sums: Sequence[Tensor], gradients: Sequence[Gradient]) -> list[Tensor]:
     """Sums of what `join_rows` joined, for each gradient again."""
-    rows = [gradient.shape[1] for gradient in gradients if isinstance(gradient, Tensor)]
-    of_rows = iter(torch.split(sums[0], rows) if rows else [])
-    of_factors = iter(sums[1:] if rows else sums)
-    return [next(of_rows if isinstance(gradient, Tensor) else of_factors) for gradient in gradients]
+    narrow = [part.shape[1] for part in gradients if isinstance(part, Tensor) and _is_narrow(part)]
+    of_narrow = iter(torch.split(sums[0], narrow) if narrow else [])
+    others = iter(sums[1:] if narrow else sums)
+    return [next(of_narrow if _is_narrow(gradient) else others) for gradient in gradients]
+
+
+def _is_narrow(gradient: Gradient) -> bool:
+    return isinstance(gradient, Tensor) and gradient.shape[1] < _WIDE
 
 
 def sums_of(gradients: Sequence[Gradient], factors: Tensor, grid: ReleaseGrid) -> list[Tensor]:

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from client.datasets.registry import load
 from privacy.dpsgd.engine import private_hooks
+from privacy.dpsgd.optimizer import as_rows, per_example_gradients
 from shared_models.cards import card_for
 from shared_models.plan_data import DataPlan
 from shared_models.registry import build, names
@@ -94,7 +95,7 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Of shape (examples, parameters), as a private step computes them; float64."""
     with private_hooks(model):
         torch.autograd.backward(cross_entropy(model(x), y, reduction="sum"))
-        parts = [parameter.grad_sample.flatten(1) for parameter in model.parameters()]  # type: ignore[attr-defined]
+        parts = [as_rows(part) for part in per_example_gradients(list(model.parameters()))]
     return torch.cat(parts, dim=1).double()
 
 

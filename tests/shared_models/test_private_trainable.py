@@ -13,6 +13,8 @@ from opacus.layers import DPLSTM
 from torch import nn
 from torch.nn import functional
 
+from privacy.dpsgd.engine import DpEngine
+from privacy.dpsgd.layers.recurrent import Gru, Lstm
 from security.errors import UsageError
 from shared_models.private_trainable import check_private_trainable
 
@@ -20,9 +22,12 @@ SHAPE, CLASSES = (6,), 3
 MIXES = "mixes the examples of a batch"
 
 
-def refusal(model: nn.Module, shape: tuple[int, ...] = SHAPE) -> str:
+engines = pytest.mark.parametrize("engine", ["bookkeeping", "opacus"])
+
+
+def refusal(model: nn.Module, shape: tuple[int, ...] = SHAPE, engine: DpEngine = "bookkeeping") -> str:
     with pytest.raises(UsageError) as caught:
-        check_private_trainable(model, shape, CLASSES)
+        check_private_trainable(model, shape, CLASSES, engine)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -89,8 +94,16 @@ def test_a_layer_used_twice_passes() -> None:
     check_private_trainable(with_layer(nn.Sequential(shared, nn.Tanh(), shared)), SHAPE, CLASSES)
 
 
-def test_opacus_lstm_passes() -> None:
-    check_private_trainable(Recurrent(), (4, 3), CLASSES)
+@engines
+def test_opacus_lstm_passes(engine: DpEngine) -> None:
+    check_private_trainable(Recurrent(), (4, 3), CLASSES, engine)
+
+
+@pytest.mark.parametrize("layer", [Lstm, Gru])
+def test_veils_own_recurrent_layers_pass(layer: type[nn.Module]) -> None:
+    model = Recurrent()
+    model.lstm = layer(3, 5)
+    check_private_trainable(model, (4, 3), CLASSES)
 
 
 def test_group_and_instance_norm_pass_where_batch_norm_does_not() -> None:
@@ -119,8 +132,8 @@ def test_batch_norm_is_refused_in_every_guise_with_its_path_and_the_mend(norm: n
     ("layer", "reason"),
     [
         (nn.MultiheadAttention(8, 2), "hides its weights; use Linear layers and scaled_dot_product_attention"),
-        (nn.LSTM(8, 8), "hides its weights; use opacus.layers.DPLSTM"),
-        (nn.GRU(8, 8), "hides its weights; use opacus.layers.DPGRU"),
+        (nn.LSTM(8, 8), "hides its weights; use Lstm of privacy.dpsgd.layers.recurrent"),
+        (nn.GRU(8, 8), "hides its weights; use Gru of privacy.dpsgd.layers.recurrent"),
     ],
 )
 def test_layers_without_per_example_gradients_are_refused_with_the_mend(layer: nn.Module, reason: str) -> None:
@@ -274,17 +287,21 @@ class BareShift(nn.Module):
         return batch + self.shift
 
 
-def test_a_bare_parameter_is_named() -> None:
-    assert refusal(with_layer(BareShift())) == (
+def test_a_bare_parameter_passes_with_veils_engine_and_is_named_with_opacus() -> None:
+    check_private_trainable(with_layer(BareShift()), SHAPE, CLASSES)
+    assert refusal(with_layer(BareShift()), engine="opacus") == (
         "parameter 'features.odd.shift' of layer 'features.odd' (BareShift) has no per-example gradients; "
-        "make it the weight of a supported layer, such as Linear, Conv2d or Embedding"
+        "make it the weight of a supported layer, such as Linear, Conv2d or Embedding, or set "
+        "training.dp_engine = 'bookkeeping'"
     )
 
 
-def test_a_frozen_parameter_is_named() -> None:
-    model = with_layer(nn.Linear(8, 8))
-    model.first.bias.requires_grad_(False)
-    assert refusal(model) == ("parameter 'first.bias' is frozen (requires_grad=False); train it or make it a buffer")
+@engines
+def test_frozen_parameters_pass_as_long_as_one_is_trained(engine: DpEngine) -> None:
+    model = with_layer(nn.Linear(8, 8)).requires_grad_(False)
+    assert "has no parameter to train" in refusal(model, engine=engine)
+    model.last.bias.requires_grad_(True)
+    check_private_trainable(model, SHAPE, CLASSES, engine)
 
 
 class Idle(nn.Module):
@@ -328,8 +345,9 @@ def test_a_weight_used_behind_the_hooks_back_is_named(also_call: bool) -> None:
     )
 
 
-def test_writing_into_a_layers_output_is_refused() -> None:
-    assert refusal(with_layer(nn.ReLU(inplace=True))).startswith(
+def test_writing_into_a_layers_output_passes_with_veils_engine_and_is_refused_with_opacus() -> None:
+    check_private_trainable(with_layer(nn.ReLU(inplace=True)), SHAPE, CLASSES)
+    assert refusal(with_layer(nn.ReLU(inplace=True)), engine="opacus").startswith(
         "the model fails in a forward pass on a batch of shape"
     )
 
