@@ -13,7 +13,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums \
-	prove-hospitals prove-fashion prove-clients
+	prove-hospitals prove-fashion prove-clients bench-dp
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,10 @@ simulate: install
 # One server and four hospitals as processes of this machine, from provisioning to report.
 deploy-demo: install
 	$(BIN)/python -m simulations.deployment.demo
+
+# What a private step costs beside a plain one, by engine; ten minutes.
+bench-dp: install
+	$(BIN)/python -m simulations.benchmarks.dp_step --json build/dp_step.json
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -406,6 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if row.error and row.threads == given.threads[0]:
             console.print(f"{row.model}, {row.engine}: {row.error}", style="dim", markup=False)
     if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
 
 
