@@ -57,11 +57,11 @@ class BookKeeping:
         self._trained: list[nn.Parameter] = []
         self._running = False
         self._removed = False
-        self._run = 0
+        self._run = self._examples = 0
         self._anchors: dict[torch.device, Tensor] = {}
         self._fallbacks: set[type[nn.Module]] = set()
         self._handles = [
-            model.register_forward_pre_hook(self._begin, prepend=True),
+            model.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
         ]
         self._tapped: list[Tapped] = []
@@ -85,12 +85,14 @@ class BookKeeping:
         self._handles, self._tapped = [], []
         self._switch_on()
 
-    def _begin(self, model: nn.Module, _: object) -> None:
+    def _begin(self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._switch_on()  # after a run that was cut off
         if not (model.training and torch.is_grad_enabled()):
             return
         self._run += 1
         self._running = True
+        tensors = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor) and value.ndim]
+        self._examples = len(tensors[0]) if tensors else 1
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         for parameter in self._trained:
             parameter.requires_grad_(False)
@@ -114,6 +116,9 @@ class BookKeeping:
                 f"layer {name}, a {type(layer).__name__}, can't be trained privately: it has parameters of its own and "
                 f"returns a {type(made).__name__}, not a tensor"
             )
+        if len(inputs) == 1 and isinstance(inputs[0], Tensor) and len(inputs[0]) == len(made) == 1 < self._examples:
+            # Made once for the whole batch, as embeddings of positions often are: given to each example by itself.
+            inputs, made = (_repeated(inputs[0], self._examples),), _repeated(made, self._examples)
         call = _Call(name, layer, inputs, named)
         sampler = find_sampler(layer) if call.plain else None
         return self._watched(
@@ -198,6 +203,10 @@ class _Tap(torch.autograd.Function):
     @staticmethod
     def backward(_: Any, *__: Tensor) -> tuple[None, None]:
         return None, None
+
+
+def _repeated(tensor: Tensor, times: int) -> Tensor:
+    return tensor.expand(times, *tensor.shape[1:])
 
 
 def _trained_by_itself(layer: nn.Module) -> bool:
