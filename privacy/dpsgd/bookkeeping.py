@@ -181,7 +181,10 @@ class _Call:
 
     def by(self, sampler: Callable[[nn.Module, Tensor, Tensor], Found], slopes: Tensor) -> Found:
         assert self.layer is not None
-        return sampler(self.layer, self.inputs[0], slopes)
+        # Under autocast a layer computes in bfloat16; norms and sums are made in the precision of its parameters.
+        precision = next(self.layer.parameters(recurse=False)).dtype
+        inputs = self.inputs[0].to(precision) if self.inputs[0].is_floating_point() else self.inputs[0]
+        return sampler(self.layer, inputs, slopes.to(precision))
 
     def check_unchanged(self) -> None:
         """Raises RuntimeError if the layer's input is no longer what it was given: autograd doesn't see it here."""

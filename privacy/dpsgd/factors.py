@@ -16,6 +16,7 @@ most, which for `MOST_EXAMPLES` is less than C (1 + `privacy.example_sum_grid.SL
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -64,14 +65,7 @@ class Factors:
 
     def squared_norms(self) -> Tensor:
         """No less than the squared norm of each example's gradient: (n,), float64."""
-        slopes, inputs = self.slopes.double(), self.inputs.double()
-        if slopes.shape[1] == 1:
-            alone: Tensor = (vector_norm(slopes, dim=(1, 2)) * vector_norm(inputs, dim=(1, 2))).square()
-            return alone
-        products = torch.bmm(slopes, slopes.transpose(1, 2)) * torch.bmm(inputs, inputs.transpose(1, 2))
-        uncancelled = (vector_norm(slopes, dim=2) * vector_norm(inputs, dim=2)).sum(1)
-        found: Tensor = products.sum((1, 2)).clamp(min=0) + _CANCELLED * uncancelled.square()
-        return found
+        return torch.cat([_squared_norms(slopes.double(), inputs.double()) for slopes, inputs in self._parts()])
 
     def clipped_sum(self, factors: Tensor) -> Tensor:
         """The sum of factor times gradient: (out, in), float64.
@@ -79,11 +73,26 @@ class Factors:
         Args:
             factors: (n,), float64, of examples whose gradients are all finite.
         """
-        places = self.slopes.shape[1]
         total = torch.zeros(self.slopes.shape[2], self.inputs.shape[2], dtype=torch.float64, device=self.slopes.device)
-        at_once = max(1, _ROWS // places)
-        parts = (torch.split(whole, at_once) for whole in (self.slopes, self.inputs, factors))
-        for slopes, inputs, scale in zip(*parts, strict=True):
+        for (slopes, inputs), scale in zip(self._parts(), torch.split(factors, self._at_once), strict=True):
             scaled = slopes.double() * scale[:, None, None]
             total.addmm_(scaled.flatten(0, 1).T, inputs.flatten(0, 1).double())
         return total
+
+    @property
+    def _at_once(self) -> int:
+        return max(1, _ROWS // self.slopes.shape[1])
+
+    def _parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Slopes and inputs of some examples at a time: in float64 all of a batch would take twice its memory."""
+        yield from zip(torch.split(self.slopes, self._at_once), torch.split(self.inputs, self._at_once), strict=True)
+
+
+def _squared_norms(slopes: Tensor, inputs: Tensor) -> Tensor:
+    lengths = vector_norm(slopes, dim=2) * vector_norm(inputs, dim=2)  # (n, T)
+    if lengths.shape[1] == 1:
+        alone: Tensor = lengths[:, 0].square()
+        return alone
+    products = torch.bmm(slopes, slopes.transpose(1, 2)) * torch.bmm(inputs, inputs.transpose(1, 2))
+    found: Tensor = products.sum((1, 2)).clamp(min=0) + _CANCELLED * lengths.sum(1).square()
+    return found

@@ -13,6 +13,7 @@ from privacy.dpsgd.engine import private_hooks
 from privacy.dpsgd.factors import Factors
 from privacy.dpsgd.layers.linear import LARGE
 from privacy.dpsgd.layers.registry import find_sampler
+from security.errors import UsageError
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -260,3 +261,63 @@ def test_only_what_is_trained_gets_gradients() -> None:
     with private_hooks(model):
         torch.autograd.backward(model(torch.randn(3, 4, 6, dtype=torch.float64)).sum())
         assert [hasattr(p, "grad_sample") for p in model.parameters()] == [False, True, True, False, True, False]
+
+
+def test_bfloat16_inside_leaves_gradients_in_the_precision_of_the_parameters() -> None:
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
+    inputs, labels = torch.randn(6, 1, 8, 8), torch.randint(3, (6,))
+    found = []
+    for enabled in (False, True):
+        with private_hooks(model):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
+            torch.autograd.backward(loss)
+            found.append([parameter.grad_sample for parameter in model.parameters()])  # type: ignore[attr-defined]
+    for whole, half in zip(*found, strict=True):
+        assert half.dtype == torch.float32
+        assert 0 < (whole - half).norm() < 0.05 * whole.norm()
+
+
+def test_an_input_that_is_changed_in_place_after_it_was_used_is_an_error() -> None:
+    class Changing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.clone()
+            made: Tensor = self.first(x)
+            x.mul_(2)
+            return self.second(made) + x
+
+    model = Changing()
+    with private_hooks(model), pytest.raises(RuntimeError, match="layer first: its input was changed in place"):
+        torch.autograd.backward(model(torch.randn(3, 4)).sum())
+
+
+def test_a_fallback_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.PReLU(), nn.Linear(6, 3), nn.PReLU())
+    with caplog.at_level("INFO"), private_hooks(model):
+        for _ in range(2):
+            torch.autograd.backward(model(torch.randn(3, 6)).sum())
+            for parameter in model.parameters():
+                parameter.grad_sample = None  # type: ignore[attr-defined]
+    assert [record.getMessage() for record in caplog.records] == [
+        "layer 2: gradients of a PReLU are made one example at a time, slowly"
+    ]
+
+
+def test_a_layer_with_parameters_of_its_own_and_dropout_inside_is_refused() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.dropout = nn.Parameter(torch.ones(4)), nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.dropout(x * self.scale)
+            return made
+
+    model = nn.Sequential(nn.Linear(4, 4), Both())
+    with private_hooks(model), pytest.raises(UsageError, match=r"layer 1, a Both, .* draws random numbers"):
+        torch.autograd.backward(model(torch.randn(3, 4)).sum())
