@@ -21,11 +21,10 @@ SMALL = (
 
 
 @pytest.mark.parametrize(
-    "privacy",
-    [("--set", "privacy.trust=none"), ("--set", "privacy.noise=reproducible")],
+    ("privacy", "killed_in"),
+    [(("--set", "privacy.trust=none"), 4), (("--set", "privacy.noise=reproducible"), 1)],
     ids=["no privacy", "reproducible noise"],
 )
-@pytest.mark.parametrize("killed_in", [1, 4])
 def test_a_killed_run_resumes_to_the_same_model(
     veil: Veil, tmp_path: Path, privacy: tuple[str, ...], killed_in: int
 ) -> None:
