@@ -13,7 +13,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums \
-	prove-hospitals prove-fashion prove-clients bench-dp
+	prove-hospitals prove-fashion prove-clients prove-engines bench-dp
 
 install: $(VENV)/.installed
 
@@ -71,6 +71,9 @@ prove-clients: install
 	$(BIN)/python -m simulations.studies.clients --out docs/evidence/clients.txt
 
 # A scan of a running server's TLS by sslyze, which gets an environment of its own in build/.
+prove-engines: install
+	$(BIN)/python -m simulations.studies.engines --seeds 3 --out docs/evidence/engines.txt
+
 prove-tls: install
 	$(BIN)/python -m tests.proofs.tls_scan --environment build/sslyze
 
