@@ -26,7 +26,7 @@ DpEngine = Literal["bookkeeping", "opacus"]
 """What makes the gradients of single examples: Veil's own engine, or Opacus' hooks."""
 
 _ON_PARAMETERS = ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample", OWN_ATTRIBUTE)
-_MOST_VALUES, _LEAST_EXAMPLES = 1 << 22, 8  # gradients at once: 16 MiB in float32, unless eight examples need more
+_MOST_VALUES, _LEAST_EXAMPLES = 18 << 18, 8  # gradients at once: 18 MiB in float32, unless eight examples need more
 _MARK = "_veil_private_hooks"
 _ON_MODULES = (_MARK, "autograd_grad_sample_hooks", "activations", "max_batch_len", "ft_compute_sample_grad")
 
@@ -96,10 +96,12 @@ def private_gradient_step(
     if not model.training:
         raise RuntimeError("in evaluation mode there are no per-example gradients: call model.train() first")
     for microbatch in microbatches:
-        for inputs, targets in zip(*(torch.split(part, at_once) for part in microbatch), strict=True):
-            if len(targets):
-                torch.autograd.backward(loss_fn(model(inputs), targets))
-                optimizer.accumulate(examples=len(targets))
+        parts = -(-len(microbatch[1]) // at_once)
+        if not parts:
+            continue
+        for inputs, targets in zip(*(torch.tensor_split(part, parts) for part in microbatch), strict=True):
+            torch.autograd.backward(loss_fn(model(inputs), targets))
+            optimizer.accumulate(examples=len(targets))
     optimizer.step()
 
 

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from privacy.dpsgd.factors import Factors
 from privacy.dpsgd.layers.registry import Found, sampler_for
 
-LARGE = 1 << 15
+LARGE = 1 << 12
 """Values of a weight from which its gradients may be left as factors. Of smaller ones each is made and rounded, and the
 sum is exact."""
 
 _PLACES = 16  # of an example: beyond, the products of all with all cost more than the gradient
+_WORTH = 1 << 15  # values from which that is so with several places
 
 
 @sampler_for(nn.Linear)
@@ -34,4 +35,6 @@ def linear_gradients(layer: nn.Linear, inputs: Tensor, slopes: Tensor) -> Found:
 
 def _left(weight: Tensor, places: int) -> bool:
     """Whether factors are smaller than the gradient, and their norm is quicker to find."""
-    return weight.numel() >= LARGE and places <= _PLACES and places * sum(weight.shape) <= weight.numel()
+    if places == 1:
+        return weight.numel() >= LARGE
+    return weight.numel() >= _WORTH and places <= _PLACES and places * sum(weight.shape) <= weight.numel()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from privacy.dpsgd.engine import private_hooks
+from privacy.dpsgd.engine import private_hooks, values_left_as_factors
 from privacy.dpsgd.factors import Factors
 from privacy.dpsgd.layers.linear import LARGE
 from privacy.dpsgd.layers.registry import find_sampler
@@ -68,12 +68,25 @@ def test_linear(dtype: torch.dtype, seed: int, n: int, places: list[int], sizes:
 @given(dtype=both_precisions, seed=seeds, n=st.integers(1, 4), places=st.sampled_from([(), (1,), (3,), (2, 2), (40,)]))
 def test_a_large_linear_layer_leaves_factors(dtype: torch.dtype, seed: int, n: int, places: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(seed)
-    model = nn.Sequential(nn.Linear(256, LARGE // 256)).to(dtype)
+    model = nn.Sequential(nn.Linear(256, 128)).to(dtype)
     inputs = scaled(generator, n, *places, 256, dtype=dtype)
     assert_equal_to_one_at_a_time(model, inputs, seed)
     with private_hooks(model):
         torch.autograd.backward(model(inputs).sum())
         assert isinstance(model[0].weight.grad_sample, Factors) == (places != (40,))
+
+
+@pytest.mark.parametrize(
+    ("size", "places", "left"), [(63, (), False), (64, (), True), (64, (1,), True), (64, (2,), False)]
+)
+def test_a_small_linear_layer_leaves_factors_only_for_a_single_place(
+    size: int, places: tuple[int, ...], left: bool
+) -> None:
+    model = nn.Sequential(nn.Linear(64, size))
+    assert (values_left_as_factors(model) > 0) == (size * 64 >= LARGE)
+    with private_hooks(model):
+        torch.autograd.backward(model(torch.randn(3, *places, 64)).sum())
+        assert isinstance(model[0].weight.grad_sample, Factors) == left
 
 
 @st.composite
