@@ -83,7 +83,8 @@ def check_private_trainable(
             if type(module) in _DROPOUT:
                 module.eval()
         _check_independent(probe, batch)
-        _check_per_example_gradients(probe, batch, engine)
+        for some in batch.variants():
+            _check_per_example_gradients(probe, some, engine)
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,21 @@ class _Batch:
         """The batch that holds this example only."""
         one = slice(example, example + 1)
         return _Batch(self.inputs[one], self.labels[one], self.classes)
+
+    def variants(self) -> Iterator[_Batch]:
+        """This batch, and others that a network might treat otherwise: it may sort by length, mask zeros, or switch."""
+        yield self
+        n = len(self)
+        # Of each example another part at the end is zero: more and more, then less and less.
+        flat = self.inputs.flatten(1)
+        kept = torch.arange(1, n + 1) * flat.shape[1] // (n + 1)
+        for lengths in (kept, kept.flip(0)):
+            cut = torch.where(torch.arange(flat.shape[1]) < lengths[:, None], flat, 0.0)
+            yield _Batch(cut.view_as(self.inputs), self.labels, self.classes)
+        scattered = torch.where(torch.arange(flat.numel()).view_as(flat) * 7 % 5 < 2, 0.0, flat)
+        yield _Batch(scattered.view_as(self.inputs), self.labels, self.classes)
+        sizes = torch.tensor([1.0, -100.0, 0.01, 100.0], dtype=flat.dtype)[torch.arange(n) % 4]
+        yield _Batch((sizes[:, None] * flat).view_as(self.inputs)[: n - 1], self.labels[: n - 1], self.classes)
 
     def among(self, example: int, change: Callable[[torch.Tensor], torch.Tensor]) -> _Batch:
         """The batch with every example but this one changed."""

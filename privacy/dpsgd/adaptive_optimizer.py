@@ -44,6 +44,11 @@ class AdaptiveOptimizer(PrivateOptimizer):
         noise: NoiseSource,
         values_left_as_factors: int = 0,
     ) -> None:
+        if not 1e-9 <= clipping.least_norm <= clipping.most_norm <= 1e9:
+            raise ValueError(
+                f"the clipping norm must stay between 1e-9 and 1e9, got {clipping.least_norm} to {clipping.most_norm}"
+            )
+        self._bits = 0
         super().__init__(
             optimizer,
             noise_multiplier=noise_multiplier,
@@ -58,7 +63,11 @@ class AdaptiveOptimizer(PrivateOptimizer):
         self._bit = math.floor(self._split.bit * self._grid.steps)
         # Rounding adds sqrt(d) / 2 steps to what gradients give: with it they keep to a of the whole.
         self._longest = self._split.update * self._grid.steps - math.sqrt(sum(self._sizes)) / 2
-        self._bits = 0
+        if not self._longest >= 0.5 * self._split.update * self._grid.steps:
+            raise ValueError(
+                f"count_noise {clipping.count_noise} leaves too little of the noise's price to gradients of "
+                f"{sum(self._sizes)} values; give more"
+            )
 
     @property
     def clipping_norm(self) -> float:
@@ -81,9 +90,14 @@ class AdaptiveOptimizer(PrivateOptimizer):
     def _worth_of_step(self) -> float:
         return self._state.norm / self._longest
 
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """As in `PrivateOptimizer`; bits go with the sum that they belong to."""
+        super().zero_grad(set_to_none)
+        if not self._is_last_step_skipped:
+            self._bits = 0
+
     def add_noise(self) -> None:
         """As in `PrivateOptimizer`; and the noisy share of short gradients moves the norm of the next step."""
         super().add_noise()
-        self._bits = 0
         share = 0.5 + self._released / (2 * self._bit * self.expected_batch_size)
         self._state = self._clipping.next_norm(self._state, share)

@@ -25,7 +25,7 @@ from privacy.dpsgd.factors import Factors
 from privacy.dpsgd.layers.linear import LARGE
 from privacy.dpsgd.layers.registry import Found, find_sampler
 from privacy.dpsgd.layers.tapped import Gradients, Tapped
-from privacy.dpsgd.unknown_layer import unknown_layer_gradients
+from privacy.dpsgd.unknown_layer import check_unknown_layer, unknown_layer_gradients
 from security.errors import UsageError
 
 _log = logging.getLogger(__name__)
@@ -60,10 +60,10 @@ class BookKeeping:
         self._run = self._examples = 0
         self._anchors: dict[torch.device, Tensor] = {}
         self._fallbacks: set[type[nn.Module]] = set()
-        self._handles = [
-            model.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True),
-            model.register_forward_hook(self._end, always_call=True),
-        ]
+        self._at_work = False
+        self._given: set[int] = set()
+        self._repeated: set[nn.Module] = set()
+        self._handles = [model.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True)]
         self._tapped: list[Tapped] = []
         for name, layer in model.named_modules():
             if not _trained_by_itself(layer):
@@ -72,8 +72,17 @@ class BookKeeping:
                 layer.tap = partial(self._tap, name or "(the model)")
                 self._tapped.append(layer)
             else:
+                if find_sampler(layer) is None:
+                    check_unknown_layer(name or "(the model)", layer)
                 hook = partial(self._ran, name or "(the model)")
                 self._handles.append(layer.register_forward_hook(hook, with_kwargs=True))
+        # Last, so that the network's own parameters are seen to before its run is over.
+        self._handles.append(model.register_forward_hook(self._end, always_call=True))
+
+    @property
+    def examples(self) -> int:
+        """How many the last run saw."""
+        return self._examples
 
     def cleanup(self) -> None:
         """Leave the network as it was found, but for gradients made; backward passes that are to come leave none."""
@@ -86,6 +95,8 @@ class BookKeeping:
         self._switch_on()
 
     def _begin(self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if self._at_work:  # a layer is run again, to be differentiated
+            return
         self._switch_on()  # after a run that was cut off
         if not (model.training and torch.is_grad_enabled()):
             return
@@ -93,12 +104,15 @@ class BookKeeping:
         self._running = True
         tensors = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor) and value.ndim]
         self._examples = len(tensors[0]) if tensors else 1
+        self._given = {value.untyped_storage().data_ptr() for value in tensors}
+        self._repeated = set()
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         for parameter in self._trained:
             parameter.requires_grad_(False)
 
     def _end(self, _: nn.Module, __: object, ___: object) -> None:
-        self._switch_on()
+        if not self._at_work:
+            self._switch_on()
 
     def _switch_on(self) -> None:
         # The graph is made by now, and knows of no parameter: what asks for gradients from here on changes nothing.
@@ -109,16 +123,27 @@ class BookKeeping:
 
     def _ran(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], made: Any) -> Any:
         """A layer was run: watch what it made."""
-        if not self._running:
+        if not self._running or not torch.is_grad_enabled():
             return None
+        given = (*inputs, *named.values())
+        if len(given) == 1:
+            inputs, named = given, {}
         if not isinstance(made, Tensor):
             raise UsageError(
                 f"layer {name}, a {type(layer).__name__}, can't be trained privately: it has parameters of its own and "
                 f"returns a {type(made).__name__}, not a tensor"
             )
-        if len(inputs) == 1 and isinstance(inputs[0], Tensor) and len(inputs[0]) == len(made) == 1 < self._examples:
+        if any(made is value for value in given):
+            made = made.clone()
+        if layer in self._repeated:
+            raise UsageError(
+                f"layer {name}, a {type(layer).__name__}, can't be trained privately: it is run for one example after "
+                "the other, or once for the batch and once again; run it on all examples at once"
+            )
+        if type(layer) is nn.Embedding and self._is_for_all(inputs, made):
             # Made once for the whole batch, as embeddings of positions often are: given to each example by itself.
-            inputs, made = (_repeated(inputs[0], self._examples),), _repeated(made, self._examples)
+            self._repeated.add(layer)
+            inputs, made = (_expanded(inputs[0], self._examples),), _expanded(made, self._examples)
         call = _Call(name, layer, inputs, named)
         sampler = find_sampler(layer) if call.plain else None
         return self._watched(
@@ -126,12 +151,20 @@ class BookKeeping:
         )
 
     def _tap(self, name: str, made: Tensor, gradients: Gradients) -> Tensor:
-        return self._watched(made, _Call(name, None, (), {}), gradients) if self._running else made
+        if not self._running or not torch.is_grad_enabled():
+            return made
+        return self._watched(made, _Call(name, None, (), {}), gradients)
+
+    def _is_for_all(self, inputs: tuple[Any, ...], made: Tensor) -> bool:
+        """Whether a batch of one was made of numbers that aren't (a part of) what the network was given."""
+        if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not len(inputs[0]) == len(made) == 1:
+            return False
+        return self._examples > 1 and inputs[0].untyped_storage().data_ptr() not in self._given
 
     def _watched(self, made: Tensor, call: _Call, gradients: Gradients) -> Tensor:
         watched = made
         if not made.requires_grad:  # nothing below is trained: the backward pass ends here
-            if made._is_view() or any(made is value for value in call.inputs):
+            if made._is_view():
                 made = made.clone()
             watched = _Tap.apply(made, self._anchor(made.device))  # type: ignore[no-untyped-call]
         watched.register_hook(partial(self._came_back, self._run, call, gradients))  # type: ignore[no-untyped-call]
@@ -146,9 +179,13 @@ class BookKeeping:
         if self._removed:
             return
         call.check_unchanged()
-        with torch.no_grad():
-            for parameter, found in gradients(slopes):
-                _add(parameter, found, run)
+        self._at_work = True
+        try:
+            with torch.no_grad():
+                for parameter, found in gradients(slopes):
+                    _add(parameter, found, run)
+        finally:
+            self._at_work = False
 
     def _fallback(self, call: _Call, slopes: Tensor) -> Found:
         assert call.layer is not None
@@ -182,7 +219,10 @@ class _Call:
     def by(self, sampler: Callable[[nn.Module, Tensor, Tensor], Found], slopes: Tensor) -> Found:
         assert self.layer is not None
         # Under autocast a layer computes in bfloat16; norms and sums are made in the precision of its parameters.
-        precision = next(self.layer.parameters(recurse=False)).dtype
+        own = [parameter for parameter in self.layer.parameters(recurse=False) if parameter.requires_grad]
+        if not len(slopes):  # kernels need not know what to do without examples
+            return [(parameter, slopes.new_zeros(0, *parameter.shape)) for parameter in own]
+        precision = own[0].dtype
         inputs = self.inputs[0].to(precision) if self.inputs[0].is_floating_point() else self.inputs[0]
         return sampler(self.layer, inputs, slopes.to(precision))
 
@@ -208,7 +248,7 @@ class _Tap(torch.autograd.Function):
         return None, None
 
 
-def _repeated(tensor: Tensor, times: int) -> Tensor:
+def _expanded(tensor: Tensor, times: int) -> Tensor:
     return tensor.expand(times, *tensor.shape[1:])
 
 

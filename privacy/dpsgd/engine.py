@@ -127,6 +127,21 @@ def check_layers(model: nn.Module) -> None:
                 "examples, keeps buffers or hides gradients; use GroupNorm or LayerNorm for BatchNorm, Linear "
                 "layers for nn.MultiheadAttention, and privacy.dpsgd.layers.recurrent for nn.LSTM and nn.GRU"
             )
+        if trainable and (found := _hidden_dependence(module)):
+            raise UsageError(
+                f"layer {name or '(the model)'}, a {type(module).__name__}, can't be trained privately: {found}"
+            )
+
+
+def _hidden_dependence(module: nn.Module) -> str | None:
+    """Options under which a layer changes with what it sees, or gradients of single examples aren't known."""
+    if isinstance(module, nn.EmbeddingBag):
+        return "use nn.Embedding and a mean"
+    if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
+        return "with max_norm or scale_grad_by_freq it depends on the words of the whole batch; leave them out"
+    if isinstance(module, nn.Conv3d) and module.padding_mode != "zeros":
+        return f"padding_mode = '{module.padding_mode}'; allowed: zeros"
+    return None
 
 
 def strip(model: nn.Module) -> None:

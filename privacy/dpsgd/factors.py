@@ -54,6 +54,10 @@ class Factors:
         """Values of one example's gradient."""
         return self.slopes.shape[2] * self.inputs.shape[2]
 
+    def to(self, precision: torch.dtype) -> Factors:
+        """The same in another precision."""
+        return Factors(self.slopes.to(precision), self.inputs.to(precision))
+
     def joined(self, other: Factors) -> Factors:
         """The sum of both gradients: those of a layer that is used twice."""
         return Factors(torch.cat([self.slopes, other.slopes], 1), torch.cat([self.inputs, other.inputs], 1))
@@ -89,6 +93,14 @@ class Factors:
 
 
 def _squared_norms(slopes: Tensor, inputs: Tensor) -> Tensor:
+    # Over the largest of each example first: so no square underflows while the other factor's is large.
+    least = torch.finfo(torch.float64).tiny
+    largest = [part.abs().amax((1, 2), keepdim=True).clamp(min=least) for part in (slopes, inputs)]
+    scale = (largest[0] * largest[1]).flatten()
+    return _squared_norms_of_scaled(slopes / largest[0], inputs / largest[1]) * scale.square()
+
+
+def _squared_norms_of_scaled(slopes: Tensor, inputs: Tensor) -> Tensor:
     lengths = vector_norm(slopes, dim=2) * vector_norm(inputs, dim=2)  # (n, T)
     if lengths.shape[1] == 1:
         alone: Tensor = lengths[:, 0].square()

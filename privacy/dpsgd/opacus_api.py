@@ -19,6 +19,7 @@ from typing import Any
 from opacus import PrivacyEngine
 from opacus.grad_sample import AbstractGradSampleModule
 from torch import nn
+from torch.optim import Optimizer
 
 from privacy.dpsgd.bookkeeping import BookKeeping, values_left_as_factors
 from privacy.dpsgd.clipping import ClippingMode
@@ -44,6 +45,7 @@ class BookKeepingEngine(PrivacyEngine):  # type: ignore[misc]  # Opacus has no t
             super().__init__(accountant=accountant)
         self._noise = SecretNoise() if noise is None else noise
         self._left = 0
+        self._books: BookKeeping
 
     def _prepare_model(self, module: nn.Module, **options: Any) -> BookKeepingModule:
         if options.pop("grad_sample_mode", "hooks") != "hooks":
@@ -52,7 +54,9 @@ class BookKeepingEngine(PrivacyEngine):  # type: ignore[misc]  # Opacus has no t
         if not options.pop("wrap_model", True):
             raise UsageError("wrap_model = False: use privacy.dpsgd.engine.private_hooks, which wraps nothing")
         self._left = values_left_as_factors(module)
-        return BookKeepingModule(module, **options)
+        found = BookKeepingModule(module, **options)
+        self._books = found.books
+        return found
 
     def _prepare_optimizer(self, **options: Any) -> LoopOptimizer:
         inner, clipping = options["optimizer"], options.get("clipping", "flat")
@@ -60,6 +64,8 @@ class BookKeepingEngine(PrivacyEngine):  # type: ignore[misc]  # Opacus has no t
             raise UsageError(f"clipping = {clipping!r}: allowed: {', '.join(_MODES)}")
         if options.get("distributed") or options.get("noise_generator") is not None:
             raise UsageError("distributed, noise_generator: not offered; noise comes from the engine's own source")
+        if not isinstance(options["max_grad_norm"], int | float):
+            raise UsageError("max_grad_norm: give one norm; clipping = 'per_layer' shares it among the parameters")
         return LoopOptimizer(
             inner.original_optimizer if isinstance(inner, PrivateOptimizer) else inner,
             noise_multiplier=options["noise_multiplier"],
@@ -68,6 +74,7 @@ class BookKeepingEngine(PrivacyEngine):  # type: ignore[misc]  # Opacus has no t
             noise=self._noise,
             values_left_as_factors=self._left,
             mode=_MODES[clipping],
+            books=self._books,
         )
 
 
@@ -84,7 +91,7 @@ class BookKeepingModule(AbstractGradSampleModule):  # type: ignore[misc]
             raise UsageError("book-keeping needs a summed loss and the example as first axis: loss_reduction='sum'")
         check_layers(m)
         super().__init__(m, batch_first=batch_first, loss_reduction=loss_reduction)
-        self._books = BookKeeping(m)
+        self.books = BookKeeping(m)
 
     def forbid_grad_accumulation(self) -> None:
         """Book-keeping never adds up two passes."""
@@ -98,16 +105,25 @@ class BookKeepingModule(AbstractGradSampleModule):  # type: ignore[misc]
 
     def remove_hooks(self) -> None:
         """Take them away."""
-        self._books.cleanup()
+        self.books.cleanup()
 
     def cleanup(self) -> None:
         """Leave the network as it was found."""
-        self._books.cleanup()
+        self.books.cleanup()
         strip(self._module)
 
 
 class LoopOptimizer(PrivateOptimizer):
-    """A step takes what the last backward pass has left, as in Opacus; nothing, after an empty batch."""
+    """A step takes what the last backward pass has left, as in Opacus; nothing, after an empty batch.
+
+    Args:
+        books: of the network, which know how many examples it saw.
+        options: of `PrivateOptimizer`.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, books: BookKeeping, **options: Any) -> None:
+        super().__init__(optimizer, **options)
+        self._books = books
 
     @property
     def accumulated_iterations(self) -> int:
@@ -117,5 +133,7 @@ class LoopOptimizer(PrivateOptimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:
         """One noisy update. Raises as `PrivateOptimizer.step` and `accumulate`."""
         if closure is None and any(getattr(p, "grad_sample", None) is not None for p in self.params):
-            self.accumulate()
-        super().step(closure)
+            self.accumulate(examples=self._books.examples)
+        self._is_last_step_skipped = self._check_skip_next_step()  # of a batch in parts: the update comes with the last
+        if not self._is_last_step_skipped:
+            super().step(closure)

@@ -140,8 +140,13 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
             self.original_optimizer.step()
         finally:
             # Even if the update fails: a sum that was noised twice would cost twice.
-            self._seen = 0
             self.zero_grad(set_to_none=True)
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """As in Opacus: what was accumulated is dropped, unless the last step was put off."""
+        super().zero_grad(set_to_none)
+        if not self._is_last_step_skipped:
+            self._seen = 0
 
     def clip_and_accumulate(self) -> None:
         """As in Opacus, but in whole steps of the grid; and a gradient that is not finite adds zero (rule 5)."""
@@ -219,7 +224,9 @@ def per_example_gradients(parameters: Sequence[Tensor]) -> list[Gradient]:
     """
     found = [_per_example(parameter) for parameter in parameters]
     return [
-        gradient if isinstance(gradient, Factors) else gradient.reshape(len(gradient), parameter.numel())
+        gradient.to(parameter.dtype)
+        if isinstance(gradient, Factors)
+        else gradient.reshape(len(gradient), parameter.numel()).to(parameter.dtype)
         for gradient, parameter in zip(found, parameters, strict=True)
     ]
 

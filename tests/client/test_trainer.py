@@ -366,7 +366,8 @@ def test_both_engines_make_the_same_round_however_gradients_are_clipped(kind: st
         plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"clipping": clipping})})
         model = build(kind, {}, input_shape=shape, classes=3, seed=1)
         start = get_parameters(model)
-        noise = Scripted(range(12), [], range(5, 20), noise=0.01)
+        # Without noise: what is left as factors is noised for a sensitivity a little larger.
+        noise = Scripted(range(12), [], range(5, 20))
         changes.append(train_private(model, start, own, plan, round_number=1, noise=noise))
         assert_bare(model)
     assert_close(*changes)

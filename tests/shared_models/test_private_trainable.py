@@ -428,3 +428,60 @@ def test_the_verdict_does_not_depend_on_the_global_random_state() -> None:
         torch.manual_seed(seed)
         verdicts.add(refusal(with_layer(Apply(lambda x: x - x.mean(dim=0)))))
     assert len(verdicts) == 1
+
+
+# --- networks that look at what they are given ------------------------------------------------------------------
+
+
+class SortedByLength(nn.Module):
+    """Puts examples in order of length before a layer and back after it, as one does to pack sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(6, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        order = (batch != 0).sum(1).argsort()
+        return self.head(torch.tanh(self.inner(batch[order]))[order.argsort()])
+
+
+class SomeOfThem(nn.Module):
+    """Runs a layer on those examples only whose first value is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(6, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        chosen = batch.abs().amax(1) > 5
+        made = torch.zeros_like(batch)
+        made[chosen] = self.inner(batch[chosen])
+        return self.head(made + batch)
+
+
+@engines
+@pytest.mark.parametrize("model", [SortedByLength, SomeOfThem])
+def test_a_network_that_moves_examples_about_by_what_they_hold_is_refused(
+    model: type[nn.Module], engine: DpEngine
+) -> None:
+    assert "wrong per-example gradients" in refusal(model(), engine=engine) or "fails" in refusal(
+        model(), engine=engine
+    )
+
+
+class BareMask(nn.Module):
+    """A bare parameter and a mask of zeros, kept on the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = BareShift(), nn.Linear(6, CLASSES)
+        self.inner.shift = nn.Parameter(torch.zeros(6))
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.inner.mask = (batch != 0).to(batch)
+        shifted = self.inner(batch) * self.inner.mask
+        return self.head(shifted)
+
+
+def test_a_mask_made_outside_of_the_layer_that_it_is_for_passes() -> None:
+    check_private_trainable(BareMask(), SHAPE, CLASSES)

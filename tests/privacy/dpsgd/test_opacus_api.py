@@ -142,3 +142,58 @@ def test_a_layer_that_mixes_examples_is_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     with pytest.raises(UsageError, match="mixes examples"):
         BookKeepingEngine()._prepare_model(model, loss_reduction="sum")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_batch_in_parts_is_one_step() -> None:
+    from opacus.utils.batch_memory_manager import BatchMemoryManager
+
+    changes = []
+    for most in (20, 7):
+        model = network()
+        before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+        engine = BookKeepingEngine(noise=Silence(b"none"))
+        private, optimizer, loader = engine.make_private(
+            module=model,
+            optimizer=SGD(model.parameters(), lr=0.5),
+            data_loader=DataLoader(data(), batch_size=20),
+            noise_multiplier=1.0,
+            max_grad_norm=0.3,
+            loss_reduction="sum",
+            poisson_sampling=False,
+        )
+        with BatchMemoryManager(data_loader=loader, max_physical_batch_size=most, optimizer=optimizer) as parts:
+            for x, y in parts:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(private(x), y, reduction="sum").backward()
+                optimizer.step()
+        assert engine.accountant.history == [(1.0, 0.5, 2)]
+        changes.append(nn.utils.parameters_to_vector(model.parameters()).detach() - before)
+    assert (changes[0] - changes[1]).norm() <= 1e-4 * changes[0].norm()
+
+
+def test_places_in_the_place_of_examples_are_refused() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2]).sum(1)
+            return made
+
+    model = Flat()
+    private, optimizer, _ = BookKeepingEngine().make_private(
+        module=model,
+        optimizer=SGD(model.parameters(), lr=0.1),
+        data_loader=DataLoader(TensorDataset(torch.randn(8, 5, 4), torch.zeros(8, dtype=torch.long)), batch_size=4),
+        noise_multiplier=1.0,
+        max_grad_norm=1.0,
+        loss_reduction="sum",
+        poisson_sampling=False,
+    )
+    nn.functional.cross_entropy(
+        private(torch.randn(4, 5, 4)), torch.zeros(4, dtype=torch.long), reduction="sum"
+    ).backward()
+    with pytest.raises(RuntimeError, match=r"number \[20\], examples 4"):
+        optimizer.step()

@@ -332,5 +332,5 @@ def test_a_layer_with_parameters_of_its_own_and_dropout_inside_is_refused() -> N
             return made
 
     model = nn.Sequential(nn.Linear(4, 4), Both())
-    with private_hooks(model), pytest.raises(UsageError, match=r"layer 1, a Both, .* draws random numbers"):
-        torch.autograd.backward(model(torch.randn(3, 4)).sum())
+    with pytest.raises(UsageError, match=r"layer 1, a Both, .* draws random numbers"), private_hooks(model):
+        pass
