@@ -118,7 +118,7 @@ def test_an_owner_is_shown_all_that_matters_and_asked(
     assert "classes: 'a', 'b', 'c'" in shown["data"]
     assert shown["privacy"].startswith("each record, not person; against everybody, the server included (trust: local)")
     assert f"epsilon {found.privacy.epsilon:g} at delta 1e-05 here, once all rounds are played" in shown["privacy"]
-    assert "3 x training: 2 steps at sample rate 1, noise multiplier 4, clipping norm 1" in shown["releases"]
+    assert "3 x training: 2 steps at sample rate 1, noise multiplier 4, gradients clipped to 1" in shown["releases"]
     assert "3 x counts of right and of all held-out records, with noise of deviation 10 each" in shown["releases"]
     assert "charged (private releases, paid for): arrays, metrics.correct, metrics.total" in shown["leaves"]
     assert "public (the same whatever the data is): metrics.num-examples (1 for everybody), " in shown["leaves"]
