@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -150,41 +151,22 @@ def _private_steps(
     noise: NoiseSource,
 ) -> Iterator[Callable[[Iterable[Batch]], None]]:
     """What makes a private step of a batch: in closed form where a linear head is all that is trained."""
-    engine, mode = plan.training.dp_engine, plan.privacy.clipping
-    norm, batch = plan.privacy.clipping_norm, plan.training.expected_batch_size
-    left = values_left_as_factors(model, engine)
+    engine, left = plan.training.dp_engine, values_left_as_factors(model, plan.training.dp_engine)
+    noised: dict[str, Any] = {
+        "noise_multiplier": release.noise_multiplier,
+        "expected_batch_size": plan.training.expected_batch_size,
+        "noise": noise,
+    }
+    clipped: dict[str, Any] = {"clipping_norm": plan.privacy.clipping_norm, "mode": plan.privacy.clipping}
     example = torch.zeros(1, *records.x.shape[1:], device=next(model.parameters()).device)
     private: PrivateOptimizer
     if adapts_within_rounds(plan):
-        private = AdaptiveOptimizer(
-            optimizer,
-            clipping=clipping_of(plan),
-            noise_multiplier=release.noise_multiplier,
-            expected_batch_size=batch,
-            noise=noise,
-            values_left_as_factors=left,
-        )
+        private = AdaptiveOptimizer(optimizer, clipping=clipping_of(plan), **noised, values_left_as_factors=left)
     elif linear_head(model, example) is not None:
-        yield SummedStep(
-            model,
-            optimizer,
-            noise_multiplier=release.noise_multiplier,
-            clipping_norm=norm,
-            expected_batch_size=batch,
-            noise=noise,
-            mode=mode,
-        ).step
+        yield SummedStep(model, optimizer, **noised, **clipped).step
         return
     else:
-        private = PrivateOptimizer(
-            optimizer,
-            noise_multiplier=release.noise_multiplier,
-            clipping_norm=norm,
-            expected_batch_size=batch,
-            noise=noise,
-            values_left_as_factors=left,
-            mode=mode,
-        )
+        private = PrivateOptimizer(optimizer, **noised, **clipped, values_left_as_factors=left)
     loss = nn.CrossEntropyLoss(reduction="sum")
     with private_hooks(model, engine):
         yield lambda microbatches: private_gradient_step(model, private, loss, microbatches)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 import privacy.dpsgd.layers  # noqa: F401 - registers the kinds of layers
 from privacy.dpsgd.factors import Factors
@@ -207,8 +208,9 @@ class _Call:
     _versions: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        kept = tuple(value.detach() if isinstance(value, Tensor) else value for value in self.inputs)
-        object.__setattr__(self, "inputs", kept)
+        for name in ("inputs", "named"):
+            kept = tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, getattr(self, name))
+            object.__setattr__(self, name, kept)
         object.__setattr__(self, "_versions", self._versions_now())
 
     @property
@@ -232,7 +234,8 @@ class _Call:
             raise RuntimeError(f"layer {self.name}: its input was changed in place after it was used")
 
     def _versions_now(self) -> tuple[int, ...]:
-        return tuple(value._version for value in self.inputs if isinstance(value, Tensor) and not value.is_inference())
+        given = (value for value in tree_leaves((self.inputs, self.named)) if isinstance(value, Tensor))
+        return tuple(value._version for value in given if not value.is_inference())
 
 
 class _Tap(torch.autograd.Function):

@@ -16,7 +16,7 @@ from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import privacy.dpsgd.convolution  # noqa: F401 - its sampler takes the place of Opacus' own
+import privacy.dpsgd.opacus_convolution  # noqa: F401 - its sampler takes the place of Opacus' own
 from privacy.dpsgd.bookkeeping import OWN_ATTRIBUTE, BookKeeping
 from privacy.dpsgd.bookkeeping import values_left_as_factors as book_keeping_factors
 from privacy.dpsgd.optimizer import PrivateOptimizer

@@ -7,11 +7,12 @@ of matrices (Bu et al. 2023, arXiv 2210.00038): no gradient of one example is ev
 
 Such a sum is not rounded example by example (`privacy.dpsgd.clipping`), so what arithmetic makes of it counts. All of
 it is in float64, with u = 2^-53. Let B be the sum over t of |s_t| |x_t|: what an example's gradient could be if nothing
-cancelled. Its squared norm is taken to be what was computed and B^2 / 2^20 more. That covers what the computing may be
-off by, (2 d + T^2) u B^2 for d features and T places, and it means that a clipped example's B is at most 2^10 C. A
-product over at most 2048 rows is off by 2051 u of the B in it (Higham 2002, section 3.5), by 2051 · 2^10 n u C over n
-examples; adding up n products at most is off by n^2 u C. So two neighbouring sums are apart by C and twice that at
-most, which for `MOST_EXAMPLES` is less than C (1 + `privacy.example_sum_grid.SLACK`).
+cancelled. With one place it is the norm. With more the squared norm is taken to be what was computed and B^2 / 2^20
+more. That covers what the computing may be off by, (2 d + T^2) u B^2 for d features and T places, and it means that a
+clipped example's B is at most 2^10 C. A product over at most 2048 rows is off by 2051 u of the B in it (Higham 2002,
+section 3.5), by 2051 · 2^10 n u C over n examples; adding up n products at most is off by n^2 u C. So two neighbouring
+sums are apart by C and twice that at most, which for `MOST_EXAMPLES` is less than
+C (1 + `privacy.example_sum_grid.SLACK`).
 """
 
 from __future__ import annotations

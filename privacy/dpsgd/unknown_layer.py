@@ -32,8 +32,8 @@ def unknown_layer_gradients(
     Args:
         name: of the layer, for messages.
         layer: with trained parameters of its own, and whatever inside.
-        inputs: it was given; tensors have the example first.
-        named: it was given by name; the same for all examples.
+        inputs: it was given; each tensor, inside other things too, has the examples as its first axis.
+        named: it was given by name; likewise.
         slopes: of its output (n, ...).
 
     Returns:

@@ -446,7 +446,7 @@ class SortedByLength(nn.Module):
 
 
 class SomeOfThem(nn.Module):
-    """Runs a layer on those examples only whose first value is large."""
+    """Runs a layer on those examples only that hold a large value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -464,9 +464,7 @@ class SomeOfThem(nn.Module):
 def test_a_network_that_moves_examples_about_by_what_they_hold_is_refused(
     model: type[nn.Module], engine: DpEngine
 ) -> None:
-    assert "wrong per-example gradients" in refusal(model(), engine=engine) or "fails" in refusal(
-        model(), engine=engine
-    )
+    assert "per-example gradients" in refusal(model(), engine=engine)
 
 
 class BareMask(nn.Module):

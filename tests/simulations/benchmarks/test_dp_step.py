@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from simulations.benchmarks import dp_step
-from simulations.benchmarks.dp_step import CASES, ENGINES, Case, Row, growth, main, measure, step_of
+from simulations.benchmarks.dp_cases import CASES, Case
+from simulations.benchmarks.dp_step import ENGINES, Row, growth, main, measure, step_of
 
 SMALL = Case(lambda _: nn.Sequential(nn.Flatten(), nn.Linear(16, 10)), lambda n: torch.randn(n, 4, 4), 8)
 
