@@ -1,15 +1,14 @@
 """Public images that the matrices of feature maps are learnt from: nobody's data, and on every machine already.
 
-Textures are cut from the two photographs that scikit-learn ships (`load_sample_images`, CC BY) and seen through
-silhouettes: scikit-learn's own handwritten digits (8 x 8, UCI, CC BY 4.0) drawn larger. What comes out are grey things
-on black, with edges, holes and strokes; in every third image the silhouette itself, without a texture.
+Made-up things, each alone on black and as large as the picture: silhouettes drawn by formulas, with surfaces whose
+textures are cut from the two photographs that scikit-learn ships (`load_sample_images`, CC BY). In one of ten images
+the silhouette stands by itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -17,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as nn
 
 from security.errors import UsageError
+from shared_models.features.silhouettes import silhouettes
+from shared_models.features.surfaces import painted
 
 _PHOTOGRAPHS: Final = ("china.jpg", "flower.jpg")
 _SHRINKS: Final = (1, 2, 4)  # how coarsely a photograph is seen
 _PART: Final = 1000  # images made at once
-_PLAIN: Final = 3  # one of so many is without a texture
+_PLAIN: Final = 10  # one of so many is without a texture
 
 Grey = npt.NDArray[np.float32]
 
@@ -36,21 +36,21 @@ def public_images(count: int, shape: tuple[int, int], *, seed: int, plain: bool 
         count: of images.
         shape: height and width.
         seed: public.
-        plain: whether every third is a silhouette without texture. They help whitening; patterns learnt from them
-            would all be edges.
+        plain: whether one of ten is a silhouette by itself. They help whitening; patterns learnt from them would all
+            be edges.
 
     Raises:
         UsageError: Pillow isn't installed, or scikit-learn came without its images.
     """
     generator = np.random.default_rng(seed)
-    photographs, digits = _pyramid(), _digits()
+    photographs = _pyramid()
     for start in range(0, count, _PART):
         n = min(_PART, count - start)
         textures = _textures(photographs, n, shape, generator)
-        silhouettes = _silhouettes(digits, n, shape, generator)
-        found = textures.mul_(silhouettes)
+        whole, apart = silhouettes(n, shape, generator)
+        found = painted(textures, whole, apart, generator)
         if plain:
-            found[: n // _PLAIN] = silhouettes[: n // _PLAIN]
+            found[: n // _PLAIN] = whole[: n // _PLAIN]
         yield found
 
 
@@ -63,7 +63,6 @@ def public_digest() -> str:
     found = hashlib.sha256()
     for path in _photograph_files():
         found.update(hashlib.sha256(path.read_bytes()).digest())
-    found.update(_digits().numpy().astype(np.uint8).tobytes())
     return found.hexdigest()
 
 
@@ -83,27 +82,6 @@ def _textures(photographs: list[Grey], n: int, shape: tuple[int, int], generator
     contrast = generator.uniform(0.1, 1, (n, 1, 1)).astype(np.float32)
     floor = (generator.random((n, 1, 1)) * (1 - contrast)).astype(np.float32)
     return torch.from_numpy(floor + contrast * found)[:, None]
-
-
-def _silhouettes(digits: Tensor, n: int, shape: tuple[int, int], generator: np.random.Generator) -> Tensor:
-    """Masks (n, 1, H, W) in [0, 1]."""
-    picked = digits[torch.from_numpy(generator.integers(len(digits), size=n))][:, None] / 16
-    width, height = generator.uniform(1.1, 1.4, (2, n)).astype(np.float32)  # of the frame, in digits
-    nothing = np.zeros(n, dtype=np.float32)
-    frame = np.stack(
-        [np.stack([width, nothing, nothing], axis=1), np.stack([nothing, height, nothing], axis=1)], axis=1
-    )
-    grid = nn.affine_grid(torch.from_numpy(frame), [n, 1, *shape], align_corners=False)
-    drawn = nn.grid_sample(picked, grid, mode="bicubic", padding_mode="zeros", align_corners=False)
-    return ((drawn - 0.6) * 4 + 0.5).clamp_(0, 1)
-
-
-@cache
-def _digits() -> Tensor:
-    """Digits (n, 8, 8) of 0 to 16."""
-    from sklearn.datasets import load_digits
-
-    return torch.from_numpy(load_digits().images.astype(np.float32))
 
 
 def _pyramid() -> list[Grey]:

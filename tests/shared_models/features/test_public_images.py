@@ -28,8 +28,18 @@ def test_the_same_seed_gives_the_same_images_and_another_others() -> None:
     assert not torch.equal(once, other)
 
 
+def test_one_of_ten_is_a_silhouette_by_itself_unless_they_are_not_wanted() -> None:
+    both, without = (next(public_images(200, (28, 28), seed=1, plain=plain)) for plain in (True, False))
+    assert torch.equal(both[20:], without[20:])
+    grey = [
+        ((part[:20] > 0.05) & (part[:20] < 0.95)).float().sum() / (part[:20] > 0.05).sum() for part in (both, without)
+    ]
+    assert float(grey[0]) < 0.3
+    assert float(grey[1]) > 0.9
+
+
 def test_the_digest_is_that_of_the_files_on_every_machine() -> None:
-    assert public_digest() == "b4f150dc32c48ec662132a1809d16b0d28a1e070b96fa5a22968a1f02a477a49"
+    assert public_digest() == "e4b1bad3b1a0e56d16c81d72e86c38aaf95d74441853c67d05585e84e8de964b"
 
 
 def test_without_pillow_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
