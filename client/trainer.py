@@ -23,6 +23,7 @@ from privacy.dpsgd.engine import private_gradient_step, private_hooks, values_le
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from privacy.dpsgd.linear_head import linear_head
 from privacy.dpsgd.optimizer import PrivateOptimizer
+from privacy.dpsgd.precision import Precision, outputs
 from privacy.dpsgd.sampling import poisson_batch
 from privacy.dpsgd.summed_step import SummedStep
 from privacy.mechanisms import DpSgd
@@ -37,11 +38,11 @@ from shared_models.seeds import derive_seed
 Batch = tuple[Tensor, Tensor]
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(wanted: str, precision: Precision = "float32") -> torch.device:
     """The device a plan asks for; `auto` takes a GPU if there is one.
 
     Raises:
-        UsageError: the device isn't there.
+        UsageError: the device isn't there, or doesn't compute in that precision.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -49,6 +50,11 @@ def choose_device(wanted: str) -> torch.device:
         raise UsageError("training.device = 'cuda': this machine has no usable CUDA device; allowed here: auto, cpu")
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise UsageError("training.device = 'mps': this machine has no usable MPS device; allowed here: auto, cpu")
+    if wanted == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise UsageError(
+            "training.precision = 'bfloat16': this machine's CUDA device can't; allowed here: float32, or "
+            "training.device = 'cpu'"
+        )
     return torch.device(wanted)
 
 
@@ -94,7 +100,7 @@ def train_plain(
             optimizer.zero_grad()
             for part in _parts(batch, plan):
                 x, y = records.x[part].to(device), records.y[part].to(device)
-                loss = nn.functional.cross_entropy(model(x), y, reduction="sum")
+                loss = nn.functional.cross_entropy(outputs(model, x, plan.training.precision), y, reduction="sum")
                 (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach())
             optimizer.step()
@@ -163,13 +169,15 @@ def _private_steps(
     if adapts_within_rounds(plan):
         private = AdaptiveOptimizer(optimizer, clipping=clipping_of(plan), **noised, values_left_as_factors=left)
     elif linear_head(model, example) is not None:
-        yield SummedStep(model, optimizer, **noised, **clipped).step
+        yield SummedStep(model, optimizer, **noised, **clipped, precision=plan.training.precision).step
         return
     else:
         private = PrivateOptimizer(optimizer, **noised, **clipped, values_left_as_factors=left)
     loss = nn.CrossEntropyLoss(reduction="sum")
     with private_hooks(model, engine):
-        yield lambda microbatches: private_gradient_step(model, private, loss, microbatches)
+        yield lambda microbatches: private_gradient_step(
+            model, private, loss, microbatches, precision=plan.training.precision
+        )
 
 
 def _private_batch(records: Records, plan: Plan, noise: NoiseSource, device: torch.device) -> Iterator[Batch]:
@@ -212,6 +220,7 @@ def gradient_sum(
             clipping_norm=plan.privacy.clipping_norm,
             mode=plan.privacy.clipping,
             engine=plan.training.dp_engine,
+            precision=plan.training.precision,
         )
 
 

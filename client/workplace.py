@@ -96,7 +96,7 @@ def workplace(plan_text: str, device: str = "auto") -> Workplace:
     model = build_for(plan)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
         check_private_trainable(model, model_shape(plan), len(card_for(plan.data).classes), plan.training.dp_engine)
-    model.to(choose_device(wanted_device(plan, device)))
+    model.to(choose_device(wanted_device(plan, device), plan.training.precision))
     layout = layout_of(model, plan.federation.wire, plan.federation.top_fraction)
     return Workplace(plan=plan, model=model, layout=layout)
 

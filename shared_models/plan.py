@@ -116,6 +116,9 @@ class TrainingPlan(Section):
     dp_engine: Literal["bookkeeping", "opacus"] = Field(
         "bookkeeping", description="What makes the gradients of single examples: Veil's engine, or Opacus' hooks."
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="What a network's layers compute in; norms, sums and parameters stay float32."
+    )
     proximal_mu: NonNegative = Field(0.0, description="Weight of FedProx' proximal term (arXiv 1812.06127).")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where a client computes.")
     threads: Count = Field(1, description="Torch threads of a client; part of the plan so that results stay equal.")
@@ -486,7 +489,11 @@ class Plan(Section):
         for name in ("adaptive", "correlated"):
             if meaning["privacy"][name] is None:
                 del meaning["privacy"][name]
-        for section, name, before in (("training", "dp_engine", "bookkeeping"), ("privacy", "clipping", "flat")):
+        for section, name, before in (
+            ("training", "dp_engine", "bookkeeping"),
+            ("training", "precision", "float32"),
+            ("privacy", "clipping", "flat"),
+        ):
             if meaning[section][name] == before:
                 del meaning[section][name]
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -72,7 +72,7 @@ def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFold
     # What is wrong with strategy, device or data is found out before a folder is made and before anybody is charged.
     make_strategy(plan)
     if settings.ray_address is None:
-        choose_device(plan.training.device)
+        choose_device(plan.training.device, plan.training.precision)
     test, clients = load_data(plan)
     folder = RunFolder(out or new_folder(plan.name))
     folder.create(plan)

@@ -20,6 +20,7 @@ import privacy.dpsgd.opacus_convolution  # noqa: F401 - its sampler takes the pl
 from privacy.dpsgd.bookkeeping import OWN_ATTRIBUTE, BookKeeping
 from privacy.dpsgd.bookkeeping import values_left_as_factors as book_keeping_factors
 from privacy.dpsgd.optimizer import PrivateOptimizer
+from privacy.dpsgd.precision import Precision, outputs
 from security.errors import UsageError
 
 DpEngine = Literal["bookkeeping", "opacus"]
@@ -77,6 +78,8 @@ def private_gradient_step(
     optimizer: PrivateOptimizer,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
     microbatches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    precision: Precision = "float32",
 ) -> None:
     """One private step, inside `private_hooks(model)`. It returns no loss: that would be private, and unnoised.
 
@@ -85,6 +88,7 @@ def private_gradient_step(
         optimizer: over the trainable parameters of `model`.
         loss_fn: of (outputs, targets), summed over examples; in a mean, each would weigh on the others.
         microbatches: (inputs, targets), together one Poisson batch with each example once; none if it is empty.
+        precision: what the model's layers compute in.
 
     Raises:
         UsageError: if the loss is a module that does not sum.
@@ -100,7 +104,7 @@ def private_gradient_step(
         if not parts:
             continue
         for inputs, targets in zip(*(torch.tensor_split(part, parts) for part in microbatch), strict=True):
-            torch.autograd.backward(loss_fn(model(inputs), targets))
+            torch.autograd.backward(loss_fn(outputs(model, inputs, precision), targets))
             optimizer.accumulate(examples=len(targets))
     optimizer.step()
 

@@ -26,6 +26,7 @@ from privacy.dpsgd.clipping import ClippingMode, clipping_factors
 from privacy.dpsgd.engine import DpEngine, check_layers, private_hooks
 from privacy.dpsgd.linear_head import LinearHead, linear_head
 from privacy.dpsgd.optimizer import as_rows, check_per_example, free_per_example, per_example_gradients
+from privacy.dpsgd.precision import Precision, outputs
 
 _PART = 1 << 12  # examples that are added up without compensation
 MOST_EXAMPLES = 10**8
@@ -39,6 +40,7 @@ def clipped_gradient_sum(
     clipping_norm: float,
     mode: ClippingMode = "flat",
     engine: DpEngine = "bookkeeping",
+    precision: Precision = "float32",
 ) -> npt.NDArray[np.float64]:
     """The sum over examples of the gradient of their cross-entropy, each clipped to a norm.
 
@@ -50,6 +52,7 @@ def clipped_gradient_sum(
         clipping_norm: C, over all trained parameters together.
         mode: how gradients are clipped.
         engine: what makes them, where it isn't in closed form.
+        precision: what the layers compute in; of a linear head, those below it.
 
     Returns:
         Flat, in the order of the trained parameters.
@@ -67,9 +70,9 @@ def clipped_gradient_sum(
         head = linear_head(model, first[0])
         parts_too = chain([first], parts)
         found = (
-            _of_hooks(model, trained, parts_too, clipping_norm, mode, engine)
+            _of_hooks(model, trained, parts_too, clipping_norm, mode, engine, precision)
             if head is None
-            else _of_head(model, head, parts_too, clipping_norm, mode)
+            else _of_head(model, head, parts_too, clipping_norm, mode, precision)
         )
         for part in found:
             total.add(part.cpu())
@@ -91,9 +94,10 @@ def _of_head(
     parts: Iterable[tuple[Tensor, Tensor]],
     clipping_norm: float,
     mode: ClippingMode,
+    precision: Precision,
 ) -> Iterator[Tensor]:
     for inputs, classes in parts:
-        yield head.clipped_sum(head.features(model, inputs), classes, clipping_norm, mode)
+        yield head.clipped_sum(head.features(model, inputs, precision), classes, clipping_norm, mode)
 
 
 def _of_hooks(
@@ -103,11 +107,12 @@ def _of_hooks(
     clipping_norm: float,
     mode: ClippingMode,
     engine: DpEngine,
+    precision: Precision,
 ) -> Iterator[Tensor]:
     loss = nn.CrossEntropyLoss(reduction="sum")
     with private_hooks(model, engine):
         for inputs, classes in parts:
-            torch.autograd.backward(loss(model(inputs), classes))
+            torch.autograd.backward(loss(outputs(model, inputs, precision), classes))
             check_per_example(trained, len(classes))
             gradients = [as_rows(gradient) for gradient in per_example_gradients(trained)]
             factors = clipping_factors(gradients, clipping_norm, mode)

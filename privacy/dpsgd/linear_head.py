@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from privacy.dpsgd.clipping import STABLE, ClippingMode
+from privacy.dpsgd.precision import Precision, outputs
 
 _ROWS = 64  # whose features in float64 stay in the cache
 
@@ -29,7 +30,7 @@ class LinearHead:
 
     layer: nn.Linear
 
-    def features(self, model: nn.Module, inputs: Tensor) -> Tensor:
+    def features(self, model: nn.Module, inputs: Tensor, precision: Precision = "float32") -> Tensor:
         """What the layer is given, of shape (examples, features). The layer itself isn't run."""
 
         def stop(_: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -38,7 +39,7 @@ class LinearHead:
         hook = self.layer.register_forward_pre_hook(stop)
         try:
             with torch.no_grad():
-                model(inputs)
+                outputs(model, inputs, precision)
         except _ReachedError as reached:
             return reached.given
         finally:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from privacy.dpsgd.clipping import ClippingMode
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
+from privacy.dpsgd.precision import Precision
 from privacy.example_sum_grid import SLACK
 from privacy.mechanisms import rounded_sensitivity
 from privacy.noise import NoiseSource
@@ -36,6 +37,7 @@ class SummedStep:
         expected_batch_size: N, in examples, public (rule 1).
         noise: the client's own.
         mode: how gradients are clipped.
+        precision: what the layers below the head compute in.
 
     Raises:
         ValueError: the grid would be too coarse for so many parameters and so much noise.
@@ -51,11 +53,12 @@ class SummedStep:
         expected_batch_size: float,
         noise: NoiseSource,
         mode: ClippingMode = "flat",
+        precision: Precision = "float32",
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._clipping_norm, self._mode = clipping_norm, mode
+        self._clipping_norm, self._mode, self._precision = clipping_norm, mode, precision
         self._batch = expected_batch_size
         self._noise = noise
         size = sum(parameter.numel() for parameter in self._trained)
@@ -68,7 +71,13 @@ class SummedStep:
 
     def step(self, microbatches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """One step on one Poisson batch, each example once; without examples a step on noise alone."""
-        total = clipped_gradient_sum(self._model, microbatches, clipping_norm=self._clipping_norm, mode=self._mode)
+        total = clipped_gradient_sum(
+            self._model,
+            microbatches,
+            clipping_norm=self._clipping_norm,
+            mode=self._mode,
+            precision=self._precision,
+        )
         whole = np.rint(np.clip(total / self._grid.step, -_LARGEST, _LARGEST)).astype(np.int64)
         # All that the data has to do with is in `released`; from here on it is arithmetic on what is public.
         released = torch.from_numpy(whole) + self._noise.grid_normal(whole.shape, self._scale)

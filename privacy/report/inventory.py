@@ -41,6 +41,7 @@ _PARAMETERS = (
     "training.steps",
     "training.expected_batch_size",
     "training.dp_engine",
+    "training.precision",
     "federation.rounds",
     "federation.cohort.sampling",
     "federation.cohort.size",

@@ -5,12 +5,13 @@
 
 Every engine makes the same whole step in one process, one after the other, many times over: zero the gradients,
 forward, backward, clip, noise, update. Quoted is the least CPU time of each and its ratio to the plain step's: on a
-shared machine the least of interleaved runs is what others disturb least. Memory is measured in a process of its own
-for each: how far it grows beyond what it holds when network and data are there.
+shared machine the least of interleaved runs is what others disturb least. Memory is the most that tensors take at once
+in a step, beyond network and data.
 
-`veil` is `privacy.dpsgd` with noise from a keystream on a grid; how much of it is noise stands beside it. `hooks` and
+`veil` is `privacy.dpsgd` with noise from a keystream on a grid, `bf16` the same with layers in bfloat16. `hooks` and
 `ghost` are Opacus with its own noise (torch's generator, floats). `vmap` is torch.func with the same clipping and
-torch's noise.
+torch's noise. A second table says what bounds `veil`: the passes through the network without any parameter's gradient,
+the gradients of single examples, noise, and what is left: norms, rounding, sums, the update.
 """
 
 from __future__ import annotations
@@ -18,12 +19,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,14 +34,20 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 from torch.optim import SGD
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset
 
 from privacy.dpsgd.engine import private_gradient_step, private_hooks, values_left_as_factors
-from privacy.dpsgd.optimizer import PrivateOptimizer
+from privacy.dpsgd.layers.tapped import Tapped
+from privacy.dpsgd.optimizer import PrivateOptimizer, free_per_example
+from privacy.dpsgd.precision import Precision
 from privacy.noise import SecretNoise
 from simulations.benchmarks.dp_cases import CASES, CLASSES, Case
 
-ENGINES = ("plain", "veil", "hooks", "ghost", "vmap")
+ENGINES = ("plain", "veil", "bf16", "hooks", "ghost", "vmap")
+PARTS = ("passes", "gradients", "noise")
+"""Of a step by `veil`, by themselves; `gradients` comes with the passes that it needs."""
+
 CLIP, SIGMA = 1.0, 1.0
 
 
@@ -72,7 +77,7 @@ def step_of(engine: str, case: Case) -> Iterator[Step]:
             sgd.step()
 
         yield plain
-    elif engine == "veil":
+    elif engine in ("veil", "bf16"):
         optimizer = PrivateOptimizer(
             sgd,
             noise_multiplier=SIGMA,
@@ -81,8 +86,9 @@ def step_of(engine: str, case: Case) -> Iterator[Step]:
             noise=SecretNoise(),
             values_left_as_factors=values_left_as_factors(model),
         )
+        precision: Precision = "bfloat16" if engine == "bf16" else "float32"
         with private_hooks(model):
-            yield lambda: private_gradient_step(model, optimizer, loss, [(x, y)])
+            yield lambda: private_gradient_step(model, optimizer, loss, [(x, y)], precision=precision)
     elif engine == "vmap":
         yield _vmap_step(model, trained, sgd, x, y)
     else:
@@ -127,15 +133,41 @@ def _vmap_step(model: nn.Module, trained: list[nn.Parameter], sgd: SGD, x: Tenso
     return step
 
 
-def noise_step(case: Case) -> Step:
-    """The noise of a step alone."""
-    size = sum(p.numel() for p in case.make("veil").parameters() if p.requires_grad)
-    source = SecretNoise()
+@contextmanager
+def part_of(part: str, case: Case) -> Iterator[Step]:
+    """A part of a step by `veil`, on one batch."""
+    torch.manual_seed(1)
+    model = case.make("veil").train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if part == "noise":
+        source, size = SecretNoise(), sum(parameter.numel() for parameter in trained)
+        yield lambda: _ignored(source.grid_normal((size,), SIGMA * 2.0**20))
+        return
+    x, y = case.inputs(case.batch), torch.randint(CLASSES, (case.batch,))
+    loss = nn.CrossEntropyLoss(reduction="sum")
+    with private_hooks(model) if part == "gradients" else _without_parameters(model):
 
-    def draw() -> None:
-        source.grid_normal((size,), SIGMA * 2.0**20)
+        def step() -> None:
+            torch.autograd.backward(loss(model(x), y))
+            free_per_example(trained)
 
-    return draw
+        yield step
+
+
+def _ignored(_: object) -> None:
+    pass
+
+
+@contextmanager
+def _without_parameters(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient, and the backward pass goes down to the first layer that has one to train."""
+    first = next(m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False)))
+    model.requires_grad_(False)
+    if isinstance(first, Tapped):
+        first.tap = lambda gates, _: gates.requires_grad_()
+    else:
+        first.register_forward_hook(lambda _, __, made: made.requires_grad_())
+    yield
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
@@ -147,11 +179,11 @@ class Row:
 
     Attributes:
         model: name of the case.
-        engine: name of the engine; "noise" for that of Veil's step alone.
+        engine: name of the engine, or of a part of Veil's step.
         threads: of torch.
         cpu: least CPU time, in milliseconds; None if the engine can't train the network.
         wall: least elapsed time, in milliseconds.
-        memory: growth of the process beyond network and data, in MB; None where it wasn't measured.
+        memory: of tensors at once, in MB; of whole steps.
         error: why the engine can't.
     """
 
@@ -164,29 +196,26 @@ class Row:
     error: str | None = None
 
 
-def measure(name: str, *, runs: int, threads: int, engines: Sequence[str] = ENGINES) -> list[Row]:
-    """Steps of all engines, interleaved."""
+def measure(name: str, *, runs: int, threads: int, engines: Sequence[str] = (*ENGINES, *PARTS)) -> list[Row]:
+    """Steps of all engines and parts, interleaved."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     rows: list[Row] = []
     steps: list[tuple[Row, Step]] = []
-    opened = []
-    try:
+    with ExitStack() as opened:
+        opened.callback(torch.set_num_threads, before)
         for engine in engines:
             row = Row(name, engine, threads)
             rows.append(row)
-            context = step_of(engine, CASES[name])
             try:
-                step = context.__enter__()
-                opened.append(context)
+                step = opened.enter_context((part_of if engine in PARTS else step_of)(engine, CASES[name]))
                 step()
+                if engine in ENGINES:
+                    row.memory = peak_memory(step)
             except Exception as error:
                 row.error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 continue
             steps.append((row, step))
-        if "veil" in engines:
-            steps.append((Row(name, "noise", threads), noise_step(CASES[name])))
-            rows.append(steps[-1][0])
         for _ in range(runs):
             for row, step in steps:
                 cpu, wall = time.process_time(), time.perf_counter()
@@ -194,57 +223,44 @@ def measure(name: str, *, runs: int, threads: int, engines: Sequence[str] = ENGI
                 cpu, wall = 1e3 * (time.process_time() - cpu), 1e3 * (time.perf_counter() - wall)
                 row.cpu = min(row.cpu or math.inf, cpu)
                 row.wall = min(row.wall or math.inf, wall)
-    finally:
-        for context in reversed(opened):
-            context.__exit__(None, None, None)
-        torch.set_num_threads(before)
     return rows
 
 
-def growth(name: str, engine: str) -> float:
-    """How far this process grows over five steps, in MB: to be asked once, in a process of its own."""
-    with step_of(engine, CASES[name]) as step:
-        held = _kilobytes("VmRSS")
-        for _ in range(5):
-            step()
-        # Not getrusage: its peak is that of the process that started this one, too.
-        return (_kilobytes("VmHWM") - held) / 1024
-
-
-def _kilobytes(key: str) -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith(f"{key}:"))
-
-
-def _measured_apart(row: Row) -> float | None:
-    done = subprocess.run(  # noqa: S603 - this module itself
-        [sys.executable, "-W", "ignore", "-m", "simulations.benchmarks.dp_step", "--grow", row.model, row.engine],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return float(done.stdout) if done.returncode == 0 else None
+def peak_memory(step: Step) -> float:
+    """The most that tensors made in a step take at once, in MB."""
+    step()  # what is made once isn't counted
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        step()
+    events = found.profiler.kineto_results.events()
+    held = most = 0
+    for event in sorted((one for one in events if one.name() == "[memory]"), key=lambda one: one.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most / 1e6
 
 
 def tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """One table for each number of threads."""
+    """For each number of threads the time of each engine and of the parts of Veil's; and memory."""
     for threads in sorted({row.threads for row in rows}):
-        table = Table(title=f"A private step, {threads} thread{'s' * (threads > 1)}: CPU time over a plain step's")
-        table.add_column("network")
-        table.add_column("plain", justify="right")
-        for engine in (*ENGINES[1:], "noise"):
-            table.add_column(engine, justify="right")
-        table.add_column("memory: veil / hooks", justify="right")
-        for name in dict.fromkeys(row.model for row in rows if row.threads == threads):
-            found = {row.engine: row for row in rows if row.threads == threads and row.model == name}
-            plain = found["plain"]
-            table.add_row(
-                name,
-                f"{plain.cpu:.1f} ms" if plain.cpu else "-",
-                *(_ratio(found.get(engine), plain, "cpu") for engine in (*ENGINES[1:], "noise")),
-                " / ".join(_ratio(found.get(engine), plain, "memory") for engine in ("veil", "hooks")),
-            )
-        yield table
+        some = [row for row in rows if row.threads == threads]
+        title = f"A private step, {threads} thread{'s' * (threads > 1)}: CPU time over a plain step's"
+        yield _table(title, some, ENGINES[1:], "cpu", "ms")
+    some = [row for row in rows if row.threads == min(row.threads for row in rows)]
+    yield _table("What Veil's step is made of: CPU time over a plain step's", some, (*PARTS, "veil"), "cpu", "ms")
+    yield _table("Memory of tensors at once, over a plain step's", some, ENGINES[1:], "memory", "MB")
+
+
+def _table(title: str, rows: Sequence[Row], engines: Sequence[str], what: str, unit: str) -> Table:
+    table = Table(title=title)
+    table.add_column("network")
+    for engine in ("plain", *engines):
+        table.add_column(engine, justify="right")
+    for name in dict.fromkeys(row.model for row in rows):
+        found = {row.engine: row for row in rows if row.model == name}
+        plain = getattr(found["plain"], what)
+        ratios = (_ratio(found.get(engine), found["plain"], what) for engine in engines)
+        table.add_row(name, f"{plain:.1f} {unit}" if plain else "-", *ratios)
+    return table
 
 
 def _ratio(row: Row | None, plain: Row, what: str) -> str:
@@ -260,25 +276,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--runs", type=int, default=20, help="of each engine")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--no-memory", action="store_true", help="leave out memory, which takes a process each")
     parser.add_argument("--json", type=Path, help="where to write all figures")
-    parser.add_argument("--grow", nargs=2, metavar=("MODEL", "ENGINE"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
-    if given.grow:
-        torch.set_num_threads(1)
-        print(growth(*given.grow))
-        return
     console, rows = Console(), []
     for threads in given.threads:
         for name in given.models:
             with console.status(f"{name}, {threads} threads"):
                 rows += measure(name, runs=given.runs, threads=threads)
-    if not given.no_memory:
-        for row in rows:
-            if row.threads == given.threads[0] and row.error is None and row.engine != "noise":
-                with console.status(f"memory of {row.model}, {row.engine}"):
-                    row.memory = _measured_apart(row)
     for table in tables(rows):
         console.print(table)
     for row in rows:

@@ -374,6 +374,38 @@ def test_both_engines_make_the_same_round_however_gradients_are_clipped(kind: st
     assert np.linalg.norm(flat(changes[0])) > 0.01
 
 
+@pytest.mark.parametrize("kind", ["cnn", "linear"])
+@pytest.mark.parametrize("engine", ["bookkeeping", "opacus"])
+def test_a_round_in_bfloat16_is_nearly_that_in_float32_and_leaves_the_parameters_precise(
+    kind: str, engine: str
+) -> None:
+    own, changes = records(40, (1, 12, 12)), {}
+    for precision in ("float32", "bfloat16"):
+        plan = private(sigma=0.5, clip=0.3, steps=3, dp_engine=engine, precision=precision)
+        model = build(kind, {}, input_shape=(1, 12, 12), classes=3, seed=1)
+        start = get_parameters(model)
+        noise = Scripted(range(30), [], range(5, 40))
+        found = train_private(model, start, own, plan, round_number=1, noise=noise)
+        assert {value.dtype for value in found.values()} == {np.dtype(np.float32)}
+        changes[precision] = flat(found)
+        assert_bare(model)
+    apart = np.linalg.norm(changes["bfloat16"] - changes["float32"]) / np.linalg.norm(changes["float32"])
+    assert apart < 0.05
+    assert (apart > 0) == (kind == "cnn")  # a linear head's gradients are made in closed form, in float64
+
+
+def test_a_plain_round_in_bfloat16_is_nearly_that_in_float32() -> None:
+    own, changes = records(40, (1, 12, 12)), []
+    for precision in ("float32", "bfloat16"):
+        model = build("cnn", {}, input_shape=(1, 12, 12), classes=3, seed=1)
+        plan = private(steps=3, precision=precision)
+        found, loss = train_plain(model, get_parameters(model), own, plan, round_number=1, client="0")
+        changes.append(flat(found))
+        assert np.isfinite(loss)
+    apart = np.linalg.norm(changes[1] - changes[0]) / np.linalg.norm(changes[0])
+    assert 0 < apart < 0.1
+
+
 def test_a_norm_that_adapts_begins_where_the_plan_says_and_follows_the_gradients() -> None:
     own, model = records(20), network()
     start = get_parameters(model)
@@ -597,6 +629,19 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch)
             else:
                 with pytest.raises(UsageError, match=f"training.device = '{name}'"):
                     choose_device(name)
+
+
+def test_a_gpu_that_has_no_bfloat16_is_an_error_where_a_plan_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda there=there: there)
+        assert choose_device("auto") == choose_device("cuda", "float32") == torch.device("cuda")
+        assert choose_device("cpu", "bfloat16") == torch.device("cpu")
+        if there:
+            assert choose_device("auto", "bfloat16") == torch.device("cuda")
+        else:
+            with pytest.raises(UsageError, match=r"training\.precision = 'bfloat16': this machine's CUDA device can't"):
+                choose_device("auto", "bfloat16")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

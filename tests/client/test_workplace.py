@@ -90,13 +90,13 @@ def test_network_and_layout_are_the_plans(reads: list[Any]) -> None:
 def test_the_network_is_on_the_plans_device(reads: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def choose(wanted: str) -> torch.device:
-        asked.append(wanted)
+    def choose(wanted: str, precision: str) -> torch.device:
+        asked.append((wanted, precision))
         return torch.device("meta")
 
     monkeypatch.setattr(module, "choose_device", choose)
     place = workplace(write_plan(plan_of(training={"device": "mps"})))
-    assert asked == ["mps"]
+    assert asked == [("mps", "float32")]
     assert {p.device.type for p in place.model.parameters()} == {"meta"}
 
 

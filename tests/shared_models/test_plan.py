@@ -81,6 +81,7 @@ RICH: dict[str, dict[str, Any]] = {
             "expected_batch_size": 8,
             "max_physical_batch": 4,
             "dp_engine": "opacus",
+            "precision": "bfloat16",
             "proximal_mu": 0.1,
             "device": "cpu",
             "threads": 2,

@@ -92,7 +92,7 @@ def test_the_population_is_part_of_the_digest_where_there_is_one() -> None:
     meaning = {key: value for key, value in local.model_dump(mode="json").items() if value is not None}
     del meaning["data"]["path"], meaning["federation"]["population"]
     del meaning["privacy"]["adaptive"], meaning["privacy"]["correlated"]
-    del meaning["privacy"]["clipping"], meaning["training"]["dp_engine"]
+    del meaning["privacy"]["clipping"], meaning["training"]["dp_engine"], meaning["training"]["precision"]
     text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
     assert local.digest() == hashlib.sha256(text.encode()).hexdigest()
 

@@ -358,3 +358,12 @@ def test_states_of_another_shape_are_refused(kind: type[Layer]) -> None:
 def test_sizes_and_rates_are_checked(kind: type[Layer], wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"at least 1|a rate"):
         kind(**{"input_size": 4, "hidden_size": 6} | wrong)
+
+
+@KINDS
+def test_recurrent_layers_stay_in_their_own_precision_under_autocast(kind: type[Layer]) -> None:
+    layer, inputs = kind(3, 4), torch.randn(2, 5, 3)
+    expected = layer(inputs)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(inputs)[0], expected)
+        assert layer(inputs.bfloat16())[0].dtype == torch.float32
