@@ -130,6 +130,41 @@ def test_convolution(
     assert_equal_to_one_at_a_time(model, scaled(generator, n, channels, *sides, dtype=dtype), seed)
 
 
+@st.composite
+def transposed(draw: st.DrawFn) -> tuple[type[nn.Module], dict[str, object], int, tuple[int, ...]]:
+    dimensions = draw(st.sampled_from([1, 2]))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    stride, dilation = (tuple(draw(st.integers(1, 3)) for _ in range(dimensions)) for _ in range(2))
+    options = {
+        "kernel_size": tuple(draw(st.integers(1, 4)) for _ in range(dimensions)),
+        "stride": stride,
+        "dilation": dilation,
+        "padding": tuple(draw(st.integers(0, 2)) for _ in range(dimensions)),
+        "output_padding": tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)),
+        "groups": groups,
+        "bias": draw(st.booleans()),
+        "in_channels": groups * draw(st.integers(1, 5)),
+        "out_channels": groups * draw(st.sampled_from([1, 2, 8, 9])),
+    }
+    sides = tuple(draw(st.integers(5, 9)) for _ in range(dimensions))
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d)[dimensions - 1]
+    return kind, options, int(str(options["in_channels"])), sides
+
+
+@settings(max_examples=60, deadline=None)
+@given(dtype=both_precisions, seed=seeds, n=st.integers(1, 4), convolution=transposed())
+def test_transposed_convolution(
+    dtype: torch.dtype,
+    seed: int,
+    n: int,
+    convolution: tuple[Callable[..., nn.Module], dict[str, object], int, tuple[int, ...]],
+) -> None:
+    kind, options, channels, sides = convolution
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(kind(**options)).to(dtype)
+    assert_equal_to_one_at_a_time(model, scaled(generator, n, channels, *sides, dtype=dtype), seed)
+
+
 @pytest.mark.parametrize("channels", [1, 8])
 def test_a_convolution_of_an_input_in_another_layout(channels: int) -> None:
     model = nn.Sequential(nn.Conv2d(channels, 3, 3)).double()
@@ -235,7 +270,7 @@ class Twice(nn.Module):
         (lambda: nn.Sequential(nn.Linear(6, 6), Adapter(), nn.LayerNorm(6), nn.Linear(6, 3)), True),
         (lambda: nn.Sequential(nn.Linear(6, 6).requires_grad_(False), Adapter(), nn.Linear(6, 3)), True),
         (lambda: nn.Sequential(nn.Linear(6, 6), nn.LeakyReLU(0.1, inplace=True), nn.Linear(6, 3)), True),
-        (lambda: nn.Sequential(nn.Conv1d(4, 6, 3), nn.ReLU(inplace=True), nn.ConvTranspose1d(6, 2, 2)), False),
+        (lambda: nn.Sequential(nn.Conv1d(4, 6, 3), nn.ReLU(inplace=True), nn.ConvTranspose1d(6, 2, 2)), True),
         (lambda: nn.Sequential(nn.PReLU(), nn.Linear(6, 3)), False),
     ],
     ids=["attention", "adapter", "frozen below", "in place", "transposed", "prelu"],
