@@ -65,7 +65,8 @@ class Books:
             self.ledger.open_scope(scope, owner=self.owner(scope).public_hex)
             self._begun.add(scope)
         # Each time: another process, or this one, may have worked under another policy since.
-        self.ledger.set_policy(scope, policy.to_json(), policy.digest())
+        if self.ledger.policy(scope) != policy.digest():
+            self.ledger.set_policy(scope, policy.to_json(), policy.digest())
 
 
 def create_simulated(path: Path) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field
 from privacy.lifetime import Balance, Limit
 from security.errors import UsageError
 from shared_models.faults import Fault
+from shared_models.once import once
 from shared_models.plan import Plan
 from shared_models.plan_central import is_central
 from shared_models.plan_section import Count, NonNegative, Positive, Section
@@ -104,6 +105,7 @@ class SitePolicy(Section):
     allow: Allow = Field(default_factory=Allow)
     release: ReleasePolicy = Field(default_factory=ReleasePolicy)
 
+    @once
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal; what ledger and statements name."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -189,6 +191,19 @@ def check_budgets(policy: SitePolicy, path: Path) -> None:
 
 def simulated_policy(plan: Plan, client: str) -> SitePolicy:
     """The policy of a virtual client: it allows its plan, within the budget that the plan gives it."""
+    made = _simulated_policies(plan)
+    if client not in made:
+        made[client] = _simulated_policy(plan, client)
+    return made[client]
+
+
+@once
+def _simulated_policies(_: Plan) -> dict[str, SitePolicy]:
+    """Of a plan's virtual clients, those that were asked for."""
+    return {}
+
+
+def _simulated_policy(plan: Plan, client: str) -> SitePolicy:
     budgets: tuple[Budget, ...] = ()
     if plan.is_private:
         budget = Budget(

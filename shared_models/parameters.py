@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -55,7 +57,7 @@ class Layout:
         if (self.wire == "top-k") != (fraction is not None) or not 0 < (1 if fraction is None else fraction) <= 1:
             raise ValueError(f"wire {self.wire!r} with a top fraction of {fraction}")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of names, shapes, wire and fraction, in hexadecimal."""
         parts: list[Any] = [self.wire, [[name, list(shape)] for name, shape in self.entries]]
@@ -185,8 +187,26 @@ def read_array(array: Array, name: str, shape: tuple[int, ...], type_name: str) 
     Raises:
         LayoutError: it has another shape or type, or its bytes are damaged.
     """
-    dtype = np.dtype(type_name)
-    buffer = io.BytesIO(array.data)
+    dtype, data = np.dtype(type_name), array.data
+    usual = _header(shape, type_name)
+    start = len(usual) if data.startswith(usual) else _end_of_header(data, name, shape, dtype)
+    if len(data) - start != dtype.itemsize * math.prod(shape):
+        raise LayoutError(f"parameter {name}: damaged array")
+    return np.frombuffer(data, dtype=dtype, offset=start).reshape(shape)
+
+
+@lru_cache(maxsize=4096)
+def _header(shape: tuple[int, ...], type_name: str) -> bytes:
+    """What NumPy writes before the values: mostly there is nothing else to read."""
+    buffer = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(type_name))
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _end_of_header(data: bytes, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Where the values begin behind a header that is written otherwise, but says the same."""
+    buffer = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(buffer)
         if version != (1, 0):
@@ -198,10 +218,7 @@ def read_array(array: Array, name: str, shape: tuple[int, ...], type_name: str) 
         raise LayoutError(f"parameter {name}: damaged array") from error
     if found != shape or found_dtype != dtype or (fortran and len(shape) > 1):
         raise LayoutError(f"parameter {name}: has shape {found} and type {found_dtype}, not {shape} and {dtype}")
-    start = buffer.tell()
-    if len(array.data) - start != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
-        raise LayoutError(f"parameter {name}: damaged array")
-    return np.frombuffer(array.data, dtype=dtype, offset=start).reshape(shape)
+    return buffer.tell()
 
 
 def wire_bytes(record: ArrayRecord) -> int:

@@ -22,6 +22,7 @@ from privacy.example_sum_grid import ExampleSumGrid
 from privacy.lifetime import Balance, Terms, multiset
 from privacy.mechanisms import BandedFactorisation, ClientLevel, DpSgd, NoisyCounts, NoisySum, Release
 from privacy.sum_grid import SumGrid
+from shared_models.once import once
 from shared_models.plan_adaptive import AdaptivePlan, check_adaptive
 from shared_models.plan_central import central_release, check_central, has_secret_cohorts
 from shared_models.plan_correlated import CorrelatedPlan, is_correlated
@@ -472,6 +473,7 @@ class Plan(Section):
         rounds += (alone,) * self.spare_rounds
         return Terms(plan=self.digest(), rounds=rounds, delta=self.privacy.delta)
 
+    @once
     def digest(self) -> str:
         """SHA-256 of the plan's canonical JSON, in hexadecimal: what both sides compare before a round.
 

@@ -284,6 +284,11 @@ class Ledger:
         with self._store.reading():
             return self._store.opened(scope)[1]
 
+    def policy(self, scope: str) -> str | None:
+        """Digest of the policy that was written down last; None if none was."""
+        with self._store.reading():
+            return self._store.opened(scope)[0].policy
+
     def account(self, scope: str, balance: Balance) -> Account:
         """All that was ever charged to a balance."""
         with self._store.reading():
