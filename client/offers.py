@@ -121,7 +121,7 @@ def check_resources(plan: Plan, resources: ResourceSettings) -> None:
     if resources.device not in ("auto", wanted):
         raise _too_much(f"training.device = '{wanted}', the site gives {resources.device} (resources.device)")
     try:
-        choose_device(wanted)
+        choose_device(wanted, plan.training.precision)
         needed = least_memory(plan)
     except UsageError as error:
         raise _too_much(_line(error)) from None

@@ -50,9 +50,12 @@ def choose_device(wanted: str, precision: Precision = "float32") -> torch.device
         raise UsageError("training.device = 'cuda': this machine has no usable CUDA device; allowed here: auto, cpu")
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise UsageError("training.device = 'mps': this machine has no usable MPS device; allowed here: auto, cpu")
-    if wanted == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
+    # Torch by itself would emulate it slowly, or warn and compute in float32.
+    if precision == "bfloat16" and (
+        wanted == "mps" or (wanted == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False))
+    ):
         raise UsageError(
-            "training.precision = 'bfloat16': this machine's CUDA device can't; allowed here: float32, or "
+            f"training.precision = 'bfloat16': not on this machine's {wanted} device; allowed here: float32, or "
             "training.device = 'cpu'"
         )
     return torch.device(wanted)

@@ -133,6 +133,14 @@ def withdrawn(
         found.append(Remark(code="secret-noise", text="the noise follows from the plan's seed, which others may know"))
     if plan.privacy.trust == "distributed" and not plan.secure.masks:
         found.append(Remark(code="masked", text="what clients put into sums had no masks: the server saw each of them"))
+    if plan.privacy.unit == "example" and plan.training.precision != "float32":
+        found.append(
+            Remark(
+                code="float32",
+                text=f"layers computed in {plan.training.precision}, where what rounding moves with the rest of a "
+                "batch is too much to leave out: set training.precision to float32",
+            )
+        )
     tallies = state.clients.items()
     found += _about(
         "no-client-failed",

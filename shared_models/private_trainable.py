@@ -113,7 +113,9 @@ class _Batch:
         cut = torch.where(torch.arange(flat.shape[1]) < lengths[:, None], flat, 0.0) * torch.tensor(_SIZES)[:, None]
         mixed = cut.to(flat.dtype).view_as(self.inputs)
         yield _Batch(mixed, self.labels, self.classes)
-        yield _Batch(mixed.flip(0)[1:], self.labels.flip(0)[1:], self.classes)  # another order, and another number
+        # Another order and number, and zeros at the other end.
+        turned = cut.flip(1).to(flat.dtype).view_as(self.inputs).flip(0)[1:]
+        yield _Batch(turned, self.labels.flip(0)[1:], self.classes)
 
     def among(self, example: int, change: Callable[[torch.Tensor], torch.Tensor]) -> _Batch:
         """The batch with every example but this one changed."""

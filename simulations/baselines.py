@@ -81,7 +81,13 @@ def _train_jointly(plan: Plan, records: Records, test: TestData) -> dict[str, fl
         for number in range(1, plan.federation.rounds + 1):
             arrays = to_arrays(parameters, layout)
             (message,) = strategy.configure(number, arrays, ConfigRecord({}), _ALONE)
-            total = clipped_gradient_sum(model, [(records.x, records.y)], clipping_norm=_UNCLIPPED)
+            total = clipped_gradient_sum(
+                model,
+                [(records.x, records.y)],
+                clipping_norm=_UNCLIPPED,
+                engine=plan.training.dp_engine,
+                precision=plan.training.precision,
+            )
             rate = learning_rate(plan, number) / max(1, len(records))
             step = unflat((-rate * total).astype(np.float32), layout)
             towards = Contribution(moved(parameters, step), weight=1)

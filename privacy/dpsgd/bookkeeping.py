@@ -190,7 +190,8 @@ class BookKeeping:
 
     def _fallback(self, call: _Call, slopes: Tensor) -> Found:
         assert call.layer is not None
-        found, how = unknown_layer_gradients(call.name, call.layer, call.inputs, call.named, slopes)
+        inputs, named, slopes = call.precise((call.inputs, call.named, slopes))
+        found, how = unknown_layer_gradients(call.name, call.layer, inputs, named, slopes)
         if type(call.layer) not in self._fallbacks:
             self._fallbacks.add(type(call.layer))
             _log.info("layer %s: gradients of a %s are made %s, slowly", call.name, type(call.layer).__name__, how)
@@ -220,13 +221,23 @@ class _Call:
 
     def by(self, sampler: Callable[[nn.Module, Tensor, Tensor], Found], slopes: Tensor) -> Found:
         assert self.layer is not None
-        # Under autocast a layer computes in bfloat16; norms and sums are made in the precision of its parameters.
-        own = [parameter for parameter in self.layer.parameters(recurse=False) if parameter.requires_grad]
         if not len(slopes):  # kernels need not know what to do without examples
-            return [(parameter, slopes.new_zeros(0, *parameter.shape)) for parameter in own]
-        precision = own[0].dtype
-        inputs = self.inputs[0].to(precision) if self.inputs[0].is_floating_point() else self.inputs[0]
-        return sampler(self.layer, inputs, slopes.to(precision))
+            return [(parameter, slopes.new_zeros(0, *parameter.shape)) for parameter in self._own()]
+        return sampler(self.layer, *self.precise((self.inputs[0], slopes)))
+
+    def precise(self, values: Any) -> Any:
+        """The same with tensors in the precision of the layer's parameters: under autocast it computes in bfloat16, but
+        gradients are made in their own."""
+        precision = self._own()[0].dtype
+
+        def cast(value: Any) -> Any:
+            return value.to(precision) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        return tree_map(cast, values)
+
+    def _own(self) -> list[nn.Parameter]:
+        assert self.layer is not None
+        return [parameter for parameter in self.layer.parameters(recurse=False) if parameter.requires_grad]
 
     def check_unchanged(self) -> None:
         """Raises RuntimeError if the layer's input is no longer what it was given: autograd doesn't see it here."""

@@ -9,7 +9,8 @@ to 10^8 records that is within C (1 + 2^-12), which `privacy.example_sum_grid.SL
 
 Two ways lead there. Where all that is trained is one linear layer at the end, the gradient of an example is the outer
 product of the layer's input and of (probabilities - label), its length the product of theirs: a step is two products of
-matrices, in float64. Any other network goes through Opacus' hooks (`privacy.dpsgd.engine`).
+matrices, in float64. Any other network goes through
+`privacy.dpsgd.engine`.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ CODES = frozenset(
         "deployed",
         "secret-noise",
         "masked",
+        "float32",
         "own-code",
         "priced",
         "privacy",

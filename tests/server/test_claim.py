@@ -106,6 +106,14 @@ def test_rule_9_a_simulation_and_noise_from_a_seed_end_every_claim() -> None:
     assert withdrawn(PLAN, state(3, north=3), simulated=False) == []
 
 
+def test_layers_in_bfloat16_end_the_claim_for_examples_and_not_that_for_clients() -> None:
+    half = make_plan(PRIVATE, {"training": {"precision": "bfloat16"}})
+    found = the("float32", withdrawn(half, state(3, north=3), simulated=False))
+    assert "set training.precision to float32" in found.text
+    whole = half.model_copy(update={"privacy": half.privacy.model_copy(update={"unit": "client"})})
+    assert withdrawn(whole, state(3, north=3), simulated=False) == []
+
+
 def test_rule_5_a_failure_withdraws_its_clients_claim_and_names_it() -> None:
     books = state(3, north=3, south=2, fault=ClientFault("south", Fault.CLIENT_FAILED))
     assert rows(PLAN, books)["south"]["withdrawn_rounds"] == [3]
