@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from security.errors import UsageError, did_you_mean
-from shared_models import cnn, linear, mlp, resnet, vit
+from shared_models import cnn, convnet, linear, mlp, resnet, vit
 from shared_models.cards import card_for
 from shared_models.features.apply import model_shape
 from shared_models.plan import Plan
@@ -47,6 +47,9 @@ _FACTORIES = {
     factory.name: factory
     for factory in (
         ModelFactory("cnn", cnn.CnnConfig, cnn.build, "small convolutional network for images of 8x8 to 64x64"),
+        ModelFactory(
+            "convnet", convnet.ConvnetConfig, convnet.build, "plain convolutional network for images of 8x8 to 64x64"
+        ),
         ModelFactory("linear", linear.LinearConfig, linear.build, "one affine layer for inputs of any shape"),
         ModelFactory("mlp", mlp.MlpConfig, mlp.build, "multilayer perceptron for inputs of any shape"),
         ModelFactory("resnet", resnet.ResnetConfig, resnet.build, "residual network for images of 8x8 to 64x64"),

@@ -22,7 +22,13 @@ from shared_models.protocol import CORRECT, TOTAL
 from shared_models.registry import build
 from tests.client.conftest import AT_CLIENTS, Clients, metrics_of, plan_of, some_records
 
-SHAPES: dict[str, tuple[int, ...]] = {"mlp": (4,), "cnn": (1, 8, 8), "resnet": (1, 8, 8), "vit": (1, 8, 8)}
+SHAPES: dict[str, tuple[int, ...]] = {
+    "mlp": (4,),
+    "cnn": (1, 8, 8),
+    "convnet": (1, 8, 8),
+    "resnet": (1, 8, 8),
+    "vit": (1, 8, 8),
+}
 
 
 def network(name: str = "mlp", seed: int = 1) -> nn.Module:

@@ -24,7 +24,9 @@ NAMES = registry.names()
 WITH_DROPOUT = [name for name in NAMES if "dropout" in registry.default_options(name)]
 IMAGES = ((1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 12, 8), (1, 64, 64))
 SHAPES = [(name, shape) for name in NAMES for shape in IMAGES] + [("mlp", (30,)), ("mlp", (4, 5))]
-WRONG_SHAPES = list(itertools.product(("cnn", "resnet", "vit"), ((64,), (8, 8), (1, 7, 8), (1, 8, 65), (1, 1, 8, 8))))
+WRONG_SHAPES = list(
+    itertools.product(("cnn", "convnet", "resnet", "vit"), ((64,), (8, 8), (1, 7, 8), (1, 8, 65), (1, 1, 8, 8)))
+)
 
 
 def error_of(call: object, *arguments: object, **keywords: object) -> str:
@@ -45,8 +47,8 @@ def new(
 # --- names and options ------------------------------------------------------------------------------------------
 
 
-def test_names_are_sorted_and_hold_the_five_networks() -> None:
-    assert registry.names() == ("cnn", "linear", "mlp", "resnet", "vit")
+def test_names_are_sorted_and_hold_the_six_networks() -> None:
+    assert registry.names() == ("cnn", "convnet", "linear", "mlp", "resnet", "vit")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,10 +62,10 @@ def test_a_factory_says_its_name_and_what_it_is_in_one_line(name: str) -> None:
 def test_an_unknown_model_is_refused_with_the_known_ones_and_the_nearest() -> None:
     assert (
         error_of(registry.check_options, "resnt", {})
-        == "model.name = 'resnt': unknown model; did you mean resnet? allowed: cnn, linear, mlp, resnet, vit"
+        == "model.name = 'resnt': unknown model; did you mean resnet? allowed: cnn, convnet, linear, mlp, resnet, vit"
     )
     assert error_of(registry.default_options, "lstm-xl") == (
-        "model.name = 'lstm-xl': unknown model; allowed: cnn, linear, mlp, resnet, vit"
+        "model.name = 'lstm-xl': unknown model; allowed: cnn, convnet, linear, mlp, resnet, vit"
     )
     assert "unknown model" in error_of(new, "gpt")
 
@@ -118,6 +120,10 @@ WHOLE_LIST = "allowed: a list, each entry a whole number"
         ("cnn", "hidden", 0, "= 0: allowed: from 1 to 4096"),
         ("cnn", "groups", 3, "= 3: allowed: a common divisor of channels [16, 32]"),
         ("cnn", "channels", [6], "groups = 4: allowed: a common divisor of channels [6]"),
+        ("convnet", "channels", [], "= []: allowed: 1 to 8 counts from 1 to 1024"),
+        ("convnet", "hidden", 0, "= 0: allowed: from 1 to 4096"),
+        ("convnet", "dropout", 1.0, "= 1.0: allowed: from 0 to below 1"),
+        ("convnet", "hidden_dropout", -0.5, "= -0.5: allowed: from 0 to below 1"),
         ("resnet", "width", 0, "= 0: allowed: from 1 to 256"),
         ("resnet", "blocks", [1, 0], "= [1, 0]: allowed: 1 to 4 counts from 1 to 32"),
         ("resnet", "groups", 0, "= 0: allowed: a divisor of width 16"),
@@ -283,7 +289,8 @@ def test_a_poisson_sample_may_be_empty(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "accuracy"), [("cnn", 200, 0.95), ("mlp", 500, 0.93), ("resnet", 100, 0.95), ("vit", 400, 0.93)]
+    ("name", "steps", "accuracy"),
+    [("cnn", 200, 0.95), ("convnet", 200, 0.95), ("mlp", 500, 0.93), ("resnet", 100, 0.95), ("vit", 400, 0.93)],
 )
 def test_a_short_training_recognises_digits(name: str, steps: int, accuracy: float) -> None:
     digits = load_digits()
