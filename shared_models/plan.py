@@ -256,16 +256,6 @@ class Plan(Section):
             )
         if federation.strategy == "fedprox" and self.training.proximal_mu == 0:
             raise ValueError("federation.strategy = 'fedprox' needs training.proximal_mu > 0")
-        stops = self.evaluation.target is not None or self.evaluation.patience is not None
-        if self.evaluation.where == "none" and stops:
-            raise ValueError("evaluation.target and evaluation.patience need evaluation.where = 'server' or 'clients'")
-        if self.evaluation.where == "clients" and self.evaluation.metric != "accuracy":
-            raise ValueError(
-                f"evaluation.metric = '{self.evaluation.metric}' can't be computed from clients' counts; with "
-                "evaluation.where = 'clients' allowed: accuracy"
-            )
-        if self.evaluation.where != "server" and self.evaluation.baselines:
-            raise ValueError("evaluation.baselines needs evaluation.where = 'server', whose test data they share")
         partition = self.data.partition
         if self.is_private and isinstance(partition, NaturalPartition) and partition.column == self.data.person_column:
             raise ValueError(
@@ -289,6 +279,26 @@ class Plan(Section):
                 raise ValueError(
                     f"federation.min_clients = {federation.min_clients} is more than data.partition.clients = {clients}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation(self) -> Self:
+        evaluation = self.evaluation
+        stops = evaluation.target is not None or evaluation.patience is not None
+        if evaluation.where == "none" and stops:
+            raise ValueError("evaluation.target and evaluation.patience need evaluation.where = 'server' or 'clients'")
+        if self.data.test_fraction == 0 and evaluation.where != "none":
+            raise ValueError(
+                "data.test_fraction = 0 leaves nothing to judge the model on, with evaluation.where = "
+                f"'{evaluation.where}'; allowed: above 0, or evaluation.where = 'none'"
+            )
+        if evaluation.where == "clients" and evaluation.metric != "accuracy":
+            raise ValueError(
+                f"evaluation.metric = '{evaluation.metric}' can't be computed from clients' counts; with "
+                "evaluation.where = 'clients' allowed: accuracy"
+            )
+        if evaluation.where != "server" and evaluation.baselines:
+            raise ValueError("evaluation.baselines needs evaluation.where = 'server', whose test data they share")
         return self
 
     @model_validator(mode="after")

@@ -117,9 +117,10 @@ class DataPlan(Section):
     )
     test_fraction: float = Field(
         0.2,
-        gt=0,
+        ge=0,
         lt=1,
-        description="Part held out by a keyed hash of the record, if the set has no test part.",
+        description="Part held out by a keyed hash of the record, if the set has no test part; 0, for all to be "
+        "trained on, only with evaluation.where = 'none'.",
     )
     person_column: str | None = Field(None, description="Column that names the person a record belongs to.")
     max_rows_per_person: Annotated[int, Field(ge=1, le=1000)] | None = Field(

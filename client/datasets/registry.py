@@ -63,7 +63,7 @@ def load(data: DataPlan, *, split_key: bytes, whole: bool = False) -> Loaded:
             are kept (rule 6) and a person's records are on one side of the split.
         split_key: the owner's secret for the hashes of rules 6 and 10; the same key gives the same records.
         whole: whether a set without a test part of its own stays in one piece, all of it `train`: each client then
-            holds out a part of what it gets.
+            holds out a part of what it gets. So does one of which the plan holds nothing out.
 
     Raises:
         UsageError: the set is not known, not described or not there, or its content is not as described.
@@ -81,8 +81,9 @@ def load(data: DataPlan, *, split_key: bytes, whole: bool = False) -> Loaded:
         _check(part, card)
     train = _bounded(train, data, key=split_key)
     if test is None:
-        none = train.take([])
-        train, test = (train, none) if whole else split(train, key=split_key, test_fraction=data.test_fraction)
+        undivided = whole or data.test_fraction == 0
+        parts = (train, train.take([])) if undivided else split(train, key=split_key, test_fraction=data.test_fraction)
+        train, test = parts
     return Loaded(train=train, test=test, card=card)
 
 

@@ -347,7 +347,7 @@ def _at(document: Any, path: Path) -> Any:
         (("name",), "a b"),
         (("seed",), -1),
         (("seed",), 2**63),
-        (("data", "test_fraction"), 0.0),
+        (("data", "test_fraction"), -0.1),
         (("data", "test_fraction"), 1.0),
         (("data", "max_rows_per_person"), 0),
         (("data", "max_rows_per_person"), 1001),  # the accountant can't price it
@@ -457,6 +457,11 @@ def test_strategies_that_may_not_be_named(name: str) -> None:
         ({"evaluation": {"where": "none", "patience": 1}}, "need evaluation.where = 'server'"),
         ({"evaluation": {"where": "none", "target": 0.9}}, "need evaluation.where = 'server'"),
         ({"evaluation": {"where": "none", "target": 0.0, "metric": "loss"}}, "need evaluation.where = 'server'"),
+        ({"data": {"test_fraction": 0.0}}, "leaves nothing to judge the model on, with evaluation.where = 'server'"),
+        (
+            {"data": {"test_fraction": 0.0}, "evaluation": {"where": "clients"}},
+            "leaves nothing to judge the model on, with evaluation.where = 'clients'",
+        ),
         (
             {"evaluation": {"where": "clients", "metric": "auc"}},
             "evaluation.metric = 'auc' can't be computed from clients' counts",

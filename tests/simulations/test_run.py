@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from client.datasets.partition import client_records
+from client.workplace import split_key
 from security.errors import RunError, UsageError
 from server.observer import RoundRecord, Silent
 from server.run_folder import RunFolder
 from simulations.results import Run, load_run
-from simulations.run import Settings, failure, resume_run, start_run
+from simulations.run import Settings, failure, load_data, resume_run, start_run
 from simulations.scenarios import find_plan
 from tests.simulations.conftest import PlanMaker
 from tests.simulations.faulty_app import SECRET
@@ -151,6 +153,15 @@ def test_where_a_client_failed_is_in_the_runs_folder_and_its_errors_text_is_not(
     assert line.count("\n") == 1
     assert all(SECRET not in file.read_text("latin-1") for file in folder.path.rglob("*") if file.is_file())
     assert str(failure(folder, outcome)).endswith("(client-failed); clients.log says where in the code")
+
+
+def test_a_run_without_evaluation_may_train_on_all_records(small_plan: PlanMaker, tmp_path: Path) -> None:
+    plan = small_plan("data.test_fraction=0", "evaluation.where=none")
+    test, clients = load_data(plan)
+    assert len(test.x) == 0
+    assert sum(len(client_records(plan.data, seed=plan.seed, split_key=split_key(plan))[c]) for c in clients) == 1797
+    _, outcome = start_run(plan, tmp_path / "run", INLINE)
+    assert outcome.stopped is None
 
 
 def test_where_no_client_failed_there_is_no_log_of_it(small_plan: PlanMaker, tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def test_rule_10_the_key_decides_the_split_and_may_not_be_empty() -> None:
         load(DataPlan(), split_key=b"")
 
 
+def test_a_plan_may_hold_nothing_out() -> None:
+    whole, parts = (load(DataPlan(test_fraction=part), split_key=KEY) for part in (0.0, 0.2))
+    assert (len(whole.train), len(whole.test)) == (1797, 0)
+    assert whole.test.x.shape[1:] == whole.train.x.shape[1:]
+    assert 0 < len(parts.test) < 1797
+
+
 def test_rule_6_people_are_refused_where_the_data_names_none() -> None:
     with pytest.raises(UsageError, match=r"data\.person_column: data\.name = 'digits' has no column 'who'"):
         load(DataPlan(person_column="who", max_rows_per_person=2), split_key=KEY)
