@@ -13,7 +13,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums \
-	prove-hospitals prove-fashion prove-clients prove-engines bench-dp
+	prove-hospitals prove-fashion prove-clients prove-engines bench-dp bench
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,11 @@ deploy-demo: install
 # What a private step costs beside a plain one, by engine; ten minutes.
 bench-dp: install
 	$(BIN)/python -m simulations.benchmarks.dp_step --json build/dp_step.json
+
+# What the simulation engines cost beside bare training, by works and contenders (docs/scaling.md); an hour. pfl-research
+# gets an environment of its own in build/engines/.
+bench: install
+	$(BIN)/python -m simulations.benchmarks.engines --json build/engines.json --plot build/engines.svg
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from simulations.benchmarks.engines.works import Work
 
@@ -88,10 +88,10 @@ def read(text: str) -> Played | str:
         ValueError: there is no answer among it.
     """
     for line in reversed(text.splitlines()):
-        if not line.startswith("{"):
-            continue
-        values: dict[str, Any] = json.loads(line)
-        return str(values["error"]) if "error" in values else Played(**values)
+        with suppress(json.JSONDecodeError):  # contenders print whatever they like beside it
+            values: object = json.loads(line)
+            if isinstance(values, dict):
+                return str(values["error"]) if "error" in values else Played(**values)
     raise ValueError("it told nothing")
 
 
