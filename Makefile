@@ -35,7 +35,7 @@ deploy-demo: install
 bench-dp: install
 	$(BIN)/python -m simulations.benchmarks.dp_step --json build/dp_step.json
 
-# What the simulation engines cost beside bare training, by works and contenders (docs/scaling.md); an hour. pfl-research
+# What the simulation engines cost beside bare training (docs/scaling.md); twenty minutes on two cores. pfl-research
 # gets an environment of its own in build/engines/.
 bench: install
 	$(BIN)/python -m simulations.benchmarks.engines --json build/engines.json --plot build/engines.svg

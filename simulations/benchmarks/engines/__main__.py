@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=_from(2), default=5, help="of each run, at least 2; the first is told apart")
+    parser.add_argument("--rounds", type=_from(2), default=6, help="of each run, at least 2; the first is told apart")
     parser.add_argument("--repeats", type=_from(1), default=3, help="runs of each contender in each work")
     parser.add_argument("--processes", type=_from(1), default=2, help="that train at once")
     parser.add_argument("--json", type=Path, help="where to write all figures")

@@ -69,7 +69,7 @@ def train(model: nn.Module, x: Tensor, y: Tensor, work: Work, *, seed: int) -> N
         work: says how.
         seed: of the order of batches and of dropout; of a private round's sampling and noise too.
     """
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed asks for GPUs first, which takes as long as a step
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=work.learning_rate)
     if work.private:
