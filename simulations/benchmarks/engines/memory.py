@@ -32,6 +32,7 @@ class TreeMemory:
         self.peak = 0.0
         self._root = psutil.Process(pid)
         self._seen: dict[tuple[int, float], psutil.Process] = {}
+        self._lock = threading.Lock()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -48,16 +49,17 @@ class TreeMemory:
 
     def look(self) -> None:
         """Add up once."""
-        with contextlib.suppress(psutil.Error):
-            for process in (self._root, *self._root.children(recursive=True)):
-                self._seen.setdefault((process.pid, process.create_time()), process)
-        total = 0.0
-        for key, process in list(self._seen.items()):
-            try:
-                total += _share(process)
-            except psutil.Error:  # it has ended
-                self._seen.pop(key, None)
-        self.peak = max(self.peak, total)
+        with self._lock:
+            with contextlib.suppress(psutil.Error):
+                for process in (self._root, *self._root.children(recursive=True)):
+                    self._seen.setdefault((process.pid, process.create_time()), process)
+            total = 0.0
+            for key, process in list(self._seen.items()):
+                try:
+                    total += _share(process)
+                except psutil.Error:  # it has ended
+                    self._seen.pop(key, None)
+            self.peak = max(self.peak, total)
 
     def _end(self) -> None:
         """What is left would disturb who comes next."""
