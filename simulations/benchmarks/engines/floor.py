@@ -41,7 +41,7 @@ def models(task: Task) -> Iterator[Tensor]:
     """The flat parameters (p,) after each round.
 
     Raises:
-        EOFError: a process died.
+        RuntimeError: a process died; what it said is on standard error.
     """
     work = task.work
     x, y = load_arrays(task.data)
@@ -63,7 +63,7 @@ def models(task: Task) -> Iterator[Tensor]:
             for pipe, share in zip(pipes, np.array_split(cohort(task, number), task.processes), strict=True):
                 pipe.send((number, share.tolist()))
             for pipe in pipes:
-                pipe.recv()
+                _wait(pipe)
             model += sums.sum(dim=0) / work.cohort
             yield model.clone()
     finally:
@@ -81,6 +81,14 @@ def cohort(task: Task, number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 def seed_of(task: Task, number: int, user: int) -> int:
     """Of a client's training in a round; another for each."""
     return (task.seed * 1_000_003 + number) * 1_000_003 + user
+
+
+def _wait(pipe: Connection) -> None:
+    """Until a process is done with its share."""
+    try:
+        pipe.recv()
+    except EOFError:
+        raise RuntimeError("a process of the floor died") from None
 
 
 def _work(task: Task, data: tuple[Tensor, Tensor], shared: Tensor, total: Tensor, pipe: Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_the_floor_in_processes_makes_the_models_of_a_loop(task_of: TaskMaker) -
         expected = expected + torch.stack(changes).mean(dim=0)
         torch.testing.assert_close(found, expected)
     assert number == 3
+
+
+def test_a_process_of_the_floor_that_dies_ends_it(task_of: TaskMaker) -> None:
+    task = task_of("floor", "B", processes=1)
+    beyond = dataclasses.replace(task, work=dataclasses.replace(task.work, shape=(65,)))  # the arrays are of 64
+    with pytest.raises(RuntimeError, match="a process of the floor died"):
+        list(floor.models(beyond))
 
 
 def test_local_training_is_an_epoch_of_sgd(task_of: TaskMaker) -> None:
