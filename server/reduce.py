@@ -3,12 +3,13 @@
 Floating-point addition depends on the order of its terms. Here every term is written as a fixed-point number of 112
 bits (two integers: whole multiples of 2^-12, and of 2^-60 below), and integers add up the same in any order. A
 float32 of magnitude 2^-36 or more, times its weight, is held exactly; below that a term is off by at most 2^-61. The
-mean is rounded once, to float32. Memory does not grow with the number of updates.
+mean is rounded once, to float32. Memory does not grow with the number of updates: it is the two integers of each
+value, and what a few thousand values take on their way there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ _HIGH = 2.0**12
 _LOW = 2.0**48  # low units in a high one
 _CARRY_EVERY = 2**14  # a low part is below 2^48 a term, so 2^14 terms stay below 2^62
 _LIMIT = 2.0**50  # what the largest values of all terms may add up to, so that the high part never overflows
+_CHUNK = 1 << 14  # values at once: what they take on their way stays in the processor's cache
 _LARGEST = 2.0**40  # a value times its weight; far below the limit, so that no update leaves others without room
 
 
@@ -53,20 +55,21 @@ class ExactMean:
         self._check_form(update)
         largest = 0.0
         for name, value in update.items():
-            here = float(np.max(np.abs(value), initial=0.0)) * weight
+            here = float(max(np.max(value, initial=0.0), -np.min(value, initial=0.0))) * weight
             if not (here <= _LARGEST and self._bound + here <= _LIMIT):  # also true of NaN
                 raise ReduceError(f"{name}: not finite, or too large to average")
             largest = max(largest, here)
         for name, value in update.items():
-            term = value.astype(np.float64) * weight  # exact: 24 + 29 bits
-            whole = np.floor(term * _HIGH)
-            high = np.asarray(whole, dtype=np.int64)  # NumPy makes a scalar, not an array, of an array without axes
-            low = np.asarray(np.rint((term * _HIGH - whole) * _LOW), dtype=np.int64)
-            if name in self._high:
-                self._high[name] += high
-                self._low[name] += low
-            else:
-                self._high[name], self._low[name] = high, low
+            if name not in self._high:
+                self._high[name], self._low[name] = (np.zeros(value.shape, np.int64) for _ in range(2))
+            for part, high, low in _chunks(value, self._high[name], self._low[name]):
+                term = part.astype(np.float64)
+                term *= weight * _HIGH  # exact: 24 + 29 bits, times a power of two
+                whole = np.floor(term)
+                np.add(high, whole.astype(np.int64), out=high)
+                term -= whole
+                term *= _LOW
+                np.add(low, np.rint(term, out=term).astype(np.int64), out=low)
         self._bound += largest
         self._weight += weight
         self._count += 1
@@ -107,7 +110,11 @@ class ExactMean:
         if self._count == 0:
             raise ValueError("the mean of no updates")
         self._carry()
-        return {name: _nearest(high, self._low[name], self._weight) for name, high in self._high.items()}
+        found = {name: np.empty(high.shape, np.float32) for name, high in self._high.items()}
+        for name, mean in found.items():
+            for high, low, part in _chunks(self._high[name], self._low[name], mean):
+                part[...] = _nearest(high, low, self._weight)
+        return found
 
     def _check_form(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         if self._count and (
@@ -117,11 +124,19 @@ class ExactMean:
 
     def _carry(self) -> None:
         """Bring every low part into [0, one high unit): the representation of a sum is then unique."""
-        for name, low in self._low.items():
-            carried = low >> 48
-            self._high[name] += carried
-            np.subtract(low, carried << 48, out=low)
+        for name, all_of_it in self._low.items():
+            for high, low in _chunks(self._high[name], all_of_it):
+                carried = low >> 48
+                np.add(high, carried, out=high)
+                np.subtract(low, carried << 48, out=low)
         self._pending = 1
+
+
+def _chunks(*arrays: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    """Some values at a time of arrays of one shape: views, flat."""
+    rows = [array.reshape(-1) for array in arrays]
+    for start in range(0, rows[0].size, _CHUNK):
+        yield tuple(row[start : start + _CHUNK] for row in rows)
 
 
 def _nearest(high: npt.NDArray[np.int64], low: npt.NDArray[np.int64], weight: int) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -233,6 +234,38 @@ def test_full_low_parts_of_two_means_fit_together() -> None:
     left.merge(right)
     assert left.result()["w"].tolist() == [-(2.0**-60)]
     assert right.result()["w"].tolist() == [-(2.0**-60)]
+
+
+def test_arrays_of_many_chunks_and_of_no_values_are_averaged_value_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(5)
+    shapes = {"many": (7, 11), "one": (), "none": (0, 3), "wide": (5,)}
+    updates = [
+        ({name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}, weight)
+        for weight in (1, 3, 2)
+    ]
+    found = []
+    for size in (1 << 20, 4):
+        monkeypatch.setattr(reduce, "_CHUNK", size)
+        mean = ExactMean()
+        for update, weight in updates:
+            mean.add({name: np.asfortranarray(value) for name, value in update.items()}, weight)
+        found.append(mean.result())
+    for name, shape in shapes.items():
+        expected = sum(update[name].astype(np.float64) * weight for update, weight in updates) / 6  # type: ignore[misc]
+        assert found[0][name].shape == found[1][name].shape == shape
+        assert np.array_equal(found[0][name], found[1][name])
+        assert np.allclose(found[0][name], expected, rtol=1e-6, atol=0)
+
+
+def test_an_update_is_folded_in_without_a_copy_of_it() -> None:
+    update = {"w": np.ones(1_000_000, np.float32)}  # 4 MB
+    mean = ExactMean()
+    mean.add(update)
+    tracemalloc.start()
+    mean.add(update)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1_000_000
 
 
 def test_memory_does_not_grow_with_the_number_of_updates() -> None:
