@@ -248,7 +248,7 @@ def test_arrays_of_many_chunks_and_of_no_values_are_averaged_value_by_value(monk
         monkeypatch.setattr(reduce, "_CHUNK", size)
         mean = ExactMean()
         for update, weight in updates:
-            mean.add({name: np.asfortranarray(value) for name, value in update.items()}, weight)
+            mean.add({name: np.array(value, order="F") for name, value in update.items()}, weight)
         found.append(mean.result())
     for name, shape in shapes.items():
         expected = sum(update[name].astype(np.float64) * weight for update, weight in updates) / 6  # type: ignore[misc]
