@@ -130,6 +130,15 @@ def test_the_wire_takes_two_or_four_bytes_a_value_and_survives_flowers_protobuf(
     assert 20_000 <= sizes["float16"] <= 20_200
 
 
+@pytest.mark.parametrize("wire", ["float32", "float16"])
+def test_the_arrays_are_those_that_flower_makes_byte_for_byte(wire: Wire) -> None:
+    values = {"one": np.float32(0.5).reshape(()), "none": np.zeros((0, 4), np.float32), "row": np.ones(7, np.float32)}
+    values["turned"] = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    layout = Layout(entries=tuple((name, value.shape) for name, value in values.items()), wire=wire)
+    for name, array in to_arrays(values, layout).items():
+        assert array == Array(np.array(values[name], dtype=wire, order="C"))
+
+
 def test_what_is_decoded_is_a_copy_that_may_be_changed() -> None:
     sent = to_arrays(VALUES, LAYOUT)
     found = from_arrays(sent, LAYOUT)
