@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -279,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="where to write all figures")
     given = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler writes lines of its own
     console, rows = Console(), []
     for threads in given.threads:
         for name in given.models:
