@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
 from typing import Final
 
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from client.guard import Request
 from client.policy import RefusedError
 from client.workplace import Workplace
 from privacy.ledger import Anchor
+from shared_models.content_digest import content_parts, digest_of_parts
 from shared_models.faults import Fault
+from shared_models.last import Last
 from shared_models.parameters import LayoutError, Parameters, from_arrays
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import is_adaptive, may_be_norm
@@ -29,6 +31,10 @@ from shared_models.protocol import (
 )
 
 _LONGEST_RUN: Final = 64
+_LARGE: Final = 1 << 24  # bytes
+
+_models: Final[Last[Parameters]] = Last()
+_digests: Final[Last[str]] = Last()
 
 
 def check_plan(message: Message, plan: Plan) -> None:
@@ -103,21 +109,31 @@ def model_of(message: Message, place: Workplace) -> Parameters:
     if not isinstance(arrays, ArrayRecord):
         raise RefusedError(Fault.MODEL_MISMATCH)
     try:
-        return from_arrays(arrays, place.layout)
+        return _decoded(arrays, place)
     except LayoutError:
         raise RefusedError(Fault.MODEL_MISMATCH) from None
 
 
+def _decoded(arrays: ArrayRecord, place: Workplace) -> Parameters:
+    def decode() -> Parameters:
+        found = from_arrays(arrays, place.layout)
+        for value in found.values():
+            value.flags.writeable = False  # other clients are given it too
+        return found
+
+    parts = tuple(part for name, array in arrays.items() for part in (name, array.data))
+    return decode() if _is_large(parts) else dict(_models.of((place.layout, *parts), decode))
+
+
 def digest_of(content: RecordDict) -> str:
     """SHA-256 of all that a request holds: names, numbers and arrays."""
-    found = hashlib.sha256()
-    for name, record in content.items():
-        found.update(repr((name, type(record).__name__, len(record))).encode())
-        for key, value in record.items():
-            data = value.data if isinstance(value, Array) else repr(value).encode()
-            found.update(repr((key, len(data))).encode())
-            found.update(data)
-    return found.hexdigest()
+    parts = tuple(content_parts(content))
+    return digest_of_parts(parts) if _is_large(parts) else _digests.of(parts, lambda: digest_of_parts(parts))
+
+
+def _is_large(parts: Iterable[str | bytes]) -> bool:
+    """Whether a message is too large to be held for the next client's sake."""
+    return sum(map(len, parts)) > _LARGE
 
 
 def known_entry(message: Message, scope: str) -> Anchor | None:

@@ -8,6 +8,8 @@ site has one ledger and one identity (`client.site_books` finds them).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from client.policy import SitePolicy
@@ -53,6 +55,16 @@ class Books:
         if scope not in self._owners:
             self._owners[scope] = Identity.derive(self.secret, scope)
         return self._owners[scope]
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """As `Ledger.deferred`: in a simulation many clients' entries are written at once."""
+        try:
+            with self.ledger.deferred():
+                yield
+        except BaseException:
+            self._begun.clear()
+            raise
 
     def prepare(self, policy: SitePolicy) -> None:
         """Begin the policy's scope and write the policy down, where that has not been done.

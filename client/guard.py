@@ -27,6 +27,7 @@ from privacy.ledger import Anchor, BudgetExhausted, FieldClass, LedgerError, Rea
 from privacy.lifetime import Releases, multiset
 from privacy.mechanisms import Release
 from privacy.statement import make_statement
+from shared_models.content_digest import content_parts, digest_of_parts
 from shared_models.faults import Fault
 from shared_models.parameters import Layout
 from shared_models.plan import Plan
@@ -249,13 +250,16 @@ class Guard:
             ARRAYS if name.startswith(f"{ARRAYS}.") else name: kind.value
             for name, kind in self._classes(content).items()
         }
-        reply, private = _encode(content), self._plan.is_private
-        try:
-            sent = self._books.ledger.commit(self._scope, self._task.id, reply, fields=classes, keep=private)
-        except ReplyGone:
-            if private:
-                raise
-            return content  # computed again: the ledger has its entry
+        ledger, task = self._books.ledger, self._task.id
+        if not self._plan.is_private:
+            parts = content_parts(content)
+            with suppress(ReplyGone):  # computed again: the ledger has its entry
+                ledger.commit_unkept(
+                    self._scope, task, sha256=digest_of_parts(parts), length=sum(map(len, parts)), fields=classes
+                )
+            return content
+        reply = _encode(content)
+        sent = ledger.commit(self._scope, task, reply, fields=classes)
         return content if sent == reply else _decode(sent)
 
     def failed(self, reason: Reason = Reason.CLIENT_FAILED) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from itertools import count
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID
@@ -52,7 +52,29 @@ def rebuild(metadata: Metadata, content: RecordDict) -> Message:
 
     The arrays' bytes are immutable and are not copied.
     """
-    return make_message(metadata=copy.copy(metadata), content=copy.deepcopy(content))
+    return make_message(metadata=copy.copy(metadata), content=copied(content))
+
+
+def copied(content: RecordDict) -> RecordDict:
+    """A copy that may be changed in any way; the arrays' bytes are shared. As `copy.deepcopy`, much quicker."""
+    found: RecordDict = content.copy()
+    records = found.__dict__["_data"]  # not item by item: each would be checked
+    for name, record in content.items():
+        own = records[name] = record.copy()
+        values = own.__dict__["_data"]
+        for key, value in record.items():
+            if isinstance(value, Array):
+                values[key] = make_array(value.__dict__)
+            elif isinstance(value, list):
+                values[key] = list(value)
+    return found
+
+
+def make_array(fields: Mapping[str, object]) -> Array:
+    """An array of Flower's, of fields that are known to be right: `dtype`, `shape`, `stype`, `data`."""
+    found = Array.__new__(Array)
+    found.__dict__.update(fields)
+    return found
 
 
 def error_reply(metadata: Metadata, fault: Fault) -> Message:

@@ -22,6 +22,8 @@ import numpy.typing as npt
 import torch
 from flwr.app import Array, ArrayRecord
 
+from shared_models.flower_messages import make_array
+
 _NUMPY: Final = "numpy.ndarray"  # how Flower names NumPy's own format
 
 Parameters = dict[str, npt.NDArray[np.float32]]
@@ -109,7 +111,10 @@ def set_parameters(model: torch.nn.Module, parameters: Mapping[str, npt.NDArray[
                 value = np.asarray(parameters[name], order="C")
                 if value.shape != p.shape:
                     raise RuntimeError(f"parameter {name}: the value has shape {value.shape}, not {tuple(p.shape)}")
-                p.copy_(torch.from_numpy(value))
+                if p.device.type == "cpu" and p.dtype == torch.float32:
+                    np.copyto(p.numpy(), value)
+                else:
+                    p.copy_(torch.tensor(value))
 
 
 def to_arrays(parameters: Mapping[str, npt.NDArray[np.float32]], layout: Layout) -> ArrayRecord:
@@ -131,7 +136,8 @@ def to_arrays(parameters: Mapping[str, npt.NDArray[np.float32]], layout: Layout)
 def _array(value: npt.NDArray[Any]) -> Array:
     """As Flower makes one of an array, with fewer steps in between."""
     kind = value.dtype.name
-    return Array(kind, tuple(value.shape), _NUMPY, _header(value.shape, kind) + value.tobytes())
+    data = _header(value.shape, kind) + value.tobytes()
+    return make_array({"dtype": kind, "shape": tuple(value.shape), "stype": _NUMPY, "data": data})
 
 
 def _as_float16(value: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:

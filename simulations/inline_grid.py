@@ -43,13 +43,13 @@ class InlineGrid(LocalGrid):
 
     def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        for message in messages:
-            if deadline is not None and time.monotonic() > deadline:
-                return
-            client = self._clients[message.metadata.dst_node_id]
-            reply, state = self._worker.handle(message.metadata, message.content, client, self._states[client])
-            self._states[client] = state
-            yield reply
+        asked = [(one.metadata, one.content, self._clients[one.metadata.dst_node_id]) for one in messages]
+        told = ((head, content, client, self._states[client]) for head, content, client in asked)
+        clients = (client for _, _, client in asked)
+        for answers in self._worker.answer(told, deadline=deadline):
+            for (reply, state), client in zip(answers, clients, strict=False):
+                self._states[client] = state
+                yield reply
 
     def close(self) -> None:
         if self._books is not None:

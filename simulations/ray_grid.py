@@ -65,7 +65,7 @@ class RayOptions:
     address: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Task:
     """One message on its way to one client."""
 
@@ -105,10 +105,15 @@ def _actor_class() -> type:
             return True
 
         def work(self, arrays: Any, batch: list[Any]) -> Iterator[Any]:
-            """Answer a batch of messages with the same arrays, one reply (and new state) after another."""
+            """Answer a batch of messages with the same arrays: lists of replies and new states, in order."""
+            wholes: dict[int, Any] = {}  # one content may be many clients'
+            asked = []
             for metadata, content, client, state in batch:
-                whole = type(content)({name: arrays.get(name, record) for name, record in content.items()})
-                yield self._worker.handle(metadata, whole, client, state)
+                if id(content) not in wholes:
+                    records = {name: arrays.get(name, record) for name, record in content.items()}
+                    wholes[id(content)] = type(content)(records)
+                asked.append((metadata, wholes[id(content)], client, state))
+            yield from self._worker.answer(asked)
 
         def rest(self) -> None:
             """Puts the ledgers of this process away; the last call."""
@@ -192,23 +197,25 @@ class RayGrid(LocalGrid):
                 ready, _ = ray.wait(list(busy), num_returns=1, timeout=left, fetch_local=False)
                 if not ready:
                     return
-                reply = self._next(busy[ready[0]], waiting)
-                if reply is not None:
-                    yield reply
+                yield from self._next(busy[ready[0]], waiting)
         finally:
             self._abandon()
 
     def _tasks(self, messages: Sequence[Message]) -> Iterator[_Task]:
         """One task a message; messages that hold the same arrays share one copy of them in the object store."""
         stored: dict[tuple[tuple[str, int], ...], Any] = {}
+        parts: dict[int, tuple[Any, RecordDict]] = {}
         for message in messages:
-            arrays = {name: record for name, record in message.content.items() if isinstance(record, ArrayRecord)}
-            key = tuple((name, id(record)) for name, record in arrays.items())
-            if key not in stored:
-                stored[key] = ray.put(arrays)
-            rest = RecordDict({name: _PLACE if name in arrays else record for name, record in message.content.items()})
+            content = message.content
+            if id(content) not in parts:
+                arrays = {name: record for name, record in content.items() if isinstance(record, ArrayRecord)}
+                key = tuple((name, id(record)) for name, record in arrays.items())
+                if key not in stored:
+                    stored[key] = ray.put(arrays)
+                rest = RecordDict({name: _PLACE if name in arrays else record for name, record in content.items()})
+                parts[id(content)] = stored[key], rest
             client = self._clients[message.metadata.dst_node_id]
-            yield _Task(message.metadata, stored[key], rest, client, self._states[client])
+            yield _Task(message.metadata, *parts[id(content)], client, self._states[client])
 
     def _give(self, slot: _Slot, waiting: deque[_Task]) -> None:
         """Give an idle actor its next batch: half of its fair share of what is left, so the end is even."""
@@ -221,22 +228,21 @@ class RayGrid(LocalGrid):
             batch[0].arrays, [(task.metadata, task.content, task.client, task.state) for task in batch]
         )
 
-    def _next(self, slot: _Slot, waiting: deque[_Task]) -> Message | None:
-        """The next reply of a working actor; None at the end of its batch, or when its clients are to be retried."""
+    def _next(self, slot: _Slot, waiting: deque[_Task]) -> list[Message]:
+        """The next replies of a working actor; none at the end of its batch, or when its clients are to be retried."""
         assert slot.queue is not None
         try:
-            reply, state = ray.get(next(slot.replies))
+            answers = ray.get(next(slot.replies))
         except StopIteration:
             slot.replies = slot.queue = None
-            return None
+            return []
         except RayError:  # the actor died, or Ray lost what it had sent
             return self._replace(slot, waiting)
-        task = slot.queue.popleft()
-        self._states[task.client] = state
-        message: Message = reply
-        return message
+        for _, state in answers:
+            self._states[slot.queue.popleft().client] = state
+        return [reply for reply, _ in answers]
 
-    def _replace(self, slot: _Slot, waiting: deque[_Task]) -> Message | None:
+    def _replace(self, slot: _Slot, waiting: deque[_Task]) -> list[Message]:
         """Put a new actor in a dead one's place. Its clients are tried once more; nothing of them had left it."""
         tasks, slot.queue, slot.replies = list(slot.queue or ()), None, None
         with suppress(RayError):
@@ -244,7 +250,7 @@ class RayGrid(LocalGrid):
         slot.actor = self._make_actor()
         waiting.extend(replace(task, retried=True) for task in tasks if not task.retried)
         lost = [task for task in tasks if task.retried]  # at most one: retried tasks travel alone
-        return error_reply(lost[0].metadata, Fault.UNREACHABLE) if lost else None
+        return [error_reply(task.metadata, Fault.UNREACHABLE) for task in lost]
 
     def _abandon(self) -> None:
         """Stop what still runs (a deadline passed, or the caller left): its replies would be late."""

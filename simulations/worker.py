@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from flwr.app import Message, RecordDict
 from flwr.app.metadata import Metadata
 from flwr.clientapp import ClientApp
 
+from client.books import books
+from privacy.ledger import Ledger, LedgerError
 from shared_models.faults import Fault
-from shared_models.flower_messages import client_context, error_reply, rebuild
+from shared_models.flower_messages import client_context, copied, error_reply, rebuild
 
 DEFAULT_APP = "client.app:app"
+
+Asked = tuple[Metadata, RecordDict, str, RecordDict]
+"""A message to one client: its head, its content, the client's id and state."""
+
+Answered = tuple[Message, RecordDict]
+"""A client's reply and new state."""
+
+_TOGETHER = 0.03
+"""Seconds of work whose ledger entries are written at once; replies wait for them."""
 
 _log = logging.getLogger("veil.client")  # ClientApps say here where they failed: kind and place, never a text (rule 5)
 
@@ -43,10 +54,47 @@ class Worker:
         self._config = dict(config)
         self._log = log
 
-    def handle(
-        self, metadata: Metadata, content: RecordDict, client: str, state: RecordDict
-    ) -> tuple[Message, RecordDict]:
-        """Answer one message as one client.
+    def answer(self, messages: Iterable[Asked], *, deadline: float | None = None) -> Iterator[list[Answered]]:
+        """Answer messages one after the other; the answers in lists, in order.
+
+        Args:
+            messages: each is looked at when it is its turn.
+            deadline: of the monotonic clock, after which no message is begun.
+
+        What the clients of a list owe is in the ledger when the list is given. Where it can't be written, they all
+        have failed, and nothing of them leaves.
+        """
+        waiting = iter(messages)
+        while True:
+            begun, together, answers = time.monotonic(), list[Asked](), list[Answered]()
+            try:
+                with self._entries_together():
+                    while not together or time.monotonic() - begun < _TOGETHER:
+                        asked = None if _is_past(deadline) else next(waiting, None)
+                        if asked is None:
+                            break
+                        together.append(asked)
+                        answers.append(self.handle(*asked))
+            except LedgerError as error:
+                with _logging_to(self._log, f"{len(together)} clients"):
+                    _log.warning("their entries can't be written: %s", error)
+                answers = [(error_reply(head, Fault.CLIENT_FAILED), state) for head, _, _, state in together]
+            if not answers:
+                return
+            yield answers
+
+    @contextmanager
+    def _entries_together(self) -> Iterator[None]:
+        """Ledger entries made inside are written at the end, where the ledger's file is here."""
+        found = None
+        if "ledger" in self._config:  # else the app isn't Veil's
+            with suppress(LedgerError):  # the app will say so itself, and refuse
+                found = books(self._config["ledger"])
+        with found.deferred() if found is not None and isinstance(found.ledger, Ledger) else nullcontext():
+            yield
+
+    def handle(self, metadata: Metadata, content: RecordDict, client: str, state: RecordDict) -> Answered:
+        """Answer one message as one client; its entries are in the ledger's file at once, but inside of `answer`.
 
         Returns:
             The reply, and the client's new state.
@@ -56,7 +104,7 @@ class Worker:
             node_id=metadata.dst_node_id,
             client=client,
             config=self._config,
-            state=copy.deepcopy(state),
+            state=copied(state),
         )
         with _logging_to(self._log, f"round {metadata.group_id or '-'}  client {client}"):
             try:
@@ -66,6 +114,10 @@ class Worker:
                 _log.warning("the app failed: %s at %s:%s", type(error).__name__, place.filename, place.lineno)
                 reply = error_reply(metadata, Fault.CLIENT_FAILED)
         return reply, context.state
+
+
+def _is_past(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
 
 
 @contextmanager

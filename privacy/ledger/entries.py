@@ -16,7 +16,7 @@ from hashlib import sha256
 from json.encoder import encode_basestring_ascii
 from typing import Any, Literal, Self, TypeGuard, get_args
 
-from privacy.canonical_json import canonical, canonical_again, is_digest, parse_canonical, record
+from privacy.canonical_json import canonical, canonical_again, is_digest, parse, parse_canonical, record
 
 Kind = Literal["open", "policy", "reserve", "commit", "refuse", "recover"]
 
@@ -121,12 +121,15 @@ class Task:
     @cached_property
     def id(self) -> str:
         """SHA-256 of the canonical JSON of the fields: the key under which a task is reserved and committed."""
-        fields = {field: getattr(self, field) for field in _TASK_FIELDS}
-        return sha256(canonical_again(fields).encode()).hexdigest()
+        return sha256(canonical_again(self.to_json()).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, str | int]:
+        """The fields by name."""
+        return {field: getattr(self, field) for field in _TASK_FIELDS}
 
     @classmethod
     def from_json(cls, data: object) -> Self:
-        """The inverse of `dataclasses.asdict`. Raises ValueError."""
+        """The inverse of `to_json`. Raises ValueError."""
         return cls(
             **record(data, "a task", federation=str, run=str, round=int, phase=str, client=str, request=str),
         )
@@ -159,9 +162,14 @@ class Entry:
         """This entry's place."""
         return Anchor(scope=self.scope, position=self.position, hash=self.hash)
 
+    @cached_property
+    def text(self) -> str:
+        """The body in canonical JSON."""
+        return canonical(self.body)
+
     def row(self) -> tuple[str, int, str, str, str, str, str]:
-        """The entry as the file holds it; `body` in canonical JSON."""
-        return self.scope, self.position, self.kind, self.time, canonical(self.body), self.previous, self.hash
+        """The entry as the file holds it."""
+        return self.scope, self.position, self.kind, self.time, self.text, self.previous, self.hash
 
 
 def next_entry(head: Anchor | None, scope: str, kind: Kind, time: str, body: Mapping[str, Any]) -> Entry:
@@ -175,15 +183,17 @@ def next_entry(head: Anchor | None, scope: str, kind: Kind, time: str, body: Map
         raise ValueError(f"a {kind} entry of {len(text)} characters is too long")
     position = 0 if head is None else head.position + 1
     previous = START if head is None else head.hash
-    return Entry(
+    entry = Entry(
         scope=scope,
         position=position,
         kind=kind,
         time=time,
-        body=parse_canonical(text),
+        body=parse(text),
         previous=previous,
         hash=_hash(scope, position, kind, time, text, previous),
     )
+    entry.__dict__["text"] = text
+    return entry
 
 
 def read_entry(row: Sequence[object]) -> tuple[Entry, bool]:

@@ -18,7 +18,7 @@ process first uses it, and each new entry after that (docs/ledger.md).
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -139,6 +139,22 @@ class Ledger:
         with self._store.transaction():
             yield self
 
+    @contextmanager
+    def deferred(self) -> Iterator[Self]:
+        """Write everything that is written inside at the end, at once: for simulations, where many owners take turns.
+
+        What was reserved inside may run at once, for nobody but this process has its data; what was committed may be
+        sent only after the end, which comes after an error too. If the end raises, nothing of it is in the file, and
+        nothing of it may leave. Should the process die before, its work is lost with what it had reserved: nothing had
+        left it.
+
+        Raises:
+            ValueError: the ledger is durable, or has an anchor.
+            LedgerError: at the end, as ever; or another process has written to a scope that was used inside.
+        """
+        with self._store.deferred():
+            yield self
+
     def open_scope(self, scope: str, *, owner: str) -> Anchor:
         """Begin a scope's chain, or find that it has begun.
 
@@ -214,7 +230,7 @@ class Ledger:
             covered = asked is None or charge is not None
             if covered:
                 body = {
-                    "task": asdict(task),
+                    "task": task.to_json(),
                     "plan": None if terms is None else terms.plan,
                     "charge": None if charge is None else charge.to_json(),
                 }
@@ -225,9 +241,7 @@ class Ledger:
             raise BudgetExhausted(f"scope {scope!r}: the budget does not cover round {task.round} of {task.run}")
         return Reserved(again=False, anchor=anchor)
 
-    def commit(
-        self, scope: str, task_id: str, reply: bytes, *, fields: Mapping[str, FieldClass], keep: bool = True
-    ) -> bytes:
+    def commit(self, scope: str, task_id: str, reply: bytes, *, fields: Mapping[str, FieldClass]) -> bytes:
         """Store a reply before its first byte leaves.
 
         Args:
@@ -235,7 +249,8 @@ class Ledger:
             task_id: of a reserved task.
             reply: the whole reply.
             fields: the name of each value in it, and what it is.
-            keep: whether the reply is stored, to be sent again. The two newest of each (federation, run, phase) are.
+
+        The two newest of each (federation, run, phase) stay stored, to be sent again.
 
         Returns:
             What to send: the reply, or the one that another process committed first. Sending both would release
@@ -245,24 +260,45 @@ class Ledger:
             ReplyGone: it was committed before, and the reply is no longer there.
             ValueError: the task was never reserved, or a field is of no known class.
         """
-        if not isinstance(reply, bytes) or any(value not in FIELD_CLASSES for value in fields.values()):
-            raise ValueError(f"a reply is bytes, and each field of it one of {', '.join(FIELD_CLASSES)}")
+        if not isinstance(reply, bytes):
+            raise ValueError("a reply is bytes")
         with self._writing():
-            chain, _ = self._store.opened(scope)
-            state = chain.tasks.get(task_id)
-            if state is None:
-                raise ValueError("this task was never reserved: nothing may leave")
-            if state.committed is not None:
+            chain = self._uncommitted(scope, task_id, fields)
+            if chain.tasks[task_id].committed is not None:
                 return self._reply(chain, task_id)
-            dropped = chain.drops(task_id) if keep else []
+            dropped = chain.drops(task_id)
             digest = sha256(reply).hexdigest()
-            body = {"task": task_id, "sha256": digest, "length": len(reply), "kept": keep, "fields": fields}
+            body = {"task": task_id, "sha256": digest, "length": len(reply), "kept": True, "fields": fields}
             self._store.append(chain, "commit", body)
-            if keep:
-                self._store.store_reply(scope, task_id, reply)
+            self._store.store_reply(scope, task_id, reply)
             for old in dropped:
                 self._store.drop_reply(scope, old)
         return reply
+
+    def commit_unkept(
+        self, scope: str, task_id: str, *, sha256: str, length: int, fields: Mapping[str, FieldClass]
+    ) -> None:
+        """Write down that a reply leaves without protection. It is not stored: nothing was charged for it, so that it
+        may be computed again.
+
+        Args:
+            scope: whose data.
+            task_id: of a reserved task.
+            sha256: of the reply, as whoever sends it counts its bytes; in hexadecimal.
+            length: of what was hashed.
+            fields: the name of each value in it, and what it is.
+
+        Raises:
+            ReplyGone: a reply to this task was committed before.
+            ValueError: the task was never reserved, a field is of no known class, or the hash is none.
+        """
+        with self._writing():
+            chain = self._uncommitted(scope, task_id, fields)
+            if chain.tasks[task_id].committed is not None:
+                self._reply(chain, task_id)
+                raise ReplyGone(f"scope {scope!r}: a reply to this task was committed before")
+            body = {"task": task_id, "sha256": sha256, "length": length, "kept": False, "fields": fields}
+            self._store.append(chain, "commit", body)
 
     def refuse(self, scope: str, task: Task, reason: Reason) -> None:
         """Write down that a task was refused; once for each task and reason. Raises ValueError for no known code."""
@@ -369,9 +405,18 @@ class Ledger:
         with self._store.transaction(), self._store.reading():
             yield
 
+    def _uncommitted(self, scope: str, task_id: str, fields: Mapping[str, FieldClass]) -> Chain:
+        """The chain of a task that a reply is to be committed of. Raises ValueError as `commit`."""
+        if any(value not in FIELD_CLASSES for value in fields.values()):
+            raise ValueError(f"each field of a reply is one of {', '.join(FIELD_CLASSES)}")
+        chain, _ = self._store.opened(scope)
+        if task_id not in chain.tasks:
+            raise ValueError("this task was never reserved: nothing may leave")
+        return chain
+
     def _refuse(self, chain: Chain, task: Task, reason: Reason) -> None:
         if (task.id, reason.value) not in chain.refused:
-            self._store.append(chain, "refuse", {"task": asdict(task), "reason": reason.value})
+            self._store.append(chain, "refuse", {"task": task.to_json(), "reason": reason.value})
 
     def _known(self, chain: Chain, task: Task, asked: Charge | None) -> Reserved | Stored:
         state = chain.tasks[task.id]

@@ -1,8 +1,10 @@
 """Entries on disk: transactions, chains kept up to date with the file, anchors moved after each write."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +18,7 @@ from privacy.ledger.chain import Chain
 from privacy.ledger.entries import Anchor, DamageError, Entry, Kind, next_entry, read_entry, time_text
 from privacy.ledger.file import SQLITE_ERRORS, LedgerError, connect, identity_of, sqlite_errors
 
+_INSERT = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = "scope, position, kind, time, body, previous, hash"
 _LEAST = -(1 << 63)
 _OUTER = ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
@@ -24,6 +27,25 @@ _stores: "WeakSet[Store]" = WeakSet()
 _inherited: set[tuple[int, int]] = set()
 
 _NESTED = ("SAVEPOINT part", "RELEASE part", ("ROLLBACK TO part", "RELEASE part"))
+
+
+@dataclass
+class _Unwritten:
+    """What was written to a ledger, and is not in its file yet.
+
+    Attributes:
+        rows: scope, statement and values, in order.
+        seen: scopes whose chains hold all that there is of them.
+        failed: whether something of it was lost.
+    """
+
+    rows: list[tuple[str, str, tuple[object, ...]]] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    failed: bool = False
+
+    def entries(self, scope: str) -> Iterator[tuple[object, ...]]:
+        """A scope's entries, in order."""
+        return (values for of, statement, values in self.rows if of == scope and statement is _INSERT)
 
 
 class Store:
@@ -44,6 +66,8 @@ class Store:
         self._depth = 0
         self._chains: dict[str, Chain] = {}
         self._touched: set[str] = set()
+        self._unwritten: _Unwritten | None = None
+        self._may_defer = not durable and not read_only and anchors is None
         if _inherited and identity_of(path) in _inherited:
             raise LedgerError(f"{path}: was open when this process was forked; close it before, or spawn the process")
         self._db = connect(path, durable=durable, read_only=read_only)
@@ -89,6 +113,10 @@ class Store:
         if self._read_only:
             raise LedgerError(f"{self.path}: was opened for reading only; open it for writing")
         with self._lock:
+            if self._unwritten is not None:
+                with self._part(self._unwritten):
+                    yield
+                return
             outer = self._depth == 0
             begin, end, undo = _OUTER if outer else _NESTED
             if not outer and not self._db.in_transaction:
@@ -119,9 +147,93 @@ class Store:
                 touched, self._touched = self._touched, set()
                 self._move_anchors(touched)
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Everything that is written inside reaches the file at the end, in one transaction, even after an error.
+
+        Until then this thread alone has the file, in this process; others may write, but not to the same scopes: what
+        they add to a scope after it was first used inside makes the end fail.
+
+        Raises:
+            ValueError: the ledger waits for the disk, or has an anchor: then what is reserved must be there before
+                data is touched.
+        """
+        if not self._may_defer:
+            raise ValueError("only a simulation's ledger may be written later")
+        self._check_process()
+        with self._lock:
+            if self._depth > 0:
+                raise ValueError("a transaction is open")
+            self._unwritten = kept = _Unwritten()
+            try:
+                try:
+                    yield
+                finally:  # whatever it was that ended it early: what was reserved may have been used
+                    self._write_out()
+            finally:
+                self._unwritten = None
+                self._touched.clear()
+            if kept.failed:  # it was said to one call alone
+                raise LedgerError(f"{self.path}: an error has undone what was to be written; nothing of it may leave")
+
+    @contextmanager
+    def _part(self, kept: "_Unwritten") -> Iterator[None]:
+        """A transaction of what isn't written yet: an error undoes its part alone."""
+        first = len(kept.rows)
+        self._depth += 1
+        try:
+            yield
+        except BaseException:
+            del kept.rows[first:]
+            self._forget_chains(kept)
+            raise
+        finally:
+            self._depth -= 1
+
+    def _write_out(self) -> None:
+        """Write what isn't written yet: at the end, and before a look at the file itself."""
+        kept = self._unwritten
+        if kept is None or not kept.rows:
+            return
+        rows, kept.rows = kept.rows, []
+        try:
+            with sqlite_errors(self.path):
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    if identity_of(self.path) != self._identity:
+                        raise LedgerError(f"{self.path}: another file was put in its place; stop, and open it anew")
+                    for _, statement, values in rows:
+                        self._db.execute(statement, values)
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    with suppress(*SQLITE_ERRORS):
+                        if self._db.in_transaction:
+                            self._db.execute("ROLLBACK")
+                    raise
+        except BaseException:
+            kept.failed = True
+            self._forget_chains(kept)
+            raise
+
+    def _forget_chains(self, kept: "_Unwritten") -> None:
+        """They are read anew: from the file, and from what isn't written yet."""
+        for scope in self._touched:
+            self._chains.pop(scope, None)
+            kept.seen.discard(scope)
+
+    def _put(self, scope: str, statement: str, values: tuple[object, ...]) -> None:
+        """A statement of the open transaction."""
+        if self._unwritten is None:
+            self._db.execute(statement, values)
+        else:
+            self._unwritten.rows.append((scope, statement, values))
+
     def read_anew(self, scope: str) -> list[Entry]:
         """Every entry of a scope, its chain verified from the first one on."""
+        self._write_out()
         self._chains.pop(scope, None)
+        if self._unwritten is not None:
+            self._unwritten.seen.discard(scope)
         found: list[Entry] = []
         self.chain(scope, found.append)
         return found
@@ -136,7 +248,9 @@ class Store:
         Raises:
             ValueError: if that can't name a scope.
         """
-        known = self._chains.get(scope)
+        known, kept = self._chains.get(scope), self._unwritten
+        if known is not None and kept is not None and scope in kept.seen:
+            return known
         # The anchor before the entries: another process may write an entry and its anchor at any time.
         anchor = self._anchored(scope) if known is None else None
         chain = known or Chain(scope)
@@ -149,7 +263,7 @@ class Store:
                     row = next(rows, None)
                     if row is None or (row[1], row[6]) != (head.position, head.hash):
                         raise DamageError(f"entry {head.position} was changed or removed while the ledger was in use")
-                for row in rows:
+                for row in itertools.chain(rows, () if kept is None else kept.entries(scope)):
                     position = row[1]
                     entry = chain.read(row)
                     if seen is not None:
@@ -160,6 +274,8 @@ class Store:
         if anchor is not None and not self.holds(chain, anchor):
             raise self._cut(anchor)
         self._chains[scope] = chain
+        if kept is not None:
+            kept.seen.add(scope)
         return chain
 
     def opened(self, scope: str) -> tuple[Chain, Anchor]:
@@ -171,10 +287,12 @@ class Store:
 
     def scopes(self) -> tuple[str, ...]:
         """All scopes, by name."""
+        self._write_out()
         return tuple(row[0] for row in self._db.execute("SELECT DISTINCT scope FROM entries ORDER BY scope"))
 
     def entries(self, scope: str, first: int, last: int) -> list[Entry]:
         """Some of a scope's entries."""
+        self._write_out()
         query = f"SELECT {_COLUMNS} FROM entries WHERE scope = ? AND position BETWEEN ? AND ? ORDER BY position"  # noqa: S608
         found = []
         for row in self._db.execute(query, (scope, first, last)):
@@ -192,32 +310,33 @@ class Store:
         self._touched.add(chain.scope)  # first, so that a chain whose entry was not written is read anew
         entry = next_entry(chain.head, chain.scope, kind, time_text(self.now()), body)
         chain.append(entry)
-        self._db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", entry.row())
+        self._put(chain.scope, _INSERT, entry.row())
         return entry.anchor
 
     def import_entry(self, entry: Entry) -> None:
         """An entry of another ledger, checked, in a transaction. Raises DamageError."""
         self._touched.add(entry.scope)
         self.chain(entry.scope).read(entry.row())
-        self._db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", entry.row())
+        self._put(entry.scope, _INSERT, entry.row())
 
     def end_import(self, anchor: Anchor) -> None:
         """Up to here the scope's replies are elsewhere."""
-        self._db.execute("INSERT INTO imported VALUES (?, ?)", (anchor.scope, anchor.position))
+        self._put(anchor.scope, "INSERT INTO imported VALUES (?, ?)", (anchor.scope, anchor.position))
 
     def store_reply(self, scope: str, task: str, reply: bytes) -> None:
         """Keep a reply, in the transaction of its commit entry."""
-        self._db.execute("INSERT INTO replies VALUES (?, ?, ?)", (scope, task, reply))
+        self._put(scope, "INSERT INTO replies VALUES (?, ?, ?)", (scope, task, reply))
 
     def drop_reply(self, scope: str, task: str) -> None:
         """Let go of a reply."""
-        self._db.execute("DELETE FROM replies WHERE scope = ? AND task = ?", (scope, task))
+        self._put(scope, "DELETE FROM replies WHERE scope = ? AND task = ?", (scope, task))
 
     def reply(self, chain: Chain, task: str) -> bytes | None:
         """A committed task's reply, checked against its commit entry; None if it is no longer kept."""
         state = chain.tasks[task]
         if not chain.stores(task):
             return None
+        self._write_out()
         query = "SELECT reply FROM replies WHERE scope = ? AND task = ?"
         row = self._db.execute(query, (chain.scope, task)).fetchone()
         if row is None:
@@ -232,6 +351,9 @@ class Store:
 
     def anchor_at(self, chain: Chain, position: int) -> Anchor:
         """The place of an entry that the chain has."""
+        if chain.head is not None and position == chain.head.position:
+            return chain.head
+        self._write_out()
         query = "SELECT hash FROM entries WHERE scope = ? AND position = ?"
         row = self._db.execute(query, (chain.scope, position)).fetchone()
         if row is None or not is_digest(row[0]):

@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
                 play(ledger, number, scope=scope, reply=bytes([number]) * (100 + 5_000 * number))
             play(ledger, 3, scope=scope, balance=PERSONS, limit=Limit(epsilon=3.0, delta=1e-5))
             ledger.reserve(scope, task(4), terms=terms())
-            ledger.commit(scope, task(4).id, b"raw", fields={"update": "unprotected"}, keep=False)
+            ledger.commit_unkept(scope, task(4).id, sha256="ab" * 32, length=5, fields={"update": "unprotected"})
             ledger.refuse(scope, task(5), Reason.POLICY)
             reserve(ledger, 6, scope=scope)
     assert verify(path) == []

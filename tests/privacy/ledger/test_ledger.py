@@ -263,10 +263,20 @@ class TestStoredReplies:
 
     def test_a_reply_need_not_be_kept_and_then_is_sent_once(self, ledger: Ledger) -> None:
         reserve(ledger)
-        assert ledger.commit("site", task().id, b"x", fields=FIELDS, keep=False) == b"x"
+        ledger.commit_unkept("site", task().id, sha256="ab" * 32, length=1, fields=FIELDS)
         with pytest.raises(ReplyGone):
             reserve(ledger)
+        with pytest.raises(ReplyGone):
+            ledger.commit_unkept("site", task().id, sha256="ab" * 32, length=1, fields=FIELDS)
         assert kinds(ledger) == ["open", "reserve", "commit"]
+
+    def test_a_reply_that_is_not_kept_needs_a_reservation_and_a_hash(self, ledger: Ledger) -> None:
+        with pytest.raises(ValueError, match="never reserved"):
+            ledger.commit_unkept("site", task().id, sha256="ab" * 32, length=1, fields=FIELDS)
+        reserve(ledger)
+        with pytest.raises(ValueError, match="hash"):
+            ledger.commit_unkept("site", task().id, sha256="none", length=1, fields=FIELDS)
+        assert kinds(ledger) == ["open", "reserve"]
 
     def test_an_altered_reply_is_found_before_it_is_sent_again(self, path: Path) -> None:
         with Ledger.create(path) as ledger:

@@ -39,7 +39,7 @@ def written(path: Path) -> Path:
         ledger.commit("north", task(1).id, b"reply", fields={"arrays": "charged", "metrics.epsilon": "public"})
         ledger.refuse("north", task(3), Reason.POLICY)
         ledger.reserve("north", task(4))
-        ledger.commit("north", task(4).id, b"plain", fields={"arrays": "entrusted"}, keep=False)
+        ledger.commit_unkept("north", task(4).id, sha256="ab" * 32, length=5, fields={"arrays": "entrusted"})
     return path
 
 
