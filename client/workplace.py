@@ -44,7 +44,8 @@ class Workplace:
 
     @cached_property
     def _clients(self) -> Mapping[str, Records]:
-        return seen_records(self.plan, split_key=split_key(self.plan))
+        given = _provided.get(self.plan.digest())
+        return given.train if given is not None else seen_records(self.plan, split_key=split_key(self.plan))
 
     @cached_property
     def _parts(self) -> Mapping[str, tuple[Records, Records]]:
@@ -57,7 +58,9 @@ class Workplace:
             KeyError: no such client.
             UsageError: the data can't be loaded.
         """
-        return self._parts[client][0] if self.plan.evaluates_at_clients else self._clients[client]
+        if self.plan.evaluates_at_clients and self.plan.digest() not in _provided:
+            return self._parts[client][0]
+        return self._clients[client]
 
     def held_out(self, client: str) -> Records:
         """What a client keeps for evaluation, in a plan whose clients evaluate.
@@ -66,7 +69,8 @@ class Workplace:
             KeyError: no such client.
             UsageError: the data can't be loaded.
         """
-        return self._parts[client][1]
+        given = _provided.get(self.plan.digest())
+        return self._parts[client][1] if given is None or given.held_out is None else given.held_out[client]
 
     def client_ids(self) -> tuple[str, ...]:
         """The ids of the clients this process may stand for, in the order of partitions.
@@ -76,7 +80,32 @@ class Workplace:
         Raises:
             UsageError: the data can't be loaded.
         """
+        given = _provided.get(self.plan.digest())
+        if given is not None:
+            return tuple(given.train)
         return client_ids(self.plan.data, seed=self.plan.seed, split_key=split_key(self.plan))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provided:
+    """Records that another process of a simulation has read for this one.
+
+    Attributes:
+        train: what each client trains on.
+        held_out: what each keeps for evaluation; None where the plan's clients don't evaluate.
+    """
+
+    train: Mapping[str, Records]
+    held_out: Mapping[str, Records] | None
+
+
+_provided: dict[str, Provided] = {}
+
+
+def provide_records(plan_digest: str, given: Provided) -> None:
+    """Have this process' clients of a plan use these records, instead of reading the data themselves."""
+    _provided.clear()  # never two plans' in memory
+    _provided[plan_digest] = given
 
 
 @lru_cache(maxsize=2)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flwr.app import Context, RecordDict
 
 from client.books import Books, create_simulated
 from client.datasets.features import as_seen, seen_parts, seen_records
+from client.datasets.partition import test_records
 from client.datasets.registry import load
 from client.trainer import choose_device
 from client.workplace import split_key
@@ -34,6 +36,10 @@ from simulations.baselines import baselines
 from simulations.inline_grid import InlineGrid
 from simulations.local_grid import LocalGrid
 from simulations.worker import DEFAULT_APP
+
+if TYPE_CHECKING:  # they bring Ray with them
+    from simulations.ray_workers import RayWorkers
+    from simulations.shared_data import Shared
 
 Engine = Literal["ray", "inline"]
 _STATES = "clients.json"
@@ -73,12 +79,12 @@ def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFold
     make_strategy(plan)
     if settings.ray_address is None:
         choose_device(plan.training.device, plan.training.precision)
-    test, clients = load_data(plan)
-    folder = RunFolder(out or new_folder(plan.name))
-    folder.create(plan)
-    with folder.locked():
-        create_simulated(folder.ledger)
-        return folder, _run(plan, folder, test, clients, None, settings, begun)
+    with _stage(plan, settings) as stage:
+        folder = RunFolder(out or new_folder(plan.name))
+        folder.create(plan)
+        with folder.locked():
+            create_simulated(folder.ledger)
+            return folder, _run(plan, folder, stage, None, settings, begun)
 
 
 def new_folder(name: str) -> Path:
@@ -102,15 +108,17 @@ def resume_run(path: Path, settings: Settings) -> tuple[RunFolder, Outcome | Non
         checkpoint = load_checkpoint(folder.checkpoints, plan.digest())
         if checkpoint is not None and _finished(folder, plan, checkpoint):
             return folder, None
-        test, clients = load_data(plan)
-        if not folder.ledger.is_file():
-            if checkpoint is not None or folder.read_metrics():
-                raise UsageError(
-                    f"{folder.ledger}: is missing, and with it what clients have spent; put it back, or start a new run"
-                )
-            create_simulated(folder.ledger)  # the run was cut off before anybody was asked
-        Books.of_simulation(folder.ledger).ledger.close()  # one that can't be used is found out before anybody is asked
-        return folder, _run(plan, folder, test, clients, checkpoint, settings, begun)
+        with _stage(plan, settings) as stage:
+            if not folder.ledger.is_file():
+                if checkpoint is not None or folder.read_metrics():
+                    raise UsageError(
+                        f"{folder.ledger}: is missing, and with it what clients have spent; put it back, or start a "
+                        "new run"
+                    )
+                create_simulated(folder.ledger)  # the run was cut off before anybody was asked
+            # One that can't be used is found out before anybody is asked.
+            Books.of_simulation(folder.ledger).ledger.close()
+            return folder, _run(plan, folder, stage, checkpoint, settings, begun)
 
 
 def _finished(folder: RunFolder, plan: Plan, checkpoint: Checkpoint) -> bool:
@@ -130,8 +138,11 @@ def load_data(plan: Plan) -> tuple[TestData, tuple[str, ...]]:
         UsageError: the data can't be read, or can't be spread over the plan's clients.
     """
     key = split_key(plan)
-    loaded = load(plan.data, split_key=key, whole=plan.evaluates_at_clients)
-    if len(loaded.test) == 0 and plan.evaluation.where == "server":
+    if plan.features is None:
+        kept = test_records(plan.data, seed=plan.seed, split_key=key, whole=plan.evaluates_at_clients)
+    else:
+        kept = load(plan.data, split_key=key, whole=plan.evaluates_at_clients).test
+    if len(kept) == 0 and plan.evaluation.where == "server":
         raise UsageError("evaluation.where = 'server': no test records; raise data.test_fraction, or set it to 'none'")
     spread = seen_parts if plan.evaluates_at_clients else seen_records
     clients = tuple(spread(plan, split_key=key))  # features are computed here, before workers look for them
@@ -139,8 +150,56 @@ def load_data(plan: Plan) -> tuple[TestData, tuple[str, ...]]:
         raise UsageError(
             f"federation.min_clients = {plan.federation.min_clients} is more than the {len(clients)} clients there are"
         )
-    test = as_seen(plan, loaded.test, cached=True)
+    test = as_seen(plan, kept, cached=True)
     return TestData(test.x, test.y), clients
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """What a run is played with.
+
+    Attributes:
+        test: the server's data.
+        clients: ids, in order.
+        data: what Ray's workers share; None inline.
+        workers: Ray's actors; None inline.
+    """
+
+    test: TestData
+    clients: tuple[str, ...]
+    data: Shared | None = None
+    workers: RayWorkers | None = None
+
+
+@contextmanager
+def _stage(plan: Plan, settings: Settings) -> Iterator[_Stage]:
+    """Load the data; on Ray, while its workers start.
+
+    Raises:
+        UsageError: as `load_data`.
+        RunError: Ray can't be started.
+    """
+    if settings.engine == "inline":
+        test, clients = load_data(plan)
+        yield _Stage(test=test, clients=clients)
+        return
+    from simulations.ray_workers import RayOptions, RayWorkers
+    from simulations.shared_data import shared_data
+
+    def loaded() -> tuple[TestData, tuple[str, ...], Shared | None]:
+        return *load_data(plan), shared_data(plan)
+
+    options = RayOptions(
+        workers=settings.workers, gpus_per_worker=settings.gpus_per_worker, address=settings.ray_address
+    )
+    with ThreadPoolExecutor(1) as beside:
+        loading = beside.submit(loaded)
+        workers = RayWorkers(options, app=settings.app)  # in this thread, for Ray wants to hear of signals
+    try:
+        test, clients, data = loading.result()
+        yield _Stage(test=test, clients=clients, data=data, workers=workers)
+    finally:
+        workers.shut_down()
 
 
 def failure(folder: RunFolder, outcome: Outcome) -> RunError:
@@ -156,13 +215,12 @@ def client_log_hint(folder: RunFolder) -> str:
 def _run(
     plan: Plan,
     folder: RunFolder,
-    test: TestData,
-    clients: tuple[str, ...],
+    stage: _Stage,
     checkpoint: Checkpoint | None,
     settings: Settings,
     begun: float,
 ) -> Outcome:
-    grid = _grid(settings, clients, plan, folder)
+    grid = _grid(settings, stage, plan, folder)
     try:
         if checkpoint is not None and _STATES in checkpoint.attachments:
             grid.load_states(checkpoint.attachments[_STATES])
@@ -170,11 +228,11 @@ def _run(
         job = ServerJob(
             plan=plan,
             folder=folder,
-            test=test,
+            test=stage.test,
             observer=settings.observer,
             resume=checkpoint,
             attachments=attachments,
-            identities=virtual_identities(plan, folder.ledger, clients),
+            identities=virtual_identities(plan, folder.ledger, stage.clients),
             begun=begun,
         )
         server_app(job)(grid, _context(grid))
@@ -184,7 +242,7 @@ def _run(
             Ledger.open(folder.ledger, durable=False).close()  # moves SQLite's log, which killed workers leave, into it
     assert job.outcome is not None
     if plan.evaluation.baselines and job.outcome.stopped != "failed":
-        table = baselines(plan, test, job.outcome.state.evaluation or {})
+        table = baselines(plan, stage.test, job.outcome.state.evaluation or {})
         folder.write_summary({**folder.read_summary(), "baselines": table})
     return job.outcome
 
@@ -204,17 +262,14 @@ def virtual_identities(plan: Plan, ledger: Path, clients: Iterable[str]) -> dict
         books.ledger.close()
 
 
-def _grid(settings: Settings, clients: tuple[str, ...], plan: Plan, folder: RunFolder) -> LocalGrid:
+def _grid(settings: Settings, stage: _Stage, plan: Plan, folder: RunFolder) -> LocalGrid:
     # A worker may have another working folder.
     config, log = {"plan": write_plan(plan), "ledger": str(folder.ledger.resolve())}, folder.client_log.resolve()
-    if settings.engine == "inline":
-        return InlineGrid(clients, config=config, app=settings.app, log=log)
-    from simulations.ray_grid import RayGrid, RayOptions
+    if stage.workers is None:
+        return InlineGrid(stage.clients, config=config, app=settings.app, log=log)
+    from simulations.ray_grid import RayGrid
 
-    options = RayOptions(
-        workers=settings.workers, gpus_per_worker=settings.gpus_per_worker, address=settings.ray_address
-    )
-    return RayGrid(clients, config=config, options=options, app=settings.app, log=log)
+    return RayGrid(stage.clients, config=config, app=settings.app, log=log, workers=stage.workers, data=stage.data)
 
 
 def _context(grid: LocalGrid) -> Context:

@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from client.datasets.client_records import ClientRecords
 from client.datasets.records import Records
 from client.datasets.registry import load
 from client.datasets.sources import did_you_mean, listed
@@ -49,7 +50,7 @@ _NO_TELEMETRY: Final = {
 }
 
 
-def client_records(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[str, Records]:
+def client_records(data: DataPlan, *, seed: int, split_key: bytes) -> ClientRecords:
     """The training records of every virtual client, by client id; loaded and drawn once per process.
 
     Only the last result is kept. It is drawn anew when the plan's [data], the seed, the key or the file
@@ -58,7 +59,7 @@ def client_records(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[st
     Raises:
         UsageError: as `registry.load` and `partition`.
     """
-    return _client_records(data.model_dump_json(), seed, split_key, data_stamp(data))
+    return _client_records(data.model_dump_json(), seed, split_key, data_stamp(data))[0]
 
 
 def client_parts(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[str, tuple[Records, Records]]:
@@ -69,7 +70,24 @@ def client_parts(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[str,
     Raises:
         UsageError: as `client_records`.
     """
-    return _client_parts(data.model_dump_json(), seed, split_key, data_stamp(data))
+    return _client_parts(data.model_dump_json(), seed, split_key, data_stamp(data))[0]
+
+
+def test_records(data: DataPlan, *, seed: int, split_key: bytes, whole: bool) -> Records:
+    """The set's test part, loaded together with what `client_records` gives (`whole`: `client_parts`).
+
+    Raises:
+        UsageError: as `client_records`.
+    """
+    loaded = _client_parts if whole else _client_records
+    found: Records = loaded(data.model_dump_json(), seed, split_key, data_stamp(data))[1]
+    return found
+
+
+def forget_records() -> None:
+    """Let go of what was loaded: another process has it."""
+    _client_parts.cache_clear()
+    _client_records.cache_clear()
 
 
 def client_ids(data: DataPlan, *, seed: int, split_key: bytes) -> tuple[str, ...]:
@@ -83,7 +101,7 @@ def client_ids(data: DataPlan, *, seed: int, split_key: bytes) -> tuple[str, ...
     return numbered(data.partition.clients)
 
 
-def partition(records: Records, plan: Partition, *, seed: int) -> dict[str, Records]:
+def partition(records: Records, plan: Partition, *, seed: int) -> ClientRecords:
     """Spread records over clients, each record to exactly one.
 
     Args:
@@ -114,7 +132,8 @@ def partition(records: Records, plan: Partition, *, seed: int) -> dict[str, Reco
             f"least as many clients as there are classes, or raise classes_per_client"
         )
     # A client's rows in the pool's order: what a client sees then depends on which rows it got, nothing else.
-    return {name: records.take(np.sort(order[own])) for name, own in zip(ids, rows, strict=True)}
+    pool = records.take(np.concatenate([np.sort(order[own]) for own in rows]))
+    return ClientRecords(pool, dict(zip(ids, map(len, rows), strict=True)))
 
 
 def slug(text: str) -> str:
@@ -126,18 +145,21 @@ def slug(text: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _client_parts(data: str, seed: int, split_key: bytes, _stamp: object) -> Mapping[str, tuple[Records, Records]]:
+def _client_parts(
+    data: str, seed: int, split_key: bytes, _stamp: object
+) -> tuple[Mapping[str, tuple[Records, Records]], Records]:
     plan = DataPlan.model_validate_json(data)
-    clients = partition(load(plan, split_key=split_key, whole=True).train, plan.partition, seed=seed)
-    return MappingProxyType(
-        {name: split(own, key=split_key, test_fraction=plan.test_fraction) for name, own in clients.items()}
-    )
+    loaded = load(plan, split_key=split_key, whole=True)
+    clients = partition(loaded.train, plan.partition, seed=seed)
+    parts = {name: split(own, key=split_key, test_fraction=plan.test_fraction) for name, own in clients.items()}
+    return MappingProxyType(parts), loaded.test
 
 
 @lru_cache(maxsize=1)
-def _client_records(data: str, seed: int, split_key: bytes, _stamp: object) -> Mapping[str, Records]:
+def _client_records(data: str, seed: int, split_key: bytes, _stamp: object) -> tuple[ClientRecords, Records]:
     plan = DataPlan.model_validate_json(data)
-    return MappingProxyType(partition(load(plan, split_key=split_key).train, plan.partition, seed=seed))
+    loaded = load(plan, split_key=split_key)
+    return partition(loaded.train, plan.partition, seed=seed), loaded.test
 
 
 def data_stamp(data: DataPlan) -> tuple[int, int] | None:

@@ -61,14 +61,41 @@ class Records:
             raise UsageError(f"records: {negative} of {len(self.y)} labels are negative; classes are numbered from 0")
         object.__setattr__(self, "groups", MappingProxyType(dict(self.groups)))
 
+    @classmethod
+    def trusted(
+        cls,
+        *,
+        x: Tensor,
+        y: Tensor,
+        groups: Mapping[str, StrArray] | None = None,
+        people: StrArray | None = None,
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> Records:
+        """Records that were looked through before: they are not again."""
+        found = object.__new__(cls)
+        values = {"x": x, "y": y, "groups": MappingProxyType(dict(groups or {})), "people": people, "rows": rows}
+        for name, value in values.items():
+            object.__setattr__(found, name, value)
+        return found
+
     def __len__(self) -> int:
         return len(self.y)
+
+    def part(self, rows: slice) -> Records:
+        """Neighbouring records, as a view."""
+        return Records.trusted(
+            x=self.x[rows],
+            y=self.y[rows],
+            groups={name: column[rows] for name, column in self.groups.items()},
+            people=None if self.people is None else self.people[rows],
+            rows=None if self.rows is None else self.rows[rows],
+        )
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Records:
         """The records at these positions, in this order (a copy)."""
         rows = np.asarray(indices, dtype=np.int64)
         picked = torch.from_numpy(rows)
-        return Records(
+        return Records.trusted(
             x=self.x[picked],
             y=self.y[picked],
             groups={name: column[rows] for name, column in self.groups.items()},

@@ -185,7 +185,7 @@ def test_an_answer_that_fails_or_may_not_leave_changes_nothing(
         raise LedgerError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "commit", full)
+        patch.setattr(Ledger, "commit" if private else "commit_unkept", full)
         assert_fault(clients.train(plan, 2, state=state), Fault.CLIENT_FAILED)
     assert wire(state) == before
     assert not clients.train(plan, 2, state=state).has_error()

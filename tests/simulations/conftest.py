@@ -46,7 +46,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["VEIL_TEST_MARKER"] = str(marker)
     import ray
 
-    import simulations.ray_grid  # switches Ray's telemetry off before it is imported  # noqa: F401
+    import simulations.ray_workers  # switches Ray's telemetry off before it is imported  # noqa: F401
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield marker

@@ -16,7 +16,8 @@ from shared_models.faults import Fault
 from shared_models.plan_file import write_plan
 from shared_models.protocol import ARRAYS, CLIENT_ID, CONFIG, IDENTIFY, PLAN_DIGEST
 from simulations.inline_grid import InlineGrid
-from simulations.ray_grid import RayGrid, RayOptions
+from simulations.ray_grid import RayGrid
+from simulations.ray_workers import RayOptions
 from tests.simulations.conftest import PlanMaker, config_of, train_messages
 from tests.simulations.faulty_app import SECRET
 from tests.simulations.ledger_reading import committed, reserved

@@ -28,7 +28,8 @@ from shared_models.plan import Plan
 from shared_models.protocol import CONFIG, PLAN_DIGEST, STATEMENT, STATEMENT_TEXT
 from shared_models.registry import build_for
 from simulations import ray_grid as grid_module
-from simulations.ray_grid import RayGrid, RayOptions, _ledger_actor, _spans_machines
+from simulations.ray_grid import RayGrid
+from simulations.ray_workers import RayOptions, _ledger_actor, _spans_machines
 from simulations.remote_ledger import LedgerService, RemoteLedger, use_remote
 from tests.simulations.conftest import PlanMaker, config_of, train_messages
 from tests.simulations.ledger_reading import committed, reserved
@@ -156,7 +157,7 @@ def test_clients_of_a_cluster_keep_their_books_with_the_leader(ray_cluster: Path
 
 def test_workers_whose_leader_is_gone_train_nothing(ray_cluster: Path, plan: Plan, tmp_path: Path) -> None:
     grid = RayGrid(["0", "1"], config=config_of(plan, tmp_path), options=RayOptions(workers=1, address="auto"))
-    ray.kill(grid._ledger)
+    ray.kill(grid._workers._ledger)
     replies = list(grid.stream(train_messages(plan, grid, ["0", "1"])))
     grid.close()
     assert {reply.error.code for reply in replies} == {Fault.LEDGER_CLOSED}
