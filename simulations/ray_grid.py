@@ -46,6 +46,7 @@ class _Slot:
     """An actor and what it is doing."""
 
     actor: Any
+    starting: Any = None  # answers once a new actor stands; where a node has died there may be no place for it
     replies: Any = None  # its stream, while it works
     queue: deque[_Task] | None = None  # tasks of the batch not yet answered, in order
     size: int = 0  # of the batch
@@ -90,14 +91,18 @@ class RayGrid(LocalGrid):
         try:
             while waiting or any(slot.replies is not None for slot in self._slots):
                 for slot in self._slots:
-                    if waiting and slot.replies is None:
+                    if waiting and slot.replies is None and slot.starting is None:
                         self._give(slot, waiting)
                 busy = {slot.replies: slot for slot in self._slots if slot.replies is not None}
+                busy |= {slot.starting: slot for slot in self._slots if slot.starting is not None}
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 ready, _ = ray.wait(list(busy), num_returns=1, timeout=left, fetch_local=False)
                 if not ready:
                     return
-                yield from self._next(busy[ready[0]], waiting)
+                slot = busy[ready[0]]
+                if slot.starting is None:
+                    yield from self._next(slot, waiting)
+                slot.starting = None  # if it has failed to start, its first task will show
         finally:
             self._abandon()
 
@@ -148,7 +153,7 @@ class RayGrid(LocalGrid):
     def _replace(self, slot: _Slot, waiting: deque[_Task]) -> list[Message]:
         """Put a new actor in a dead one's place. Its clients are tried once more; nothing of them had left it."""
         tasks, slot.queue, slot.replies = list(slot.queue or ()), None, None
-        slot.actor = self._workers.another(slot.actor)
+        self._renew(slot)
         waiting.extend(replace(task, retried=True) for task in tasks if not task.retried)
         lost = [task for task in tasks if task.retried]  # at most one: retried tasks travel alone
         return [error_reply(task.metadata, Fault.UNREACHABLE) for task in lost]
@@ -157,7 +162,12 @@ class RayGrid(LocalGrid):
         """Stop what still runs (a deadline passed, or the caller left): its replies would be late."""
         for slot in self._slots:
             if slot.replies is not None:
-                slot.actor, slot.replies, slot.queue = self._workers.another(slot.actor), None, None
+                slot.replies = slot.queue = None
+                self._renew(slot)
+
+    def _renew(self, slot: _Slot) -> None:
+        """Put a new actor in. It is given nothing before it stands, or clients would wait with it for a place."""
+        slot.actor, slot.starting = self._workers.another(slot.actor)
 
     def close(self) -> None:
         self._workers.rest([slot.actor for slot in self._slots if slot.replies is None])

@@ -176,15 +176,14 @@ class RayWorkers:
                 f"a Ray worker can't start: {str(error).splitlines()[-1]}; or use --engine inline"
             ) from error
 
-    def another(self, instead: Any) -> Any:
-        """A new actor in another's place, who is killed if he lives. What is asked of it waits until it stands."""
+    def another(self, instead: Any) -> tuple[Any, Any]:
+        """A new actor in another's place, who is killed if he lives; and a reference that is there once it stands."""
         with suppress(RayError):
             ray.kill(instead)
         assert self._begun is not None
         place = self.actors.index(instead)
         self.actors[place] = actor = self._make()
-        actor.begin.remote(*self._begun)
-        return actor
+        return actor, actor.begin.remote(*self._begun)
 
     def rest(self, actors: list[Any]) -> None:
         """Have idle actors put their ledgers away: one that is killed first leaves SQLite's log beside the file."""
