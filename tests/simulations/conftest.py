@@ -41,14 +41,17 @@ def small_plan() -> PlanMaker:
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Ray on this machine, started once; the path of a marker by which a client of the faulty app dies just once."""
+    """Ray on this machine, started once, with places for four actors whatever the machine has.
+
+    It gives the path of a marker by which a client of the faulty app dies just once.
+    """
     marker = tmp_path_factory.mktemp("marker") / "died"
     os.environ["VEIL_TEST_MARKER"] = str(marker)
     import ray
 
     import simulations.ray_workers  # switches Ray's telemetry off before it is imported  # noqa: F401
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield marker
     ray.shutdown()
     del os.environ["VEIL_TEST_MARKER"]
