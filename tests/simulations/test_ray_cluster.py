@@ -27,6 +27,7 @@ from tests.simulations.placed_app import LAST_ROUND
 pytestmark = pytest.mark.ray
 CLIENTS, ROUNDS = 10, 3
 WITHIN = 240.0
+HOME = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def cluster(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     (folder / "plan.toml").write_text(write_plan(plan))
     command = [sys.executable, "-m", "tests.simulations.two_nodes", str(folder)]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN, check=False, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=WITHIN, check=False, env=environment, cwd=HOME
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     nodes = json.loads((folder / "nodes.json").read_text())
     (client,) = nodes.pop("at_work")
