@@ -196,8 +196,10 @@ class RunState:
             _add(tally.withdrawn, round_number)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries for a checkpoint."""
-        return asdict(self)
+        """Plain dictionaries for a checkpoint. Lists in them are the books' own: write them down, don't change them."""
+        # Not `asdict`, which copies whatever it finds: each round would pay for every round of every client before it.
+        clients = {name: {**vars(tally), "head": _plain(tally.head)} for name, tally in self.clients.items()}
+        return {**vars(self), "progress": asdict(self.progress), "clients": clients}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> RunState:
@@ -210,6 +212,10 @@ class RunState:
         values["progress"] = Progress(**values["progress"])
         values["clients"] = {name: _tally(tally) for name, tally in values["clients"].items()}
         return cls(**values)
+
+
+def _plain(head: Head | None) -> dict[str, Any] | None:
+    return None if head is None else dict(vars(head))
 
 
 def _tally(raw: Mapping[str, Any]) -> ClientTally:

@@ -52,8 +52,8 @@ class LocalGrid(Grid):
         """Give back what the grid holds."""
 
     def save_states(self) -> bytes:
-        """The clients' states, for a checkpoint."""
-        return states_to_bytes(self._states)
+        """The clients' states, for a checkpoint; of who remembers something."""
+        return states_to_bytes({client: state for client, state in self._states.items() if state})
 
     def load_states(self, data: bytes) -> None:
         """Go on from saved states.

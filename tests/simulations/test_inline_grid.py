@@ -84,6 +84,13 @@ def test_states_come_back_from_a_checkpoint_as_they_were() -> None:
     assert restored == {"a": state, "b": RecordDict()}
 
 
+def test_a_checkpoint_has_the_states_of_who_remembers_something() -> None:
+    """Of a million clients most may never have been asked, and most apps remember nothing."""
+    grid, state = InlineGrid(["a", "b"], config={"plan": ""}), RecordDict({"seen": ConfigRecord({"rounds": 2})})
+    grid.load_states(states_to_bytes({"a": state}))
+    assert states_from_bytes(grid.save_states()) == {"a": state}
+
+
 def test_damaged_states_are_refused() -> None:
     good = json.loads(states_to_bytes({"a": RecordDict({"x": ConfigRecord({"y": 1})})}))
     with pytest.raises((ValueError, VeilError)):
