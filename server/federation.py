@@ -425,7 +425,8 @@ class Federation:
         """From the server's own books; what clients say of themselves can only add to it."""
         if not self.plan.is_private:
             return None
-        charged = {releases_of(self.plan, tally) for tally in state.clients.values()}
+        alike = {(tally.trainings, len(tally.evaluated)): tally for tally in state.clients.values()}  # cost the same
+        charged = {releases_of(self.plan, tally) for tally in alike.values()}
         spent = [epsilon(dict(releases), self.plan.privacy.delta).epsilon for releases in charged]
         largest = max([0.0, *spent, *(tally.reported for tally in state.clients.values())])
         return largest if math.isfinite(largest) else None
