@@ -134,7 +134,7 @@ def _statements(job: ServerJob, grid: Grid, outcome: Outcome) -> tuple[dict[str,
         timeout=WAIT_SECONDS if job.simulated else job.plan.federation.round_timeout,
     )
     if not job.plan.has_secret_cohorts:  # how long a ledger has become says how often its client was drawn (rule 3)
-        job.folder.write_statements({item.client: item.text for item in stated})
+        job.folder.write_statements({item.client: item.text for item in stated}, durable=not job.simulated)
     for item in stated:
         if item.statement is not None and not is_central(job.plan):  # there the population's own books count
             tally = outcome.state.client(item.client)

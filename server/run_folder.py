@@ -189,14 +189,19 @@ class RunFolder:
         """Write summary.json."""
         write_atomically(self.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
 
-    def write_statements(self, statements: Mapping[str, str]) -> None:
-        """Write each client's signed statement, by client id."""
+    def write_statements(self, statements: Mapping[str, str], *, durable: bool = True) -> None:
+        """Write each client's signed statement, by client id.
+
+        Args:
+            statements: their texts.
+            durable: whether to wait for the disk, file by file; only a simulation may do without.
+        """
         try:
             self.statements.mkdir(exist_ok=True)
         except OSError as error:
             raise _unwritable(self.statements, error) from error
         for client, text in statements.items():
-            write_atomically(self.statements / f"{client}.json", text.encode())
+            write_atomically(self.statements / f"{client}.json", text.encode(), durable=durable)
 
     def read_statements(self) -> dict[str, str]:
         """The signed statements, by client id; none if there are none."""
@@ -251,13 +256,14 @@ def read_parameters(path: Path) -> Parameters:
     return found
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666, durable: bool = True) -> None:
     """Write a file so that a crash or a full disk leaves the old content or the new.
 
     Args:
         path: of the file.
         data: all of it.
         mode: who may read it, less what the process's own mask takes away.
+        durable: whether it waits for the disk; if not, a loss of power may leave neither.
 
     Raises:
         RunError: it can't be written; the old content stays.
@@ -268,9 +274,11 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()

@@ -350,6 +350,18 @@ def test_statements_are_kept_as_they_were_said_and_outlive_a_summary(folder: Run
     assert (folder.statements / "a.json").read_text() == '{"x":2}'
 
 
+def test_statements_of_a_simulation_need_not_wait_for_the_disk(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    folder.write_statements({"a": "x", "b": "y"}, durable=False)
+    assert synced == []
+    assert folder.read_statements() == {"a": "x", "b": "y"}
+    folder.write_statements({"a": "x"})
+    assert len(synced) == 2  # the file, and the folder that has its name
+
+
 def test_statements_that_cant_be_written_or_read_are_an_error_in_one_line(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
