@@ -13,7 +13,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums \
-	prove-hospitals prove-fashion prove-clients prove-engines bench-dp bench
+	prove-hospitals prove-fashion prove-clients prove-engines bench-dp bench bench-scaling
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,10 @@ bench-dp: install
 # gets an environment of its own in build/engines/.
 bench: install
 	$(BIN)/python -m simulations.benchmarks.engines --json build/engines.json --plot build/engines.svg
+
+# What a client costs in federations of 100 to 10,000, and what follows for a million (docs/scaling.md); half an hour.
+bench-scaling: install
+	$(BIN)/python -m simulations.benchmarks.scaling --json build/scaling.json --plot build/scaling.svg
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

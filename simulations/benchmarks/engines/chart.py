@@ -42,6 +42,11 @@ def draw(rows: Sequence[Row]) -> Markup:
     drawn = document(
         Markup("").join(parts), _WIDTH, height, label="Seconds of a round over the floor's", class_="chart"
     )
+    return as_file(drawn)
+
+
+def as_file(drawn: Markup) -> Markup:
+    """A drawing as a file of its own, which has to say what it is."""
     return Markup('<?xml version="1.0" encoding="UTF-8"?>\n') + drawn.replace(
         "<svg ", Markup('<svg xmlns="http://www.w3.org/2000/svg" '), 1
     )

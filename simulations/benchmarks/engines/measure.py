@@ -65,6 +65,8 @@ class Figures:
         change: Euclidean distance from the first model to the last.
         parameters: of the network.
         versions: of what it trained with.
+        end: seconds from the last round until all was over, where the contender has anything to do there.
+        alone: most memory of the leading process by itself, in MB, where it knows.
     """
 
     work: str
@@ -78,6 +80,8 @@ class Figures:
     change: float | None = None
     parameters: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    end: float | None = None
+    alone: float | None = None
 
 
 def cases(work: Work, contenders: Sequence[str]) -> list[Case]:
@@ -163,6 +167,8 @@ def run(
         change=played.change,
         parameters=played.parameters,
         versions=played.versions,
+        end=None if played.ended is None else played.ended - played.rounds[-1],
+        alone=None if played.alone is None else played.alone / _MB,
     )
 
 

@@ -7,8 +7,10 @@ all. Off Linux, where there is none, resident memory stands in, and shared pages
 from __future__ import annotations
 
 import contextlib
+import resource
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -78,6 +80,18 @@ class TreeMemory:
             taken = time.monotonic() - begun
             if self._left.wait(max(_EVERY, taken / _MOST)):
                 return
+
+
+def own_peak() -> float:
+    """Most bytes that this process had at once, what it shares with others included.
+
+    What it had before it became this program, as a copy of the process that started it, doesn't count (on Linux).
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024.0 * int(line.split()[1])
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def _share(process: psutil.Process) -> float:

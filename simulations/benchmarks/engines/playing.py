@@ -67,6 +67,8 @@ class Played:
         change: Euclidean distance from the first model to the last: that training took place can be seen.
         parameters: of the network.
         versions: of what it trained with.
+        ended: when all was over, the end's own work too, where the contender has any.
+        alone: most bytes that the leading process had by itself, where it knows.
     """
 
     imported: float
@@ -75,6 +77,8 @@ class Played:
     change: float
     parameters: int
     versions: dict[str, str]
+    ended: float | None = None
+    alone: float | None = None
 
     def to_text(self) -> str:
         """One line."""

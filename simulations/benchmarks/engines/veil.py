@@ -17,6 +17,7 @@ from server.run_folder import read_parameters
 from shared_models.parameters import Parameters, get_parameters
 from shared_models.plan import Plan
 from shared_models.registry import build_for
+from simulations.benchmarks.engines.memory import own_peak
 from simulations.benchmarks.engines.playing import Played, Task
 from simulations.benchmarks.engines.works import CLASSES, CLIPPING_NORM, DELTA, NOISE_MULTIPLIER
 from simulations.run import Engine, Settings, failure, start_run
@@ -89,7 +90,7 @@ def play(task: Task) -> Played:
         run, outcome = start_run(plan, Path(folder) / "run", settings)
         if outcome.stopped == "failed":
             raise failure(run, outcome)
-        last = read_parameters(run.model)
+        ended, last = time.monotonic(), read_parameters(run.model)
     first = get_parameters(build_for(plan))
     return Played(
         imported=imported,
@@ -98,6 +99,8 @@ def play(task: Task) -> Played:
         change=_distance(first, last),
         parameters=sum(value.size for value in first.values()),
         versions=_versions(task.contender),
+        ended=ended,
+        alone=own_peak(),
     )
 
 
