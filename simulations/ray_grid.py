@@ -100,9 +100,10 @@ class RayGrid(LocalGrid):
                 if not ready:
                     return
                 slot = busy[ready[0]]
-                if slot.starting is None:
-                    yield from self._next(slot, waiting)
-                slot.starting = None  # if it has failed to start, its first task will show
+                if slot.starting is not None:  # or it has failed to, which its first task will show
+                    slot.starting = None
+                    continue
+                yield from self._next(slot, waiting)
         finally:
             self._abandon()
 
