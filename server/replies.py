@@ -6,11 +6,10 @@ import math
 import re
 from dataclasses import dataclass
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from shared_models.faults import Fault, fault_of
-from shared_models.parameters import DamagedError, Layout, LayoutError, Parameters, read_array, wire_bytes
+from shared_models.parameters import DamagedError, Layout, LayoutError, Parameters, all_finite, read_array, wire_bytes
 from shared_models.plan import Plan
 from shared_models.plan_central import gives_joint
 from shared_models.protocol import (
@@ -150,7 +149,7 @@ def read_reply(reply: Message, client: str, layout: Layout, plan: Plan) -> Updat
         return ClientFault(client, Fault.MALFORMED_REPLY)
     except LayoutError:
         return ClientFault(client, Fault.MODEL_MISMATCH)
-    if not all(np.isfinite(value).all() for value in delta.values()):
+    if not all_finite(delta):
         return ClientFault(client, Fault.NON_FINITE)
     return Update(
         client=client,

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from flwr.serverapp.strategy import Strategy
 
 from security.errors import RunError, UsageError
 from server.rounds.plain import Contribution
-from shared_models.parameters import Parameters
+from shared_models.parameters import Parameters, all_finite
 from shared_models.plan import Plan
 from shared_models.plan_federation import MEAN_STRATEGIES
 from shared_models.protocol import ARRAYS, METRICS, WEIGHT
@@ -42,6 +42,8 @@ _CLASSES: Mapping[str, type[Strategy]] = {
     "fedmedian": strategy.FedMedian,
     "fedtrimmedavg": strategy.FedTrimmedAvg,
 }
+_AVERAGES: Final = (strategy.FedAvg, strategy.FedProx)
+"""Strategies whose step is the average itself. A class of a user's own may have more in mind."""
 
 
 class StrategyError(RunError):
@@ -169,6 +171,8 @@ class ServerStrategy:
             StrategyError: the strategy makes no model of these contributions (Bulyan with too few), raised an error,
                 or made a model of other names or shapes or that is not finite.
         """
+        if type(self.flower) in _AVERAGES and len(contributions) == 1:
+            return self._checked(contributions[0].parameters)  # the average of one, bit for bit, without four copies
         first = next(iter(sent.values()))
         replies = [
             Message(
@@ -196,9 +200,12 @@ class ServerStrategy:
         model = contributions[0].parameters
         if made.keys() != model.keys() or any(made[name].shape != value.shape for name, value in model.items()):
             raise StrategyError(f"federation.strategy = '{self.name}': its model has other names or shapes")
-        if not all(np.isfinite(value).all() for value in made.values()):
+        return self._checked({name: made[name] for name in model})
+
+    def _checked(self, model: Parameters) -> Parameters:
+        if not all_finite(model):
             raise StrategyError(f"federation.strategy = '{self.name}': its model holds NaN or infinity")
-        return {name: made[name] for name in model}
+        return model
 
     def _failed(self, error: Exception) -> StrategyError:
         text = (str(error).splitlines() or [""])[0]

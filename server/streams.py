@@ -40,6 +40,8 @@ def answers(
 ) -> Iterator[Answer | ClientFault]:
     """What each asked client said, in the order of arrival: each client once, and in answer to these messages alone.
 
+    Nothing of a reply is held here while the next one is on its way, so a server need not have room for two.
+
     Args:
         grid: how clients are reached.
         messages: one a client, all of one group.
@@ -52,11 +54,14 @@ def answers(
     missing = {message.metadata.dst_node_id for message in messages}
     group = messages[0].metadata.group_id
     for reply in _replies(grid, messages, timeout):
-        node = reply.metadata.src_node_id
-        if node not in missing or reply.metadata.group_id != group:
-            continue
-        missing.remove(node)
-        yield read(reply, clients[node])
+        node, found = reply.metadata.src_node_id, None
+        if node in missing and reply.metadata.group_id == group:
+            missing.remove(node)
+            found = read(reply, clients[node])
+        del reply
+        if found is not None:
+            yield found
+        del found
     for node in sorted(missing):
         yield ClientFault(clients[node], Fault.TIMED_OUT)
 

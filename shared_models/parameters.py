@@ -25,6 +25,7 @@ from flwr.app import Array, ArrayRecord
 from shared_models.flower_messages import make_array
 
 _NUMPY: Final = "numpy.ndarray"  # how Flower names NumPy's own format
+_AT_ONCE: Final = 2**16  # values
 
 Parameters = dict[str, npt.NDArray[np.float32]]
 Wire = Literal["float32", "float16", "int8", "top-k"]
@@ -99,7 +100,7 @@ def get_parameters(model: torch.nn.Module) -> Parameters:
 
 
 def set_parameters(model: torch.nn.Module, parameters: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Copy values into the model's trainable parameters, in place.
+    """Copy values, perhaps read-only ones, into the model's trainable parameters, in place.
 
     Raises:
         KeyError: a parameter has no value.
@@ -108,11 +109,11 @@ def set_parameters(model: torch.nn.Module, parameters: Mapping[str, npt.NDArray[
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.requires_grad:
-                value = np.asarray(parameters[name], order="C")
+                value = np.asarray(parameters[name])
                 if value.shape != p.shape:
                     raise RuntimeError(f"parameter {name}: the value has shape {value.shape}, not {tuple(p.shape)}")
                 if p.device.type == "cpu" and p.dtype == torch.float32:
-                    np.copyto(p.numpy(), value)
+                    np.copyto(p.detach().numpy(), value)
                 else:
                     p.copy_(torch.tensor(value))
 
@@ -121,7 +122,7 @@ def to_arrays(parameters: Mapping[str, npt.NDArray[np.float32]], layout: Layout)
     """Encode a model for the wire (or an update that goes value by value).
 
     Under float16, finite values beyond its range become its largest values. NaN and infinity stay what they are, so
-    that the other side sees them.
+    that the other side sees them. Values that are views of such a record (`as_sent`) are not copied.
 
     Raises:
         LayoutError: names or shapes differ from the layout.
@@ -133,11 +134,35 @@ def to_arrays(parameters: Mapping[str, npt.NDArray[np.float32]], layout: Layout)
     return ArrayRecord(arrays)
 
 
+def as_sent(parameters: Parameters, layout: Layout) -> Parameters:
+    """A model as read-only views of the bytes that it travels as: whoever sends it then holds it once, not twice.
+
+    Under float16, where what travels is another model, it is returned as it is.
+
+    Raises:
+        LayoutError: names or shapes differ from the layout.
+    """
+    return parameters if layout.model_type == "float16" else from_arrays(to_arrays(parameters, layout), layout)
+
+
 def _array(value: npt.NDArray[Any]) -> Array:
-    """As Flower makes one of an array, with fewer steps in between."""
+    """As Flower makes one of an array, with fewer steps in between, and a copy at most."""
     kind = value.dtype.name
-    data = _header(value.shape, kind) + value.tobytes()
+    header = _header(value.shape, kind)
+    data = _travelled_as(value, header) or b"".join((header, np.ascontiguousarray(value).reshape(-1).view(np.uint8)))
     return make_array({"dtype": kind, "shape": tuple(value.shape), "stype": _NUMPY, "data": data})
+
+
+def _travelled_as(value: npt.NDArray[Any], header: bytes) -> bytes | None:
+    """The bytes that an array is a view of, if they are this header and all of the array."""
+    owner = value.base
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if not isinstance(owner, bytes) or len(owner) != len(header) + value.nbytes or not owner.startswith(header):
+        return None
+    whole = np.frombuffer(owner, value.dtype, offset=len(header))
+    same = value.flags.c_contiguous and value.ctypes.data == whole.ctypes.data
+    return owner if same else None
 
 
 def _as_float16(value: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
@@ -146,7 +171,8 @@ def _as_float16(value: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
 
 
 def from_arrays(record: ArrayRecord, layout: Layout) -> Parameters:
-    """Decode what `to_arrays` made to float32, trusting nothing it says.
+    """Decode what `to_arrays` made to float32, trusting nothing it says. Under float32 the values are views of the
+    record's own bytes, not to be written to.
 
     Raises:
         LayoutError: names, shapes or types differ from the layout, or the bytes are damaged.
@@ -155,7 +181,7 @@ def from_arrays(record: ArrayRecord, layout: Layout) -> Parameters:
     if list(record.keys()) != names:
         raise LayoutError("the parameters' names are not those of the plan's model")
     return {
-        name: read_array(record[name], name, shape, layout.model_type).astype(np.float32)
+        name: np.require(read_array(record[name], name, shape, layout.model_type), np.float32, "A")
         for name, shape in layout.entries
     }
 
@@ -175,6 +201,15 @@ def in_order(
         if value.shape != shape:
             raise LayoutError(f"parameter {name}: has shape {value.shape}, not {shape}")
         yield name, value
+
+
+def all_finite(parameters: Mapping[str, npt.NDArray[np.float32]]) -> bool:
+    """Whether no value is NaN or infinity; looked at some at a time, so that it takes no memory to speak of."""
+    return all(
+        bool(np.isfinite(row[start : start + _AT_ONCE]).all())
+        for row in (value.reshape(-1) for value in parameters.values())
+        for start in range(0, row.size, _AT_ONCE)
+    )
 
 
 def unflat(values: npt.NDArray[np.float32], layout: Layout) -> Parameters:

@@ -91,17 +91,26 @@ class MeanRound:
     ) -> Iterator[list[Contribution]]:
         mean = ExactMean()
         for reply in replies:
-            if isinstance(reply, ClientFault):
-                tally.faults.append(reply)
-                continue
-            try:
-                mean.add(reply.delta, reply.weight)
-            except ReduceError:
-                tally.faults.append(ClientFault(reply.client, Fault.NON_FINITE))
-                continue
-            tally.note(reply)
+            _fold(mean, reply, tally)
+            del reply  # or it would be held while the next one is on its way
         if mean.count:
-            yield [Contribution(moved(start, mean.result()), weight=1)]
+            model = mean.result()
+            del mean
+            for name, value in start.items():
+                np.add(value, model[name], out=model[name])
+            yield [Contribution(model, weight=1)]
+
+
+def _fold(mean: ExactMean, reply: Update | ClientFault, tally: Tally) -> None:
+    if isinstance(reply, ClientFault):
+        tally.faults.append(reply)
+        return
+    try:
+        mean.add(reply.delta, reply.weight)
+    except ReduceError:
+        tally.faults.append(ClientFault(reply.client, Fault.NON_FINITE))
+    else:
+        tally.note(reply)
 
 
 class EveryReplyRound:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterable, Iterator
 
 from flwr.app import Message
@@ -42,6 +44,32 @@ def test_a_streaming_grid_hands_over_each_reply_as_it_arrives() -> None:
     assert next(stream) == "b as node 2"
     assert grid.timeouts == [5.0, 5.0]
     assert list(stream) == []
+
+
+def test_a_reply_is_let_go_before_the_next_one_is_asked_for() -> None:
+    """Those that are read, and those that are passed over."""
+    alive: list[weakref.ref[Message]] = []
+    held: list[int] = []
+
+    class OneByOne(StreamingFakeGrid):
+        def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+            for message in messages:
+                for _ in range(2):
+                    gc.collect()
+                    held.append(sum(reference() is not None for reference in alive))
+                    (reply,) = self.replies([message], timeout)
+                    alive.append(weakref.ref(reply))
+                    yield reply
+                    del reply
+
+    stream = answers(OneByOne("abc", echo), [request(1), request(2)], CLIENTS, lambda reply, _: reply, timeout=None)
+    nodes = []
+    for reply in stream:
+        assert isinstance(reply, Message)
+        nodes.append(reply.metadata.src_node_id)
+        del reply
+    assert nodes == [1, 2]
+    assert held == [0] * 4
 
 
 def test_any_other_grid_hands_over_all_at_once() -> None:
