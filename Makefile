@@ -13,7 +13,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums \
-	prove-hospitals prove-fashion prove-clients prove-engines bench-dp bench bench-scaling
+	prove-hospitals prove-fashion prove-clients prove-engines bench-dp bench bench-memory bench-scaling
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ deploy-demo: install
 # What a private step costs beside a plain one, by engine; ten minutes.
 bench-dp: install
 	$(BIN)/python -m simulations.benchmarks.dp_step --json build/dp_step.json
+
+# How much memory a server needs for a round, by the number of updates (docs/scaling.md); half an hour, 10 GB of disk.
+bench-memory: install
+	$(BIN)/python -m simulations.benchmarks.server_memory --json build/server_memory.json
 
 # What the simulation engines cost beside bare training (docs/scaling.md); twenty minutes on two cores. pfl-research
 # gets an environment of its own in build/engines/.
