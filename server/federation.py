@@ -239,6 +239,7 @@ class Federation:
             strategy=strategy,
             hear=self._hear,
             tell=self.observer.note,
+            folder=self.folder.path,
         )
 
     def _enrol(self, nodes: Mapping[str, int], state: RunState, following: int) -> tuple[Stopped, str] | None:

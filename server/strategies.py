@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from flwr.serverapp import Grid, strategy
 from flwr.serverapp.strategy import Strategy
 
 from security.errors import RunError, UsageError
+from server.model_parts import cut_out, parts
 from server.rounds.plain import Contribution
 from shared_models.parameters import Parameters, all_finite
 from shared_models.plan import Plan
@@ -44,6 +45,11 @@ _CLASSES: Mapping[str, type[Strategy]] = {
 }
 _AVERAGES: Final = (strategy.FedAvg, strategy.FedProx)
 """Strategies whose step is the average itself. A class of a user's own may have more in mind."""
+_COORDINATE_WISE: Final = (strategy.FedMedian, strategy.FedTrimmedAvg)
+"""Strategies that make each value of the next model of the values in its own place alone."""
+
+_AT_ONCE: Final = 2**22  # values of all updates; Flower's classes copy them five times
+_FEWEST: Final = 2**10  # of each update: below it the messages would cost more than the values
 
 
 class StrategyError(RunError):
@@ -173,6 +179,27 @@ class ServerStrategy:
         """
         if type(self.flower) in _AVERAGES and len(contributions) == 1:
             return self._checked(contributions[0].parameters)  # the average of one, bit for bit, without four copies
+        if type(self.flower) in _COORDINATE_WISE:
+            return self._checked(self._by_parts(round_number, sent, contributions))
+        return self._checked(self._step(round_number, sent, contributions))
+
+    def _by_parts(
+        self, round_number: int, sent: Mapping[str, Message], contributions: Sequence[Contribution]
+    ) -> Parameters:
+        """The step of a strategy that looks at each coordinate by itself: of some coordinates at a time."""
+        model = contributions[0].parameters
+        found = {name: np.empty(value.shape, np.float32) for name, value in model.items()}
+        for part in parts(model, max(_FEWEST, _AT_ONCE // len(contributions))):
+            cut = [replace(one, parameters=cut_out(one.parameters, part)) for one in contributions]
+            for name, made in self._step(round_number, sent, cut).items():
+                cut_out(found, {name: part[name]})[name][...] = made
+            for one in contributions:
+                one.let_go()
+        return found
+
+    def _step(
+        self, round_number: int, sent: Mapping[str, Message], contributions: Sequence[Contribution]
+    ) -> Parameters:
         first = next(iter(sent.values()))
         replies = [
             Message(
@@ -200,7 +227,7 @@ class ServerStrategy:
         model = contributions[0].parameters
         if made.keys() != model.keys() or any(made[name].shape != value.shape for name, value in model.items()):
             raise StrategyError(f"federation.strategy = '{self.name}': its model has other names or shapes")
-        return self._checked({name: made[name] for name in model})
+        return {name: made[name] for name in model}
 
     def _checked(self, model: Parameters) -> Parameters:
         if not all_finite(model):

@@ -149,8 +149,13 @@ def _array(value: npt.NDArray[Any]) -> Array:
     """As Flower makes one of an array, with fewer steps in between, and a copy at most."""
     kind = value.dtype.name
     header = _header(value.shape, kind)
-    data = _travelled_as(value, header) or b"".join((header, np.ascontiguousarray(value).reshape(-1).view(np.uint8)))
+    data = _travelled_as(value, header) or b"".join((header, bytes_of(value)))
     return make_array({"dtype": kind, "shape": tuple(value.shape), "stype": _NUMPY, "data": data})
+
+
+def bytes_of(value: npt.NDArray[Any]) -> memoryview:
+    """An array's values in C order, byte for byte; of a contiguous array its own."""
+    return np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
 
 
 def _travelled_as(value: npt.NDArray[Any], header: bytes) -> bytes | None:

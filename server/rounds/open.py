@@ -43,7 +43,7 @@ class OpenRounds:
             message.metadata.group_id = str(number)
         # What the clients train from: under float16 it is not quite the server's own model.
         start = from_arrays(arrays, layout)
-        kind: Round = EveryReplyRound(nodes) if strategy.every_reply else MeanRound()
+        kind: Round = EveryReplyRound(nodes, self._with.folder) if strategy.every_reply else MeanRound()
         model: Parameters | None = None
         problem: str | None = None
         replies = answers(

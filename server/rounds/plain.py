@@ -7,12 +7,15 @@ round that steps whenever a buffer is full has the same form.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from server.kept_models import KeptModels
 from server.reduce import ExactMean, ReduceError
 from server.replies import ClientFault, Head, Update
 from shared_models.faults import Fault
@@ -24,14 +27,16 @@ class Contribution:
     """What a strategy gets to aggregate as one reply.
 
     Attributes:
-        parameters: a model.
+        parameters: a model, not to be written to.
         weight: its weight.
         client: whose it is; None for a mean of many.
+        let_go: gives back the memory that looking at the model took, where it lies in a file.
     """
 
     parameters: Parameters
     weight: int
     client: str | None = None
+    let_go: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -114,27 +119,48 @@ def _fold(mean: ExactMean, reply: Update | ClientFault, tally: Tally) -> None:
 
 
 class EveryReplyRound:
-    """Hands every single update to the strategy, as robust ones need it, in the cohort's order."""
+    """Hands every single update to the strategy, as robust ones need it, in the cohort's order.
 
-    def __init__(self, cohort: Iterable[str]) -> None:
+    Until all are there they are kept as models, a bounded part of them in memory (`server.kept_models`).
+
+    Args:
+        cohort: its clients.
+        folder: for the file with the rest; None for the system's folder for temporary files.
+    """
+
+    def __init__(self, cohort: Iterable[str], folder: Path | None = None) -> None:
         self._order = {client: place for place, client in enumerate(cohort)}
+        self._folder = folder
 
     def steps(
         self, start: Parameters, replies: Iterable[Update | ClientFault], tally: Tally
     ) -> Iterator[list[Contribution]]:
+        size = sum(value.nbytes for value in start.values())
         updates: list[Update] = []
-        for reply in replies:
-            if isinstance(reply, ClientFault):
-                tally.faults.append(reply)
-            else:
-                updates.append(reply)
-        updates.sort(key=lambda update: self._order[update.client])
-        for update in updates:
-            tally.note(update)
-        if updates:
-            yield [Contribution(moved(start, update.delta), update.weight, update.client) for update in updates]
+        kept = KeptModels(self._folder)
+        try:
+            for reply in replies:
+                if isinstance(reply, ClientFault):
+                    tally.faults.append(reply)
+                else:
+                    kept.put(reply.client, _moved(start, reply.delta), size)
+                    updates.append(replace(reply, delta={}))
+                del reply  # or it would be held while the next one is on its way
+            updates.sort(key=lambda update: self._order[update.client])
+            for update in updates:
+                tally.note(update)
+            if updates:
+                yield [Contribution(kept.get(u.client), u.weight, u.client, kept.let_go) for u in updates]
+        finally:
+            kept.close()
 
 
 def moved(start: Parameters, delta: Parameters) -> Parameters:
     """A model moved by an update, as float32."""
-    return {name: np.asarray(value + delta[name], dtype=np.float32) for name, value in start.items()}
+    return dict(_moved(start, delta))
+
+
+def _moved(start: Parameters, delta: Parameters) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """One array after the other."""
+    for name, value in start.items():
+        yield name, np.asarray(value + delta[name], dtype=np.float32)

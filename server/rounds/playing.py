@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -101,6 +102,7 @@ class Federated:
         strategy: turns updates into the next model.
         hear: is told what each good reply says of its client's books.
         tell: is told in one line what whoever watches should know.
+        folder: of the run, for what doesn't fit into memory; None for the system's folder for temporary files.
     """
 
     plan: Plan
@@ -109,6 +111,7 @@ class Federated:
     strategy: ServerStrategy
     hear: Hear
     tell: Callable[[str], None]
+    folder: Path | None = None
 
     def fewest(self, cohort: int) -> int:
         """Good updates that the plan asks for. A cohort drawn smaller than the minimum must then be complete."""

@@ -141,7 +141,7 @@ def _zeros(of: Layout) -> Parameters:
     return {name: np.zeros(shape, np.float32) for name, shape in of.entries}
 
 
-def _veil(name: str, updates: int, of: Layout, _: Path) -> None:
+def _veil(name: str, updates: int, of: Layout, folder: Path) -> None:
     """One round of Veil's server, as the federation plays it."""
     plan, grid = _plan(name, updates), Clients(updates, of)
     rounds = OpenRounds(
@@ -152,6 +152,7 @@ def _veil(name: str, updates: int, of: Layout, _: Path) -> None:
             strategy=make_strategy(plan),
             hear=lambda *_: None,
             tell=lambda _: None,
+            folder=folder,
         )
     )
     played = rounds.play(1, grid.client_nodes, updates, as_sent(_zeros(of), of), RunState(), lambda: None)
@@ -191,7 +192,7 @@ def _flower(kind: type[strategy.FedAvg], updates: int, of: Layout, _: Path) -> N
     grid, model = Clients(updates, of), to_arrays(_zeros(of), of)
     own = kind(min_train_nodes=1, min_available_nodes=1, fraction_evaluate=0.0, weighted_by_key=WEIGHT)
     replies = grid.send_and_receive(own.configure_train(1, model, ConfigRecord(), grid))
-    arrays, _ = own.aggregate_train(1, replies)
+    arrays = own.aggregate_train(1, replies)[0]
     if arrays is None:
         raise RunError("flower: the round made no model")
 

@@ -16,11 +16,13 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from security.errors import RunError, UsageError
 from server.replies import Update
-from server.rounds.plain import Contribution, EveryReplyRound, MeanRound, Tally
+from server.rounds.plain import Contribution, EveryReplyRound, MeanRound, Tally, moved
 from server.strategies import _CLASSES, ServerStrategy, StrategyError, make_strategy
 from shared_models.parameters import Layout, Parameters, from_arrays, to_arrays
 from shared_models.plan_federation import MEAN_STRATEGIES, ROBUST_STRATEGIES
@@ -166,6 +168,68 @@ def test_the_average_of_one_is_that_one_bit_for_bit(name: str) -> None:
     assert flowers is not None
     found = ours.aggregate(1, {"a": sent[0]}, [Contribution({"w": values}, weight=1)])
     assert found["w"].tobytes() == flowers["w"].numpy().tobytes() == values.tobytes()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([("fedmedian", {}), ("fedtrimmedavg", {"beta": 0.2}), ("fedtrimmedavg", {"beta": 0.45})]),
+    st.lists(st.lists(st.integers(0, 6), max_size=3).map(tuple), min_size=1, max_size=4),
+    st.integers(1, 20),
+    st.integers(4, 40),
+    st.sampled_from([0, 150, 2**30]),
+    st.integers(0, 2**32 - 1),
+)
+def test_some_coordinates_at_a_time_give_the_bits_of_all_at_once(
+    which: tuple[str, dict[str, float]],
+    shapes: list[tuple[int, ...]],
+    clients: int,
+    at_once: int,
+    in_memory: int,
+    seed: int,
+) -> None:
+    """Flower's own class, given whole models in memory, says what is right."""
+    name, options = which
+    generator = np.random.default_rng(seed)
+    values = np.float32([0.0, -0.0, 1e-45, 1.0, 3e38, -3e38, np.inf]) if seed % 3 == 0 else None
+
+    def draw(shape: tuple[int, ...]) -> np.ndarray:
+        if values is not None:  # many are equal
+            return np.asarray(generator.choice(values[: 4 + seed % 4], shape), np.float32)
+        return np.asarray(generator.standard_normal(shape), np.float32)
+
+    names = [f"site-{i}" for i in range(clients)]
+    start = {str(i): np.zeros(shape, np.float32) for i, shape in enumerate(shapes)}
+    deltas = {client: {key: draw(value.shape) for key, value in start.items()} for client in names}
+    ours = make(name, **options)
+    message = Message(RecordDict(), 1, "train")
+    replies = [
+        Message(
+            RecordDict({ARRAYS: record_of(moved(start, delta)), METRICS: MetricRecord({WEIGHT: 1})}), reply_to=message
+        )
+        for delta in deltas.values()
+    ]
+    flowers, _ = type(ours.flower)(fraction_evaluate=0.0, **options, weighted_by_key=WEIGHT).aggregate_train(1, replies)  # type: ignore[call-arg]
+    assert flowers is not None
+    updates = [Update(client, delta, 1, None, None, 0, head(1)) for client, delta in deltas.items()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server.strategies._AT_ONCE", at_once * clients)
+        patch.setattr("server.strategies._FEWEST", 4)
+        patch.setattr("server.kept_models.IN_MEMORY", in_memory)
+        (contributions,) = EveryReplyRound(names).steps(start, updates, Tally())
+        expected = {key: array.numpy() for key, array in flowers.items()}
+        sent = dict.fromkeys(names, message)
+        if all(np.isfinite(value).all() for value in expected.values()):
+            assert same_bits(ours.aggregate(1, sent, contributions), expected)
+        else:
+            with pytest.raises(StrategyError, match="NaN or infinity"):
+                ours.aggregate(1, sent, contributions)
+
+
+@pytest.mark.parametrize("name", ROBUST_STRATEGIES)
+def test_updates_in_a_file_give_the_same_model(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    expected = step(make(name), 1, START)
+    monkeypatch.setattr("server.kept_models.IN_MEMORY", 100)
+    assert same_bits(step(make(name), 1, START), expected)
 
 
 @pytest.mark.parametrize("name", ALL)

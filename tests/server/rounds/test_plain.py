@@ -6,6 +6,7 @@ import random
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,3 +158,20 @@ def test_a_mean_holds_two_models_beside_an_update_and_the_model_it_starts_from()
         assert step[0].parameters["w"].shape == (1_000_000,)
     assert max(most) < 3.3
     assert most[1] < most[0] + 0.1
+
+
+def test_robust_updates_beyond_the_bound_take_no_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("server.kept_models.IN_MEMORY", 8_000_000)
+    start = {"w": np.ones(1_000_000, np.float32)}  # 4 MB
+
+    def replies() -> Iterator[Update]:
+        for client in "hgfedcba":
+            yield update(client, {"w": np.full(1_000_000, ord(client), np.float32)})
+
+    tracemalloc.start()
+    (step,) = EveryReplyRound("abcdefgh", tmp_path).steps(start, replies(), Tally())
+    most = tracemalloc.get_traced_memory()[1] / 4e6
+    tracemalloc.stop()
+    assert [int(contribution.parameters["w"][7]) for contribution in step] == [1 + ord(client) for client in "abcdefgh"]
+    assert 2 < most < 4.5  # two models, an update, and the model that it makes
+    assert list(tmp_path.iterdir()) == []
