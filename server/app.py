@@ -34,7 +34,7 @@ class ServerJob:
         folder: the run's folder, already created.
         test: the server's own evaluation data, or None.
         observer: is told of each round.
-        resume: where to go on from.
+        resume: where to go on from; let go when the run begins.
         attachments: files of others to keep with each checkpoint.
         withdrawn: conditions of a claim that the grid does not meet.
         simulated: whether all clients are in one place, so that nothing is claimed.
@@ -97,6 +97,8 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
         identities=job.identities,
         simulated=job.simulated,
     )
+    job.resume = None
+    del model  # who evaluates has it, nobody else needs it
     job.folder.drop_summary()  # of an earlier end, if the run goes on: it would pass for this one's after a crash
     startup = time.monotonic() - job.begun
     outcome = federation.run()

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from security.errors import RunError, UsageError
-from server.run_folder import read_parameters, reason_of, sync_folder, write_atomically, write_parameters
+from server.run_folder import read_parameters, reason_of, sync_folder, write_arrays, write_atomically, write_parameters
 from server.run_state import RunState
 from server.strategies import State
 from shared_models.parameters import Parameters
@@ -60,14 +60,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         temporary.mkdir()
         write_parameters(temporary / "model.safetensors", checkpoint.parameters)
         if checkpoint.strategy is not None:
-            write_atomically(temporary / "strategy.safetensors", save(dict(checkpoint.strategy)))
+            write_arrays(temporary / "strategy.safetensors", checkpoint.strategy)
         for attachment, data in checkpoint.attachments.items():
             write_atomically(temporary / attachment, data)
         head = {
             "version": 1,
             "plan_digest": checkpoint.plan_digest,
             "state": checkpoint.state.to_json(),
-            "files": {path.name: _digest(path.read_bytes()) for path in sorted(temporary.iterdir())},
+            "files": {path.name: _digest_of(path) for path in sorted(temporary.iterdir())},
         }
         text = json.dumps(head, sort_keys=True).encode()
         write_atomically(temporary / _HEAD, text)
@@ -113,7 +113,7 @@ def _load(path: Path) -> Checkpoint | None:
         head = json.loads(text)
         if head["version"] != 1:
             return None
-        if any(_digest((path / name).read_bytes()) != digest for name, digest in head["files"].items()):
+        if any(_digest_of(path / name) != digest for name, digest in head["files"].items()):
             return None
         own = ("model.safetensors", "strategy.safetensors")
         return Checkpoint(
@@ -156,6 +156,12 @@ def _free_name(folder: Path, round_number: int) -> Path:
             attempts.append(place[1])
     suffix = f".{attempts[-1] + 1:03d}" if attempts else ""
     return folder / f"round-{round_number:06d}{suffix}"
+
+
+def _digest_of(path: Path) -> str:
+    """Of a file, which is read a piece at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(data: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -40,7 +40,7 @@ from server.statements import ask_for_statements
 from server.strategies import ServerStrategy, State, make_strategy
 from server.summary import releases_of
 from shared_models.faults import Fault
-from shared_models.parameters import Layout, Parameters
+from shared_models.parameters import Layout, Parameters, as_sent
 from shared_models.plan import Plan
 from shared_models.plan_central import is_central
 from shared_models.plan_correlated import banded_noise, is_correlated
@@ -78,11 +78,11 @@ class Federation:
         plan: the resolved plan.
         grid: how clients are reached.
         layout: names and shapes of what is trained.
-        initial: the model the first round starts from.
+        initial: the model the first round starts from; let go when the run begins.
         evaluate: judges a model on the server's own data; None not to.
         folder: where the run is written.
         observer: is told of each round.
-        resume: where to go on from; None to start anew.
+        resume: where to go on from; None to start anew. Its model is let go when the run begins.
         attachments: files of others to keep with each checkpoint.
         federation: whose sites take part, as they know it; None for the plan's name, as in a simulation.
         identities: public key of each client's identity; a secure sum asks nobody else.
@@ -134,11 +134,7 @@ class Federation:
         self, nodes: dict[str, int], strategy: ServerStrategy, rounds: Rounds, books: Population | None = None
     ) -> Outcome:
         plan = self.plan
-        parameters, state = self.initial, RunState()
-        if self.resume is not None:
-            parameters, state = self.resume.parameters, self.resume.state
-            self._restore(strategy, self.resume)
-            state.skip_attempts()
+        parameters, state = self._begin(strategy)
         self.folder.truncate_metrics(state.round)
         self.folder.keep_best(state.progress.best_round)
         self.observer.started(plan, len(nodes), state.round)
@@ -175,7 +171,10 @@ class Federation:
                 self._judge_last(parameters, state)
                 keep()  # the round is not done, but its charges stay
                 return Outcome(failure[0], parameters, state, nodes, failure[1])
-            parameters = played.model if played.model is not None else parameters
+            del keep, memory  # with the model before
+            if played.model is not None:
+                parameters = as_sent(played.model, self.layout)
+                played = replace(played, model=parameters)
             asked = {c: node for c, node in asked.items() if c not in self._left_out}
             evaluation, sent = self._evaluate(number, parameters, state, asked)
             stopped = state.progress.stop(plan.evaluation) if evaluation is not None else None
@@ -193,6 +192,18 @@ class Federation:
                 )
                 return Outcome("failed", parameters, state, nodes, reason)
         return Outcome(stopped, parameters, state, nodes)
+
+    def _begin(self, strategy: ServerStrategy) -> tuple[Parameters, RunState]:
+        """Model and books that the run begins with. The model is nowhere else from here on, so that a server holds it
+        once beside what a round takes, as it is sent."""
+        parameters, state = self.initial, RunState()
+        if self.resume is not None:
+            parameters, state = self.resume.parameters, self.resume.state
+            self._restore(strategy, self.resume)
+            self.resume = replace(self.resume, parameters={}, strategy=None)
+            state.skip_attempts()
+        self.initial = {}
+        return as_sent(parameters, self.layout), state
 
     def _rounds(self, strategy: ServerStrategy) -> Rounds:
         """How the plan's rounds are played."""

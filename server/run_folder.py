@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file, save_file
 
 from security.errors import RunError, UsageError
 from shared_models.parameters import Parameters
@@ -239,8 +241,24 @@ class RunFolder:
 
 
 def write_parameters(path: Path, parameters: Parameters) -> None:
-    """Write a model as safetensors, atomically."""
-    write_atomically(path, save({name: np.asarray(value, order="C") for name, value in parameters.items()}))
+    """Write a model as safetensors, atomically and without a copy of it.
+
+    Raises:
+        RunError: it can't be written; the old content stays.
+    """
+    write_arrays(path, parameters)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """As `write_parameters`, for arrays of any type."""
+    with _appearing(path, 0o666) as temporary:
+        mode = temporary.stat().st_mode
+        try:
+            save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, temporary)
+        except SafetensorError as error:  # whatever the system says reaches us as a text
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) if code else error from error
+        temporary.chmod(mode)  # the library makes a file of its own, for its owner alone
 
 
 def read_parameters(path: Path) -> Parameters:
@@ -268,13 +286,19 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666, durable: boo
     Raises:
         RunError: it can't be written; the old content stays.
     """
+    with _appearing(path, mode, durable=durable) as temporary, temporary.open("wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def _appearing(path: Path, mode: int, *, durable: bool = True) -> Iterator[Path]:
+    """Where to write a file, which is brought to the disk (if `durable`) and gets its name when the block ends well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch(mode=mode)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
+        yield temporary
+        if durable:
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.replace(path)
         if durable:

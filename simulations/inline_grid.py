@@ -47,9 +47,10 @@ class InlineGrid(LocalGrid):
         told = ((head, content, client, self._states[client]) for head, content, client in asked)
         clients = (client for _, _, client in asked)
         for answers in self._worker.answer(told, deadline=deadline):
-            for (reply, state), client in zip(answers, clients, strict=False):
-                self._states[client] = state
+            while answers:
+                reply, self._states[next(clients)] = answers.pop(0)
                 yield reply
+                del reply  # or it would be held while the next client trains
 
     def close(self) -> None:
         if self._books is not None:

@@ -103,7 +103,9 @@ class RayGrid(LocalGrid):
                 if slot.starting is not None:  # or it has failed to, which its first task will show
                     slot.starting = None
                     continue
-                yield from self._next(slot, waiting)
+                replies = self._next(slot, waiting)
+                while replies:  # none is held while the next one comes
+                    yield replies.pop(0)
         finally:
             self._abandon()
 

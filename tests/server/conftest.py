@@ -117,9 +117,11 @@ def counts(message: Message, correct: int, total: int, *, epsilon: float | None 
     return Message(RecordDict({METRICS: MetricRecord({**fields}), LEDGER: own}), reply_to=message)
 
 
-def plain(message: Message, delta: Parameters, *, weight: int = 1, loss: float = 0.5) -> Message:
+def plain(
+    message: Message, delta: Parameters, *, weight: int = 1, loss: float = 0.5, layout: Layout = LAYOUT
+) -> Message:
     """A good reply without privacy."""
-    return reply(message, delta, **{WEIGHT: weight, TRAIN_LOSS: loss})
+    return reply(message, delta, layout=layout, **{WEIGHT: weight, TRAIN_LOSS: loss})
 
 
 def private(message: Message, delta: Parameters, *, epsilon: float = 0.5) -> Message:

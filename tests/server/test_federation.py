@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import tracemalloc
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -22,7 +23,7 @@ from server.evaluation import Metrics
 from server.run_folder import RunFolder, read_parameters
 from server.run_state import ClientTally
 from shared_models.faults import Fault
-from shared_models.parameters import Parameters, from_arrays
+from shared_models.parameters import Layout, Parameters, from_arrays
 from shared_models.plan import Plan
 from shared_models.protocol import ARRAYS, CONFIG, EPSILON, LAYOUT_DIGEST, PLAN_DIGEST, ROUND, RUN, TRAIN_LOSS, WEIGHT
 from tests.server.conftest import (
@@ -897,3 +898,57 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_from_the_last_check
     again = resumed(play, plan, federation.folder, FakeGrid(CLIENTS, learns))
     assert again.diary.entries[0] == ("started", (7, 2))
     assert same_bits(again.outcome.parameters, whole.outcome.parameters)
+
+
+def test_a_disk_too_full_for_a_rounds_updates_costs_that_round_alone(
+    play: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(rounds(4, strategy="fedmedian"), SEVEN)
+    whole = play(plan, FakeGrid(CLIENTS, learns), evaluate=distance)
+
+    class Fills(Diary):
+        def round_done(self, record: Any) -> None:
+            if record.round == 2:
+                monkeypatch.setattr("server.kept_models.IN_MEMORY", 100)
+                monkeypatch.setattr(
+                    "tempfile.TemporaryFile",
+                    lambda **_: open("/dev/full", "r+b", buffering=0),  # noqa: PTH123, SIM115
+                )
+
+    federation = play.federation(plan, FakeGrid(CLIENTS, learns), evaluate=distance, diary=Fills())
+    with pytest.raises(RunError, match=r"^[^\n]*updates \(No space left on device\)[^\n]*--resume$"):
+        federation.run()
+    monkeypatch.undo()
+    again = resumed(play, plan, federation.folder, FakeGrid(CLIENTS, learns))
+    assert again.diary.entries[0] == ("started", (7, 2))
+    assert same_bits(again.outcome.parameters, whole.outcome.parameters)
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_between_rounds_a_server_holds_one_model(play: Player) -> None:
+    """What the next message is made of is the model itself; the first one and the one before are gone."""
+    size, seen = 4_000_000, []
+    layout = Layout((("w", (size // 4,)),), "float32")
+
+    class Looks(Diary):
+        def round_done(self, record: Any) -> None:
+            grid.sent.clear()
+            seen.append(tracemalloc.get_traced_memory()[0] / size)
+
+    def ones(client: str, message: Message) -> list[Message]:
+        return [plain(message, change(1.0, layout), layout=layout)]
+
+    grid = StreamingFakeGrid(CLIENTS, ones)
+    federation = play.federation(make_plan(rounds(3), SEVEN), grid, diary=Looks())
+    federation.layout = layout
+    tracemalloc.start()
+    try:
+        federation.initial = change(0.0, layout)
+        outcome = federation.run()
+    finally:
+        tracemalloc.stop()
+    assert outcome.parameters["w"][0] == 3.0
+    assert len(seen) == 3
+    assert max(seen) < 1.5

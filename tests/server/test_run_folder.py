@@ -6,6 +6,9 @@ import errno
 import json
 import math
 import os
+import resource
+import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +169,37 @@ def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
     odd = {**START, "scale": np.array(3.0, np.float32), "turned": np.asfortranarray(START["layer.weight"])}
     write_parameters(tmp_path / "model", odd)
     assert same_bits(read_parameters(tmp_path / "model"), odd)
+
+
+def test_a_model_is_written_without_a_copy_and_may_be_read_by_whom_the_mask_lets(tmp_path: Path) -> None:
+    model = {"w": np.ones(1_000_000, np.float32)}  # 4 MB
+    path = tmp_path / "model"
+    before = os.umask(0o027)
+    tracemalloc.start()
+    try:
+        write_parameters(path, model)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        os.umask(before)
+    assert most < 1_000_000
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on a file's size stands for a full disk")
+def test_a_model_that_does_not_fit_on_the_disk_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    write_parameters(path, START)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(RunError, match=r"model: can't write \(File too large\); free the disk and .*--resume"):
+            write_parameters(path, {"w": np.ones(100_000, np.float32)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert same_bits(read_parameters(path), START)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nonsense", b"\xff" * 100])
