@@ -59,7 +59,7 @@ def test_what_veils_own_app_says_of_a_failure_names_round_and_client(
     (reply,) = grids[0].stream(train_messages(plan, grids[0], ["nobody"]))
     assert reply.error.code == Fault.CLIENT_FAILED
     assert re.fullmatch(
-        r"round 1  client nobody: a train failed: KeyError at \S+workplace\.py:\d+\n", logs[0].read_text()
+        r"round 1  client nobody: a train failed: KeyError at \S+client_records\.py:\d+\n", logs[0].read_text()
     )
     assert not logs[1].exists()
     assert caplog.records == []
