@@ -24,7 +24,7 @@ from client.guard import Guard, Request
 from client.noise import noise_of
 from client.policy import RefusedError
 from client.site import Site, SiteDataError, registered_site, site_of
-from client.trainer import torch_threads, train_plain, train_private
+from client.trainer import torch_threads, train_plain
 from client.workplace import Workplace, workplace
 from privacy.ledger import LedgerError
 from security.secure_sum.aborts import SecureSumError
@@ -176,6 +176,8 @@ def _train(
         )  # value by value: no chance in it
     records = site.training_records(place)
     if plan.is_private:
+        from client.private_trainer import train_private
+
         noise = noise_of(plan, "noise", site.client, round_number)
         change = train_private(place.model, start, records, plan, round_number=round_number, noise=noise)
         metrics = MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from client.noise import noise_of
 from client.site import Site
-from client.trainer import gradient_sum, train_plain
+from client.trainer import train_plain
 from client.workplace import Workplace
 from privacy.adaptive_clipping import joint
 from privacy.example_sum_grid import ExampleSumGrid
@@ -51,6 +51,8 @@ def contribution(
     grid, bits = plan.sum_grid(), plan.secure.bits
     assert bits is not None  # or the plan were not resolved
     if isinstance(grid, ExampleSumGrid):
+        from client.private_trainer import gradient_sum
+
         gradients = gradient_sum(place.model, start, records, plan, noise=noise)
         return encode_gradients(gradients, grid, bits=bits, noise=noise)
     vector = np.zeros(summed_values(plan, place.layout.size), np.float32)

@@ -1,41 +1,27 @@
-"""Local training: what a client does with its data in one round.
+"""Plain local training: what a client does with its data in one round without noise.
 
-The plain and the private way share model, optimiser and schedule; they differ in how a batch is drawn and what a
-step does with it. A private round touches data only through `private_gradient_step`, whose randomness comes from a
-`NoiseSource` alone.
+The private way (`client.private_trainer`) shares model and schedule; it differs in how a batch is drawn and what a step
+does with it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from client.datasets.records import Records
-from privacy.dpsgd.adaptive_optimizer import AdaptiveOptimizer
-from privacy.dpsgd.engine import private_gradient_step, private_hooks, values_left_as_factors
-from privacy.dpsgd.gradient_sum import clipped_gradient_sum
-from privacy.dpsgd.linear_head import linear_head
-from privacy.dpsgd.optimizer import PrivateOptimizer
+from client.local_optimizer import LocalOptimizer
 from privacy.dpsgd.precision import Precision, outputs
-from privacy.dpsgd.sampling import poisson_batch
-from privacy.dpsgd.summed_step import SummedStep
-from privacy.mechanisms import DpSgd
-from privacy.noise import NoiseSource
 from security.errors import UsageError
-from shared_models.parameters import Parameters, get_parameters, set_parameters
+from shared_models.parameters import Parameters, set_parameters
 from shared_models.plan import Plan
-from shared_models.plan_adaptive import adapts_within_rounds, clipping_of
 from shared_models.schedule import learning_rate
 from shared_models.seeds import derive_seed
-
-Batch = tuple[Tensor, Tensor]
 
 
 def choose_device(wanted: str, precision: Precision = "float32") -> torch.device:
@@ -96,167 +82,20 @@ def train_plain(
     device = next(model.parameters()).device
     set_parameters(model, start)
     model.train()
-    optimizer = _optimizer(model, plan, round_number)
+    trained = trained_parameters(model)
+    optimizer = LocalOptimizer(tuple(trained.values()), plan.training, learning_rate(plan, round_number))
     total, seen = 0.0, 0
-    with _seeded(derive_seed(plan.seed, "dropout", round_number, client), device):
+    with seeded(derive_seed(plan.seed, "dropout", round_number, client), device):
         for batch in _shuffled_batches(len(records), plan, derive_seed(plan.seed, "batches", round_number, client)):
             optimizer.zero_grad()
-            for part in _parts(batch, plan):
+            for part in parts_of(batch, plan):
                 x, y = records.x[part].to(device), records.y[part].to(device)
                 loss = nn.functional.cross_entropy(outputs(model, x, plan.training.precision), y, reduction="sum")
                 (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach())
             optimizer.step()
             seen += len(batch)
-    return _change(model, start), total / seen
-
-
-def train_private(
-    model: nn.Module,
-    start: Parameters,
-    records: Records,
-    plan: Plan,
-    *,
-    round_number: int,
-    noise: NoiseSource,
-) -> Parameters:
-    """Train by DP-SGD (Abadi et al. 2016): steps, sample rate and batch size are the plan's public constants.
-
-    A client without records still releases its steps, which are then noise alone.
-
-    Args:
-        model: the plan's network on its device; its parameters are overwritten.
-        start: the shared model.
-        records: the client's own; may be none.
-        plan: the resolved plan.
-        round_number: from 1.
-        noise: where sampling, noise and dropout come from; the client's own.
-
-    Returns:
-        The change of the parameters: all that may leave.
-    """
-    device = next(model.parameters()).device
-    set_parameters(model, start)
-    model.train()
-    release = plan.train_release()
-    assert isinstance(release, DpSgd)  # a secure sum's clients train plainly, or make no step of their own
-    steps = _private_steps(model, records, plan, release, _optimizer(model, plan, round_number), noise)
-    # Dropout masks are dealt to the examples of a batch in order. Were they predictable, an example more would change
-    # its neighbours' masks and with them their gradients; from secret entropy each example's mask is its own. (On the
-    # CPU torch keeps 32 bits of a seed, so masks are harder to guess than to see, but no match for the noise.)
-    with steps as step, _seeded(int(noise.uniform(1)[0] * 2**53), device):
-        for _ in range(release.steps):
-            step(_private_batch(records, plan, noise, device))
-    return _change(model, start)
-
-
-@contextmanager
-def _private_steps(
-    model: nn.Module,
-    records: Records,
-    plan: Plan,
-    release: DpSgd,
-    optimizer: torch.optim.Optimizer,
-    noise: NoiseSource,
-) -> Iterator[Callable[[Iterable[Batch]], None]]:
-    """What makes a private step of a batch: in closed form where a linear head is all that is trained."""
-    engine, left = plan.training.dp_engine, values_left_as_factors(model, plan.training.dp_engine)
-    noised: dict[str, Any] = {
-        "noise_multiplier": release.noise_multiplier,
-        "expected_batch_size": plan.training.expected_batch_size,
-        "noise": noise,
-    }
-    clipped: dict[str, Any] = {"clipping_norm": plan.privacy.clipping_norm, "mode": plan.privacy.clipping}
-    example = torch.zeros(1, *records.x.shape[1:], device=next(model.parameters()).device)
-    private: PrivateOptimizer
-    if adapts_within_rounds(plan):
-        private = AdaptiveOptimizer(optimizer, clipping=clipping_of(plan), **noised, values_left_as_factors=left)
-    elif linear_head(model, example) is not None:
-        yield SummedStep(model, optimizer, **noised, **clipped, precision=plan.training.precision).step
-        return
-    else:
-        private = PrivateOptimizer(optimizer, **noised, **clipped, values_left_as_factors=left)
-    loss = nn.CrossEntropyLoss(reduction="sum")
-    with private_hooks(model, engine):
-        yield lambda microbatches: private_gradient_step(
-            model, private, loss, microbatches, precision=plan.training.precision
-        )
-
-
-def _private_batch(records: Records, plan: Plan, noise: NoiseSource, device: torch.device) -> Iterator[Batch]:
-    """A Poisson batch in parts that fit the memory; at rate 1 all records, without a copy where they fit."""
-    n, rate, most = len(records), plan.training.sample_rate, plan.training.max_physical_batch
-    if rate == 1:
-        parts: Iterable[Tensor | slice] = [slice(i, i + (most or n)) for i in range(0, n, most or n)] if n else []
-    else:
-        batch = poisson_batch(n, rate, noise)
-        parts = _parts(batch, plan) if len(batch) else []
-    for part in parts:
-        yield records.x[part].to(device), records.y[part].to(device)
-
-
-def gradient_sum(
-    model: nn.Module, start: Parameters, records: Records, plan: Plan, *, noise: NoiseSource
-) -> npt.NDArray[np.float64]:
-    """The sum of the clipped gradients of one batch, for a joint step (`privacy.dpsgd.gradient_sum`).
-
-    Not to be released as it is: it has no noise.
-
-    Args:
-        model: the plan's network on its device; its parameters are overwritten.
-        start: the shared model.
-        records: the client's own; may be none.
-        plan: the resolved plan.
-        noise: where sampling and dropout come from; the client's own.
-
-    Returns:
-        Flat, in the layout's order.
-    """
-    device = next(model.parameters()).device
-    set_parameters(model, start)
-    model.train()
-    with _seeded(int(noise.uniform(1)[0] * 2**53), device):  # dropout: as in `train_private`
-        batch = _private_batch(records, plan, noise, device)
-        return clipped_gradient_sum(
-            model,
-            batch,
-            clipping_norm=plan.privacy.clipping_norm,
-            mode=plan.privacy.clipping,
-            engine=plan.training.dp_engine,
-            precision=plan.training.precision,
-        )
-
-
-def _optimizer(model: nn.Module, plan: Plan, round_number: int) -> torch.optim.Optimizer:
-    training = plan.training
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    rate = learning_rate(plan, round_number)
-    optimizer: torch.optim.Optimizer
-    if training.optimizer == "sgd":
-        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
-    else:
-        kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
-        optimizer = kind(parameters, lr=rate, betas=training.betas, weight_decay=training.weight_decay)
-    if training.proximal_mu > 0:
-        _add_proximal_term(optimizer, parameters, training.proximal_mu)
-    return optimizer
-
-
-def _add_proximal_term(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], mu: float) -> None:
-    """Pull towards the round's start: mu (w - w0) joins the gradient (FedProx, arXiv 1812.06127, equation 2).
-
-    It is added where the optimiser takes its step, so under privacy after clipping and noise: it depends on the
-    released parameters alone.
-    """
-    anchors = [p.detach().clone() for p in parameters]
-
-    def pull(*_: object) -> None:
-        with torch.no_grad():
-            for p, anchor in zip(parameters, anchors, strict=True):
-                if p.grad is not None:
-                    p.grad.add_(p - anchor, alpha=mu)
-
-    optimizer.register_step_pre_hook(pull)
+    return change_since(trained, start), total / seen
 
 
 def _shuffled_batches(n: int, plan: Plan, seed: int) -> Iterator[Tensor]:
@@ -273,12 +112,13 @@ def _shuffled_batches(n: int, plan: Plan, seed: int) -> Iterator[Tensor]:
         yield torch.from_numpy(order[place * size : (place + 1) * size])
 
 
-def _parts(batch: Tensor, plan: Plan) -> tuple[Tensor, ...]:
+def parts_of(batch: Tensor, plan: Plan) -> tuple[Tensor, ...]:
+    """An index batch in parts that fit the memory."""
     return torch.split(batch, plan.training.max_physical_batch or len(batch))
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's own generators (dropout) follow from the seed inside, and are as before outside."""
     devices = [device] if device.type in ("cuda", "mps") else []
     with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
@@ -289,5 +129,11 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _change(model: nn.Module, start: Parameters) -> Parameters:
-    return {name: np.asarray(value - start[name]) for name, value in get_parameters(model).items()}
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained, by name, in the model's order."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def change_since(trained: Mapping[str, nn.Parameter], start: Parameters) -> Parameters:
+    """What training has made of parameters, less what they were: float32, on the CPU."""
+    return {name: np.asarray(p.detach().to("cpu", torch.float32).numpy() - start[name]) for name, p in trained.items()}

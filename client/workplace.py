@@ -23,7 +23,6 @@ from shared_models.parameters import Layout, layout_of
 from shared_models.plan import Plan
 from shared_models.plan_data import NaturalPartition
 from shared_models.plan_file import parse_plan
-from shared_models.private_trainable import check_private_trainable
 from shared_models.registry import build_for
 from shared_models.seeds import derive_key
 
@@ -124,6 +123,8 @@ def workplace(plan_text: str, device: str = "auto") -> Workplace:
     check_source(plan)
     model = build_for(plan)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
+        from shared_models.private_trainable import check_private_trainable
+
         check_private_trainable(model, model_shape(plan), len(card_for(plan.data).classes), plan.training.dp_engine)
     model.to(choose_device(wanted_device(plan, device), plan.training.precision))
     layout = layout_of(model, plan.federation.wire, plan.federation.top_fraction)

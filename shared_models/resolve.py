@@ -27,7 +27,6 @@ from shared_models.plan_correlated import computed as computed_schema
 from shared_models.plan_correlated import is_correlated, participation_of
 from shared_models.plan_data import located
 from shared_models.plan_secure_sum import COMPUTED, added_up, computed
-from shared_models.private_trainable import check_private_trainable
 from shared_models.registry import build_for, check_options
 
 
@@ -40,6 +39,8 @@ def resolve(plan: Plan) -> Plan:
     options = check_options(plan.model.name, plan.model.options)
     model = build_for(plan)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
+        from shared_models.private_trainable import check_private_trainable
+
         card = card_for(plan.data)
         check_private_trainable(model, model_shape(plan), len(card.classes), plan.training.dp_engine)
     changes: dict[str, Any] = {

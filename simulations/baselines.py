@@ -15,7 +15,6 @@ from client.datasets.features import seen_records
 from client.datasets.records import Records
 from client.trainer import torch_threads, train_plain
 from client.workplace import split_key
-from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from server.cohort_grid import CohortGrid
 from server.evaluation import TestData, evaluator
 from server.rounds.plain import Contribution, moved
@@ -74,6 +73,8 @@ def _train(plan: Plan, name: str, records: Records, test: TestData, *, steps_fac
 
 def _train_jointly(plan: Plan, records: Records, test: TestData) -> dict[str, float]:
     """The joint steps of a plan, with one owner's records for everybody's."""
+    from privacy.dpsgd.gradient_sum import clipped_gradient_sum
+
     model, strategy = build_for(plan), make_strategy(plan)
     layout = layout_of(model, plan.federation.wire)
     parameters: Parameters = get_parameters(model)

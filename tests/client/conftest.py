@@ -17,6 +17,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from client import app as app_module
 from client import books as books_module
+from client import private_trainer
 from client import simulated_site as simulated_site_module
 from client import workplace as workplace_module
 from client.app import app
@@ -172,8 +173,12 @@ class Clients:
         )
         monkeypatch.setattr(simulated_site_module, "simulated_policy", self._policy_of)
         monkeypatch.setattr(Ledger, "reserve", self._watched("reserve", Ledger.reserve))
-        for event, name in (("train", "train_plain"), ("train", "train_private"), ("evaluate", "count_correct")):
-            monkeypatch.setattr(app_module, name, self._watched(event, getattr(app_module, name)))
+        for module, event, name in (
+            (app_module, "train", "train_plain"),
+            (private_trainer, "train", "train_private"),
+            (app_module, "evaluate", "count_correct"),
+        ):
+            monkeypatch.setattr(module, name, self._watched(event, getattr(module, name)))
 
     def _policy_of(self, plan: Plan, client: str) -> SitePolicy:
         return self.policy(plan, client)

@@ -33,22 +33,22 @@ def dies_after(work: Callable[..., Any]) -> Callable[..., Any]:
 
 def do_first(what: Callable[[int], Any]) -> None:
     """Do something in each round before it is trained; it is told the round's number."""
-    from client import app
+    from client import private_trainer
 
-    train = app.train_private
+    train = private_trainer.train_private
 
     def trained(*arguments: Any, **named: Any) -> Any:
         what(named["round_number"])
         return train(*arguments, **named)
 
-    app.train_private = trained
+    private_trainer.train_private = trained
 
 
 def arm(point: str) -> None:
     if point == "training":
-        from client import app
+        from client import private_trainer
 
-        app.train_private = dies_after(app.train_private)
+        private_trainer.train_private = dies_after(private_trainer.train_private)
     if point == "committed":
         from client.guard import Guard
 

@@ -13,6 +13,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client import app as module
+from client import private_trainer
 from client import workplace as workplace_module
 from client.app import app
 from client.asking import digest_of
@@ -21,7 +22,8 @@ from client.datasets.records import Records
 from client.evaluator import count_correct
 from client.guard import Guard
 from client.policy import SitePolicy, simulated_policy
-from client.trainer import train_plain, train_private
+from client.private_trainer import train_private
+from client.trainer import train_plain
 from client.workplace import workplace
 from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
 from security.errors import UsageError
@@ -201,7 +203,7 @@ def test_the_source_is_the_one_the_plan_names(
         used.append(noise)
         return train_private(*arguments, noise=noise, **options)
 
-    monkeypatch.setattr(module, "train_private", spy)
+    monkeypatch.setattr(private_trainer, "train_private", spy)
     plan = plan_of(privacy={"noise": noise})
     for number in (1, 2):
         clients.train(plan, number)
@@ -219,7 +221,7 @@ def test_the_threads_are_the_plans_while_training_and_as_before_afterwards(
         seen.append(torch.get_num_threads())
         raise RuntimeError
 
-    monkeypatch.setattr(module, "train_private", spy)
+    monkeypatch.setattr(private_trainer, "train_private", spy)
     clients.train(plan)
     assert seen == [before + 2]
     assert torch.get_num_threads() == before
@@ -598,7 +600,8 @@ def test_rule_5_a_failure_sends_and_logs_no_text_and_stays_charged(
         def fail(*_: Any, **__: Any) -> None:
             raise error
 
-        for name in ("train_private", "train_plain", "count_correct"):
+        monkeypatch.setattr(private_trainer, "train_private", fail)
+        for name in ("train_plain", "count_correct"):
             monkeypatch.setattr(module, name, fail)
     plan = plan_of(private, evaluation=AT_CLIENTS)
     reply = clients.ask(plan, content_of(plan), kind=kind)
@@ -679,7 +682,7 @@ def test_rule_7_a_client_checks_the_network_itself(clients: Clients, monkeypatch
     def refuse(*_: Any) -> None:
         raise UsageError("it mixes examples")
 
-    monkeypatch.setattr(workplace_module, "check_private_trainable", refuse)
+    monkeypatch.setattr("shared_models.private_trainable.check_private_trainable", refuse)
     assert_fault(clients.ask(plan, content), Fault.CLIENT_FAILED)
     assert clients.events == []
     assert clients.entries() == []

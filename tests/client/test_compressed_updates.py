@@ -11,6 +11,7 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from client import app as module
+from client import private_trainer
 from client.books import create_simulated
 from privacy.ledger import Ledger, LedgerError
 from shared_models.faults import Fault
@@ -199,17 +200,17 @@ def test_where_another_process_committed_first_its_reply_leaves_and_our_remainde
     states = [RecordDict(), RecordDict()]
     for state in states:
         clients.train(plan, 1, state=state)  # the second is the stored reply, whose remainder the second state lacks
-    train = module.train_private
+    train = private_trainer.train_private
     theirs: list[Message] = []
 
     def meanwhile(*given: Any, **named: Any) -> Any:
         found = train(*given, **named)
         if not theirs:
-            monkeypatch.setattr(module, "train_private", train)
+            monkeypatch.setattr(private_trainer, "train_private", train)
             theirs.append(clients.train(plan, 2, state=states[1]))
         return found
 
-    monkeypatch.setattr(module, "train_private", meanwhile)
+    monkeypatch.setattr(private_trainer, "train_private", meanwhile)
     ours = clients.train(plan, 2, state=states[0])
     assert wire(ours.content) == wire(theirs[0].content)
     assert len(states[0]) == 0

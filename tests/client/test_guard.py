@@ -21,7 +21,7 @@ from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from client import app as app_module
+from client import private_trainer
 from client.books import Books, create_simulated, register
 from client.guard import Guard, RefusedError, Request
 from client.policy import Allow, Budget, ReleasePolicy, SitePolicy, simulated_policy
@@ -857,7 +857,7 @@ def test_a_disk_that_is_full_by_the_time_of_the_reply_sends_nothing_and_keeps_th
 ) -> None:
     plan = plan_of()
     clients.train(plan)
-    train = app_module.train_private  # type: ignore[attr-defined]
+    train = private_trainer.train_private
 
     def filled_meanwhile(*given: Any, **options: Any) -> Any:
         with full(clients):
@@ -865,12 +865,12 @@ def test_a_disk_that_is_full_by_the_time_of_the_reply_sends_nothing_and_keeps_th
         clients.books.ledger._store._db.execute("PRAGMA max_page_count = 1")  # as many as there are
         return train(*given, **options)
 
-    monkeypatch.setattr(app_module, "train_private", filled_meanwhile)
+    monkeypatch.setattr(private_trainer, "train_private", filled_meanwhile)
     # Data was touched, so it is no refusal: whoever keeps books of this client counts the round.
     assert_fault(clients.train(plan, 2), Fault.CLIENT_FAILED)
     assert clients.kinds() == ["open", "policy", "reserve", "commit", "reserve"]
     clients.books.ledger._store._db.execute("PRAGMA max_page_count = 1000000")
-    monkeypatch.setattr(app_module, "train_private", train)
+    monkeypatch.setattr(private_trainer, "train_private", train)
     assert not clients.train(plan, 2).has_error()
     assert clients.charged() == {plan.train_release(): 2}
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from client import contribution as contribution_module
-from client import trainer as trainer_module
+from client import private_trainer
 from client.contribution import contribution
 from client.datasets.records import Records
 from client.policy import SitePolicy, simulated_policy
-from client.trainer import gradient_sum
+from client.private_trainer import gradient_sum
 from client.workplace import Workplace, workplace
 from privacy.dpsgd.sampling import poisson_batch
 from privacy.example_sum_grid import ExampleSumGrid
@@ -150,7 +150,7 @@ def test_with_a_rate_of_one_no_coin_is_tossed(monkeypatch: pytest.MonkeyPatch) -
     def never(*_: Any) -> Tensor:
         raise AssertionError
 
-    monkeypatch.setattr(trainer_module, "poisson_batch", never)
+    monkeypatch.setattr(private_trainer, "poisson_batch", never)
     assert put_in(joint_plan(), some_records(5)).any()
 
 
@@ -167,7 +167,7 @@ def test_rule_1_below_it_each_record_has_a_coin_of_its_own_from_the_clients_nois
         drawn.extend(batch.tolist())
         return batch
 
-    monkeypatch.setattr(trainer_module, "poisson_batch", watched)
+    monkeypatch.setattr(private_trainer, "poisson_batch", watched)
     noise = Silence(b"these coins")
     found = put_in(plan, records, noise)
     assert tossed == [(40, 0.3, noise)]
@@ -188,7 +188,7 @@ def test_batches_are_secret_and_new_each_time() -> None:
 
 
 def test_an_empty_batch_is_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "poisson_batch", lambda *_: torch.zeros(0, dtype=torch.int64))
+    monkeypatch.setattr(private_trainer, "poisson_batch", lambda *_: torch.zeros(0, dtype=torch.int64))
     for more in ({}, {"max_physical_batch": 2}):
         assert not put_in(joint_plan(rate=0.5, training=more), some_records(8)).any()
 

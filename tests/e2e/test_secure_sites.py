@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.trainer import gradient_sum, train_plain
+from client.private_trainer import gradient_sum
+from client.trainer import train_plain
 from client.workplace import workplace
 from privacy.example_sum_grid import ExampleSumGrid
 from privacy.ledger.check import verify

@@ -498,7 +498,7 @@ def test_rule_7_the_network_of_a_joint_plan_is_checked_and_that_of_client_level_
     def refuse(*_: Any) -> None:
         raise UsageError("it mixes examples")
 
-    monkeypatch.setattr("shared_models.resolve.check_private_trainable", refuse)
+    monkeypatch.setattr("shared_models.private_trainable.check_private_trainable", refuse)
     resolve(plan_of())
     with pytest.raises(UsageError, match="it mixes examples"):
         resolve(joint())

@@ -14,7 +14,6 @@ from scipy.stats import norm
 
 from privacy.mechanisms import DpSgd
 from security.errors import UsageError
-from shared_models import resolve as module
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan, read_plan, write_plan
 from shared_models.resolve import planned_epsilon, resolve
@@ -288,7 +287,7 @@ def test_rule_7_a_private_plan_has_its_network_checked(monkeypatch: pytest.Monke
         seen.append(arguments)
         raise UsageError("it mixes examples")
 
-    monkeypatch.setattr(module, "check_private_trainable", refuse)
+    monkeypatch.setattr("shared_models.private_trainable.check_private_trainable", refuse)
     with pytest.raises(UsageError, match="it mixes examples"):
         resolve(plan_of({"noise_multiplier": 1.0}))
     assert [arguments[1:] for arguments in seen] == [((1, 8, 8), 10, "bookkeeping")]

@@ -11,6 +11,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client import app as good
+from client import private_trainer
 from client.guard import Guard
 
 app = ClientApp()
@@ -22,15 +23,15 @@ def train(message: Message, context: Context) -> Message:
     client = str(context.node_config["client-id"])
     if client == "3":
         _die_once(client)
-    kept = good.train_private, Guard.release
+    kept = private_trainer.train_private, Guard.release
     if client == "5":
-        good.train_private = _after_dying(client, good.train_private)
+        private_trainer.train_private = _after_dying(client, private_trainer.train_private)
     if client == "7":
         Guard.release = _before_dying(client, Guard.release)  # type: ignore[method-assign]
     try:
         return good.train(message, context)
     finally:
-        good.train_private, Guard.release = kept  # type: ignore[method-assign]
+        private_trainer.train_private, Guard.release = kept  # type: ignore[method-assign]
 
 
 @app.query("statement")

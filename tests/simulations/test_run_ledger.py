@@ -15,6 +15,7 @@ import pytest
 from flwr.common.serde import recorddict_to_proto
 
 import client.app
+import client.private_trainer
 import client.simulated_site
 from client.guard import Guard
 from privacy.accountant import epsilon as epsilon_of
@@ -107,8 +108,8 @@ def broken(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Guard, "admit", admitting)
         if where == "training":
-            for name in ("train_plain", "train_private"):
-                patch.setattr(client.app, name, dies_in(getattr(client.app, name)))
+            for module, name in ((client.app, "train_plain"), (client.private_trainer, "train_private")):
+                patch.setattr(module, name, dies_in(getattr(module, name)))
         else:
             patch.setattr(Guard, "release", sending)
         with pytest.raises(CutOffError):
@@ -274,7 +275,7 @@ def test_a_round_that_failed_is_charged_once_when_it_is_played_again(
 ) -> None:
     """The client that failed trains again under the reservation it has; its claim for the round is withdrawn."""
     plan = small_plan(*PRIVATE, "federation.min_clients=10")
-    trained, count = client.app.train_private, [0]
+    trained, count = client.private_trainer.train_private, [0]
 
     def failing(*arguments: Any, **named: Any) -> Any:
         count[0] += 1
@@ -283,7 +284,7 @@ def test_a_round_that_failed_is_charged_once_when_it_is_played_again(
         return trained(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.app, "train_private", failing)
+        patch.setattr(client.private_trainer, "train_private", failing)
         folder, outcome = start_run(plan, tmp_path / "run", INLINE)
     assert (outcome.stopped, outcome.state.round) == ("failed", 1)
     assert once_each(folder.ledger, 2)

@@ -1,0 +1,184 @@
+"""Private local training: what a client does with its data in a round whose steps are clipped and noised.
+
+The plain way's model and schedule; but batches are drawn by secret coins, and data is touched only through
+`private_gradient_step` or `clipped_gradient_sum`. All their randomness comes from a `NoiseSource`.
+
+It is a module of its own because it brings Opacus, which takes seconds to import: only who trains so asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from client.datasets.records import Records
+from client.trainer import change_since, parts_of, seeded, trained_parameters
+from privacy.dpsgd.adaptive_optimizer import AdaptiveOptimizer
+from privacy.dpsgd.engine import private_gradient_step, private_hooks, values_left_as_factors
+from privacy.dpsgd.gradient_sum import clipped_gradient_sum
+from privacy.dpsgd.linear_head import linear_head
+from privacy.dpsgd.optimizer import PrivateOptimizer
+from privacy.dpsgd.sampling import poisson_batch
+from privacy.dpsgd.summed_step import SummedStep
+from privacy.mechanisms import DpSgd
+from privacy.noise import NoiseSource
+from shared_models.parameters import Parameters, set_parameters
+from shared_models.plan import Plan
+from shared_models.plan_adaptive import adapts_within_rounds, clipping_of
+from shared_models.schedule import learning_rate
+
+Batch = tuple[Tensor, Tensor]
+
+
+def train_private(
+    model: nn.Module,
+    start: Parameters,
+    records: Records,
+    plan: Plan,
+    *,
+    round_number: int,
+    noise: NoiseSource,
+) -> Parameters:
+    """Train by DP-SGD (Abadi et al. 2016): steps, sample rate and batch size are the plan's public constants.
+
+    A client without records still releases its steps, which are then noise alone.
+
+    Args:
+        model: the plan's network on its device; its parameters are overwritten.
+        start: the shared model.
+        records: the client's own; may be none.
+        plan: the resolved plan.
+        round_number: from 1.
+        noise: where sampling, noise and dropout come from; the client's own.
+
+    Returns:
+        The change of the parameters: all that may leave.
+    """
+    device = next(model.parameters()).device
+    set_parameters(model, start)
+    model.train()
+    release = plan.train_release()
+    assert isinstance(release, DpSgd)  # a secure sum's clients train plainly, or make no step of their own
+    steps = _private_steps(model, records, plan, release, _optimizer(model, plan, round_number), noise)
+    # Dropout masks are dealt to the examples of a batch in order. Were they predictable, an example more would change
+    # its neighbours' masks and with them their gradients; from secret entropy each example's mask is its own. (On the
+    # CPU torch keeps 32 bits of a seed, so masks are harder to guess than to see, but no match for the noise.)
+    with steps as step, seeded(int(noise.uniform(1)[0] * 2**53), device):
+        for _ in range(release.steps):
+            step(_private_batch(records, plan, noise, device))
+    return change_since(trained_parameters(model), start)
+
+
+@contextmanager
+def _private_steps(
+    model: nn.Module,
+    records: Records,
+    plan: Plan,
+    release: DpSgd,
+    optimizer: torch.optim.Optimizer,
+    noise: NoiseSource,
+) -> Iterator[Callable[[Iterable[Batch]], None]]:
+    """What makes a private step of a batch: in closed form where a linear head is all that is trained."""
+    engine, left = plan.training.dp_engine, values_left_as_factors(model, plan.training.dp_engine)
+    noised: dict[str, Any] = {
+        "noise_multiplier": release.noise_multiplier,
+        "expected_batch_size": plan.training.expected_batch_size,
+        "noise": noise,
+    }
+    clipped: dict[str, Any] = {"clipping_norm": plan.privacy.clipping_norm, "mode": plan.privacy.clipping}
+    example = torch.zeros(1, *records.x.shape[1:], device=next(model.parameters()).device)
+    private: PrivateOptimizer
+    if adapts_within_rounds(plan):
+        private = AdaptiveOptimizer(optimizer, clipping=clipping_of(plan), **noised, values_left_as_factors=left)
+    elif linear_head(model, example) is not None:
+        yield SummedStep(model, optimizer, **noised, **clipped, precision=plan.training.precision).step
+        return
+    else:
+        private = PrivateOptimizer(optimizer, **noised, **clipped, values_left_as_factors=left)
+    loss = nn.CrossEntropyLoss(reduction="sum")
+    with private_hooks(model, engine):
+        yield lambda microbatches: private_gradient_step(
+            model, private, loss, microbatches, precision=plan.training.precision
+        )
+
+
+def _private_batch(records: Records, plan: Plan, noise: NoiseSource, device: torch.device) -> Iterator[Batch]:
+    """A Poisson batch in parts that fit the memory; at rate 1 all records, without a copy where they fit."""
+    n, rate, most = len(records), plan.training.sample_rate, plan.training.max_physical_batch
+    if rate == 1:
+        parts: Iterable[Tensor | slice] = [slice(i, i + (most or n)) for i in range(0, n, most or n)] if n else []
+    else:
+        batch = poisson_batch(n, rate, noise)
+        parts = parts_of(batch, plan) if len(batch) else []
+    for part in parts:
+        yield records.x[part].to(device), records.y[part].to(device)
+
+
+def gradient_sum(
+    model: nn.Module, start: Parameters, records: Records, plan: Plan, *, noise: NoiseSource
+) -> npt.NDArray[np.float64]:
+    """The sum of the clipped gradients of one batch, for a joint step (`privacy.dpsgd.gradient_sum`).
+
+    Not to be released as it is: it has no noise.
+
+    Args:
+        model: the plan's network on its device; its parameters are overwritten.
+        start: the shared model.
+        records: the client's own; may be none.
+        plan: the resolved plan.
+        noise: where sampling and dropout come from; the client's own.
+
+    Returns:
+        Flat, in the layout's order.
+    """
+    device = next(model.parameters()).device
+    set_parameters(model, start)
+    model.train()
+    with seeded(int(noise.uniform(1)[0] * 2**53), device):  # dropout: as in `train_private`
+        batch = _private_batch(records, plan, noise, device)
+        return clipped_gradient_sum(
+            model,
+            batch,
+            clipping_norm=plan.privacy.clipping_norm,
+            mode=plan.privacy.clipping,
+            engine=plan.training.dp_engine,
+            precision=plan.training.precision,
+        )
+
+
+def _optimizer(model: nn.Module, plan: Plan, round_number: int) -> torch.optim.Optimizer:
+    training = plan.training
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rate = learning_rate(plan, round_number)
+    optimizer: torch.optim.Optimizer
+    if training.optimizer == "sgd":
+        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=training.weight_decay)
+    else:
+        kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(parameters, lr=rate, betas=training.betas, weight_decay=training.weight_decay)
+    if training.proximal_mu > 0:
+        _add_proximal_term(optimizer, parameters, training.proximal_mu)
+    return optimizer
+
+
+def _add_proximal_term(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], mu: float) -> None:
+    """Pull towards the round's start: mu (w - w0) joins the gradient (FedProx, arXiv 1812.06127, equation 2).
+
+    It is added where the optimiser takes its step, so under privacy after clipping and noise: it depends on the
+    released parameters alone.
+    """
+    anchors = [p.detach().clone() for p in parameters]
+
+    def pull(*_: object) -> None:
+        with torch.no_grad():
+            for p, anchor in zip(parameters, anchors, strict=True):
+                if p.grad is not None:
+                    p.grad.add_(p - anchor, alpha=mu)
+
+    optimizer.register_step_pre_hook(pull)
