@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,8 @@ from simulations.benchmarks.engines.__main__ import machine
 from simulations.benchmarks.scaling.cases import ENGINES, Measured, cases, measure
 from simulations.benchmarks.scaling.chart import draw
 from simulations.benchmarks.scaling.tables import forecasts, models, tables
+
+_WIDTH = 140
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.rounds < 2 or min(*given.clients, given.cohort, given.processes) < 1:
         parser.error("--rounds is 2 or more; --clients, --cohort and --processes are 1 or more")
-    console, found = Console(), list[Measured]()
+    # A file has no width of its own.
+    console, found = Console(width=None if sys.stdout.isatty() else _WIDTH), list[Measured]()
     conditions = {**machine(), "rounds": given.rounds, "processes": given.processes}
     wanted = cases(given.clients, given.engine, cohort=given.cohort)
     for one in measure(wanted, rounds=given.rounds, processes=given.processes, folder=given.folder):
