@@ -16,17 +16,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from dp_accounting import NeighboringRelation
-from dp_accounting.pld import PLDAccountant
-
 from privacy import losses, rdp
 from privacy.mechanisms import FromTables, Release, RenyiPriced
+from privacy.neighbours import Neighbours
 from privacy.table_distance import delta_of_distance
 
-ADD_OR_REMOVE_ONE, REPLACE_ONE = NeighboringRelation.ADD_OR_REMOVE_ONE, NeighboringRelation.REPLACE_ONE
-_RELATIONS = {ADD_OR_REMOVE_ONE: "add or remove one unit", REPLACE_ONE: "replace one unit"}
-RELATION = _RELATIONS[ADD_OR_REMOVE_ONE]
-RELATIONS = tuple(_RELATIONS.values())
+RELATION = Neighbours.ADD_OR_REMOVE_ONE.value
+RELATIONS = tuple(neighbours.value for neighbours in Neighbours)
 ACCOUNTANT = "PLD, pessimistic, interval 0.001"
 RDP_ACCOUNTANT = "RDP, orders 1.1 to 1024"
 
@@ -204,18 +200,18 @@ def _spent(past: History, delta: float) -> Spent:
         epsilon=claim(past, delta),
         delta=delta,
         rdp_epsilon=_by_rdp(past, delta),
-        relation=_RELATIONS[_relation(past)],
+        relation=_relation(past).value,
         accountant=RDP_ACCOUNTANT if _only_rdp(past) else ACCOUNTANT,
     )
 
 
-def _relation(past: History) -> NeighboringRelation:
+def _relation(past: History) -> Neighbours:
     """The neighbours that all releases are about; None at all cost nothing for any."""
     found = {part.relation: part for part, _ in past}
     if len(found) > 1:
-        one, other = sorted(f"{part.describe()!r} for {_RELATIONS[relation]!r}" for relation, part in found.items())
+        one, other = sorted(f"{part.describe()!r} for {relation.value!r}" for relation, part in found.items())
         raise ValueError(f"costs of unlike neighbours don't add: {one}, {other}")
-    return next(iter(found), ADD_OR_REMOVE_ONE)
+    return next(iter(found), Neighbours.ADD_OR_REMOVE_ONE)
 
 
 def relation_of(releases: Iterable[Release] | Mapping[Release, int]) -> str:
@@ -224,7 +220,7 @@ def relation_of(releases: Iterable[Release] | Mapping[Release, int]) -> str:
     Raises:
         ValueError: as for `epsilon`.
     """
-    return _RELATIONS[_relation(history(releases))]
+    return _relation(history(releases)).value
 
 
 def accountant_of(releases: Iterable[Release] | Mapping[Release, int]) -> str:
@@ -246,5 +242,9 @@ def _only_rdp(past: History) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _has_losses(part: Release, relation: NeighboringRelation) -> bool:
-    return relation is ADD_OR_REMOVE_ONE and bool(PLDAccountant(relation, losses.INTERVAL).supports(part.event()))
+def _has_losses(part: Release, relation: Neighbours) -> bool:
+    from dp_accounting.pld import PLDAccountant
+
+    if relation is not Neighbours.ADD_OR_REMOVE_ONE:
+        return False
+    return bool(PLDAccountant(relation.of_dp_accounting(), losses.INTERVAL).supports(part.event()))

@@ -6,22 +6,25 @@ published bound or from `dp_accounting`. A divergence grows with its order, so o
 by that of a larger order.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
-from dp_accounting import NeighboringRelation, UnsupportedEventError
-from dp_accounting.rdp import RdpAccountant
-from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS, compute_delta, compute_epsilon
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from privacy import losses
 from privacy.mechanisms import Release, RenyiPriced, canonical
+from privacy.neighbours import Neighbours
 
-ORDERS: tuple[float, ...] = tuple(map(float, DEFAULT_RDP_ORDERS))
-"""Orders of the Renyi divergence."""
+ORDERS: tuple[float, ...] = (
+    *(1 + tenths / 10 for tenths in range(1, 100)),
+    *map(float, range(11, 64)),
+    *(128.0, 256.0, 512.0, 1024.0),
+)
+"""Orders of the Renyi divergence: `dp_accounting`'s own."""
 
 # Logarithms of sums of thousands of terms: their error in one divergence stays below these.
 _ROUNDING = 2.0**-44
@@ -34,7 +37,7 @@ _LARGEST_SHIFT = 1e4  # in standard deviations
 _GROUPS = np.split(np.asarray(ORDERS), np.searchsorted(ORDERS, [2.0, 4.0, 11.0, 32.0, 100.0, 200.0, 400.0, 800.0]))
 
 
-class UnpricedError(UnsupportedEventError, ValueError):  # type: ignore[misc]
+class UnpricedError(ValueError):
     """A release that no accountant can price for the neighbours it is about."""
 
 
@@ -55,11 +58,15 @@ def epsilon(total: NDArray[np.float64], delta: float) -> float:
     Canonne, Kamath & Steinke 2020 (arXiv 2004.00010), proposition 12; 0 where that of Bretagnolle and Huber
     bounds the total variation distance by delta.
     """
+    from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
+
     return float(compute_epsilon(ORDERS, total, delta)[0])
 
 
 def delta(total: NDArray[np.float64], epsilon: float) -> float:
     """The delta that divergences at `ORDERS` imply at `epsilon`."""
+    from dp_accounting.rdp.rdp_privacy_accountant import compute_delta
+
     # An infinite one has an infinite bound there.
     return float(compute_delta(ORDERS, total, epsilon)[0]) if math.isfinite(epsilon) else 0.0
 
@@ -84,11 +91,11 @@ def of(part: Release) -> NDArray[np.float64]:
 
 
 def _of_event(part: Release) -> NDArray[np.float64]:
-    shift = losses.gaussian_shift(part) if part.relation is NeighboringRelation.ADD_OR_REMOVE_ONE else None
+    shift = losses.gaussian_shift(part) if part.relation is Neighbours.ADD_OR_REMOVE_ONE else None
     if shift is not None:
         return np.asarray(ORDERS) * shift**2 / 2
     mixture, times = losses.mixture_of(part), losses.unrolled(part.event())[1]
-    if mixture is not None and part.relation is NeighboringRelation.ADD_OR_REMOVE_ONE:
+    if mixture is not None and part.relation is Neighbours.ADD_OR_REMOVE_ONE:
         found = times * _of_mixture(*mixture)
     else:
         found = _of_other(part)
@@ -96,8 +103,12 @@ def _of_event(part: Release) -> NDArray[np.float64]:
 
 
 def _of_other(part: Release) -> NDArray[np.float64]:
+    from dp_accounting import UnsupportedEventError
+    from dp_accounting.rdp import RdpAccountant
+
     try:
-        found: NDArray[np.float64] = RdpAccountant(ORDERS, part.relation).compose(part.looser_event())._rdp
+        accountant = RdpAccountant(ORDERS, part.relation.of_dp_accounting())
+        found: NDArray[np.float64] = accountant.compose(part.looser_event())._rdp
     except UnsupportedEventError as error:
         raise UnpricedError(f"{part.describe()!r} can't be priced for its neighbours, {part.relation.name}") from error
     except (OverflowError, ZeroDivisionError):
@@ -107,8 +118,11 @@ def _of_other(part: Release) -> NDArray[np.float64]:
 
 
 def _of_order(part: Release, order: float) -> float:
+    from dp_accounting.rdp import RdpAccountant
+
     try:
-        return float(RdpAccountant([order], part.relation).compose(part.looser_event())._rdp[0])
+        accountant = RdpAccountant([order], part.relation.of_dp_accounting())
+        return float(accountant.compose(part.looser_event())._rdp[0])
     except (OverflowError, ZeroDivisionError):
         return math.inf
 
@@ -122,6 +136,8 @@ def _of_mixture(shifts: tuple[float, ...], weights: tuple[float, ...]) -> NDArra
     of the mixture, pi / s from the line for shifts 0, s, 2s ... (factors exp(-j^2 s^2 / 2) keep the roots of a binomial
     polynomial real), and the Gaussian factor asks for h of a fraction of 1.
     """
+    from scipy.special import logsumexp
+
     if shifts[-1] > _LARGEST_SHIFT:
         return np.full(len(ORDERS), math.inf)
     kept = np.asarray(weights) > 0

@@ -13,8 +13,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import norm
-
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
@@ -41,10 +39,12 @@ def accuracy(counts: Sequence[Counts], *, noise: float, confidence: float = 0.95
         noise: standard deviation of the noise in each number, in examples; 0 for exact counts.
         confidence: of the interval, in (0, 1).
     """
+    from scipy.special import ndtri
+
     correct, total = sum(c.correct for c in counts), sum(c.total for c in counts)
     if total <= 0:
         return Estimate(value=None, low=0.0, high=1.0)
-    z2 = float(norm.ppf((1 + confidence) / 2)) ** 2
+    z2 = float(ndtri((1 + confidence) / 2)) ** 2
     variance = noise**2 + 1 / 12 if noise > 0 else 0.0  # of a rounded draw, nearly
     spread = z2 * len(counts) * variance
     # (C - p T)^2 <= z^2 (K s^2 (1 + p^2) + T p (1 - p)), a quadratic in p.

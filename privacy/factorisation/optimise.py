@@ -2,8 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
-from scipy.optimize import minimize
 
 from privacy.factorisation.banded import DIGITS, BandedMatrix, dense_of, inside_of, square_root
 from privacy.factorisation.workload import Workload
@@ -24,6 +22,8 @@ def optimised(workload: Workload, band: int) -> BandedMatrix:
     Raises:
         ValueError: if the band is not one of 1 .. rounds, or there are more than 2,000 rounds.
     """
+    from scipy.optimize import minimize
+
     if workload.rounds > MOST_ROUNDS:
         raise ValueError(f"a matrix is optimised for {MOST_ROUNDS} rounds at most, got {workload.rounds}")
     start = square_root(workload, band)
@@ -57,6 +57,8 @@ def error_and_gradient(raw: NDArray[np.float64], a: NDArray[np.float64]) -> tupl
         raw: n rows of b, as in `BandedMatrix.columns`; below the last row 0.
         a: the workload's matrix.
     """
+    from scipy.linalg import solve_triangular
+
     rounds, band = raw.shape
     length = np.linalg.norm(raw, axis=1, keepdims=True)
     unit = raw / length

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +29,8 @@ class Pmf:
 
     def deltas(self, epsilons: Floats) -> Floats:
         """The hockey-stick divergence at each epsilon."""
+        from scipy.signal import lfilter
+
         losses = INTERVAL * (self.lowest + np.arange(len(self.masses)))
         above = np.append(np.cumsum(self.masses[::-1])[::-1], 0.0)
         # sum over l' >= l of p(l') exp(l - l'): a recurrence, which neither overflows nor cancels.
@@ -41,6 +42,8 @@ class Pmf:
 
     def epsilon(self, delta: float) -> float:
         """The smallest epsilon >= 0 whose hockey-stick divergence is at most `delta`; infinite if there is none."""
+        from scipy.signal import lfilter
+
         if self.infinite > delta:
             return math.inf
         if float(self.deltas(np.zeros(1))[0]) <= delta:

@@ -9,23 +9,26 @@ Within, outcomes x and shifts s are in standard deviations of the noise. With w 
 loss of x for removing a unit is loss(x) = log sum_j w_j exp(s_j x - s_j^2 / 2); for adding one it is -loss(x).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from dp_accounting import NeighboringRelation, dp_event
-from dp_accounting.pld import PLDAccountant
-from scipy.special import ndtr, ndtri
 
 from privacy.losses.grid import INTERVAL, Floats, Losses, Pmf, same
 from privacy.mechanisms import Release
+from privacy.neighbours import Neighbours
+
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 LARGEST = 600.0
 """A larger loss counts as an infinite one: it costs its whole probability in delta. So grids stay small."""
 
-_NEIGHBOURS = NeighboringRelation.ADD_OR_REMOVE_ONE
 _TAIL = 2.0**-80  # probability that a single step's grid may leave to an infinite loss
 _LARGEST_SHIFT = 1e4  # its losses are larger than `LARGEST` by far
 _SMALLEST_SHIFT = 2.0**-20  # more noise is priced as if it were this much
@@ -41,7 +44,10 @@ def of_part(part: Release) -> Losses:
     mixture, times = mixture_of(part), unrolled(part.event())[1]
     if mixture is not None and times == 1:
         return _of_mixture(*mixture)
-    found = PLDAccountant(_NEIGHBOURS, INTERVAL).compose(part.event())._pld
+    from dp_accounting.pld import PLDAccountant
+
+    neighbours = Neighbours.ADD_OR_REMOVE_ONE.of_dp_accounting()
+    found = PLDAccountant(neighbours, INTERVAL).compose(part.event())._pld
     pmfs = [pmf.to_dense_pmf() for pmf in (found._pmf_remove, found._pmf_add)]
     remove, add = (Pmf(pmf._lower_loss, np.asarray(pmf._probs), pmf._infinity_mass) for pmf in pmfs)
     return Losses(remove=remove, add=add)
@@ -58,6 +64,8 @@ def of_gaussian(shift: float) -> Losses:
 
 def gaussian_shift(part: Release) -> float | None:
     """The shift of a release by the plain Gaussian mechanism, in standard deviations; None of another one."""
+    from dp_accounting import dp_event
+
     event, times = unrolled(part.event())
     if not isinstance(event, dp_event.GaussianDpEvent):
         return None
@@ -69,6 +77,8 @@ def mixture_of(part: Release) -> tuple[tuple[float, ...], tuple[float, ...]] | N
 
     None of a mechanism that isn't such a mixture.
     """
+    from dp_accounting import dp_event
+
     event, _ = unrolled(part.event())
     shifts: Sequence[float] = ()
     if isinstance(event, dp_event.PoissonSampledDpEvent) and isinstance(event.event, dp_event.GaussianDpEvent):
@@ -83,6 +93,8 @@ def mixture_of(part: Release) -> tuple[tuple[float, ...], tuple[float, ...]] | N
 
 def unrolled(event: dp_event.DpEvent) -> tuple[dp_event.DpEvent, int]:
     """What an event repeats, and how often."""
+    from dp_accounting import dp_event
+
     times = 1
     while isinstance(event, dp_event.SelfComposedDpEvent):
         event, times = event.event, times * event.count
@@ -104,6 +116,8 @@ def _of_mixture(shifts: Sequence[float], weights: Sequence[float]) -> Losses:
 
 def _remove(shifts: Floats, weights: Floats) -> Pmf:
     """Losses of the mixture's outcomes."""
+    from scipy.special import ndtr, ndtri
+
     tail = _TAIL / len(weights)
     spread = -ndtri(np.clip(tail / weights, tail, 0.5))
     low, high = _grid(*_loss(np.array([shifts[0] - spread.max(), (shifts + spread).max()]), shifts, weights)[0])
@@ -115,6 +129,8 @@ def _remove(shifts: Floats, weights: Floats) -> Pmf:
 
 def _add(shifts: Floats, weights: Floats) -> Pmf:
     """Losses of the outcomes of the noise alone: of the opposite sign, so the order of the cells turns round."""
+    from scipy.special import ndtr, ndtri
+
     spread = -ndtri(_TAIL)
     low, high = _grid(*-_loss(np.array([spread, -spread]), shifts, weights)[0])
     points = _outcomes(-INTERVAL * np.arange(low, high + 1.0), shifts, weights)[::-1]
@@ -175,6 +191,8 @@ def _outcomes(losses: Floats, shifts: Floats, weights: Floats) -> Floats:
 
 def _mass(points: Floats, shifts: Floats, weights: Floats) -> Floats:
     """Probability between neighbouring points, each from the tail where it doesn't cancel."""
+    from scipy.special import ndtr
+
     total = np.zeros(len(points) - 1)
     for shift, weight in zip(shifts, weights, strict=True):
         at = points - shift

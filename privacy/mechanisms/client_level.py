@@ -1,11 +1,15 @@
 """Client-level differential privacy: one client's whole data set is the unit, and a trusted server adds the noise."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from __future__ import annotations
 
-from dp_accounting import NeighboringRelation, dp_event
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from privacy.mechanisms.release import Mechanism, Release, count, positive, rate
+from privacy.neighbours import Neighbours
+
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +58,12 @@ class ClientLevel(Mechanism, name="client-level"):
             raise ValueError(f"size must be at most of, got {self.size} of {self.of}")
 
     @property
-    def relation(self) -> NeighboringRelation:
+    def relation(self) -> Neighbours:
         """Of a fixed cohort, neighbours replace one client, for its size would betray one more; else add or remove."""
         fixed = self.cohort == "fixed"
-        return NeighboringRelation.REPLACE_ONE if fixed else NeighboringRelation.ADD_OR_REMOVE_ONE
+        return Neighbours.REPLACE_ONE if fixed else Neighbours.ADD_OR_REMOVE_ONE
 
-    def with_noise_multiplier(self, noise_multiplier: float) -> "ClientLevel":
+    def with_noise_multiplier(self, noise_multiplier: float) -> ClientLevel:
         """The same rounds with other noise."""
         return replace(self, noise_multiplier=noise_multiplier)
 
@@ -76,6 +80,8 @@ class ClientLevel(Mechanism, name="client-level"):
         A fixed cohort: Wang, Balle & Kasiviswanathan 2019 (arXiv 1808.00087), theorem 27, by RDP only. Replacing a
         client takes its update out and puts another in, which moves the sum by two clipping norms: so half the noise.
         """
+        from dp_accounting import dp_event
+
         step: dp_event.DpEvent = dp_event.GaussianDpEvent(self.noise_multiplier)
         if self.rate is not None and self.rate < 1:
             step = dp_event.PoissonSampledDpEvent(self.rate, step)

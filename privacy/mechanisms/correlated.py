@@ -1,10 +1,14 @@
 """Correlated noise over a whole run: a trusted server adds it, and every round is a part of one release."""
 
-from dataclasses import dataclass, replace
+from __future__ import annotations
 
-from dp_accounting import dp_event
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from privacy.mechanisms.release import Mechanism, count, positive
+
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -54,12 +58,14 @@ class BandedFactorisation(Mechanism, name="banded-factorisation"):
         if not isinstance(self.factorisation, str) or len(self.factorisation) != 64 or set(self.factorisation) - _HEX:
             raise ValueError("factorisation must be a SHA-256 in hex")
 
-    def with_noise_multiplier(self, noise_multiplier: float) -> "BandedFactorisation":
+    def with_noise_multiplier(self, noise_multiplier: float) -> BandedFactorisation:
         """The same run with other noise."""
         return replace(self, noise_multiplier=noise_multiplier)
 
     def event(self) -> dp_event.DpEvent:
         """The whole run as `dp_accounting` prices it: one Gaussian release, and itself its only part."""
+        from dp_accounting import dp_event
+
         return dp_event.GaussianDpEvent(self.noise_multiplier)
 
     def describe(self) -> str:

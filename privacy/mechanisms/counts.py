@@ -1,11 +1,15 @@
 """Counts of records, such as how many a model got right: they are releases too (rule 10)."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-
-from dp_accounting import dp_event
+from typing import TYPE_CHECKING
 
 from privacy.mechanisms.release import Mechanism, count, positive
+
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,8 @@ class NoisyCounts(Mechanism, name="noisy-counts"):
 
     def event(self) -> dp_event.DpEvent:
         """The Gaussian mechanism with this sensitivity."""
+        from dp_accounting import dp_event
+
         return dp_event.GaussianDpEvent(self.noise / self.sensitivity)
 
     def describe(self) -> str:

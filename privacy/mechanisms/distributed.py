@@ -5,15 +5,18 @@ that may be priced by one see `privacy.mechanisms.rounded_gaussian`.) The shares
 and rounded, which is their `distance`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-from dp_accounting import dp_event
+from typing import TYPE_CHECKING, ClassVar
 
 from privacy.mechanisms.noisy_sum import NoisySum
 from privacy.table_distance import discrete_gaussian_distance, skellam_distance
+
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,8 @@ class _RenyiSum(NoisySum):
 
     def event(self) -> dp_event.DpEvent:
         """None that `dp_accounting` could price: the bound is in `renyi`."""
+        from dp_accounting import dp_event
+
         return dp_event.UnsupportedDpEvent()
 
     def renyi(self, orders: Sequence[float]) -> list[float]:

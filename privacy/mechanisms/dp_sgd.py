@@ -1,11 +1,15 @@
 """DP-SGD at one client: noisy sums of clipped gradients of Poisson-sampled batches."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
-
-from dp_accounting import dp_event
+from typing import TYPE_CHECKING
 
 from privacy.mechanisms.release import Mechanism, Release, count, positive, rate
+
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,7 @@ class DpSgd(Mechanism, name="dp-sgd"):
             records_per_unit=count("records_per_unit", self.records_per_unit),
         )
 
-    def with_noise_multiplier(self, noise_multiplier: float) -> "DpSgd":
+    def with_noise_multiplier(self, noise_multiplier: float) -> DpSgd:
         """The same steps with other noise."""
         return replace(self, noise_multiplier=noise_multiplier)
 
@@ -49,6 +53,8 @@ class DpSgd(Mechanism, name="dp-sgd"):
         A unit of k records moves the sum by up to as many clipping norms as records of it were drawn: a mixture of
         Gaussians with binomial weights (Ganesh 2024, arXiv 2401.10294, theorem 1.1).
         """
+        from dp_accounting import dp_event
+
         k, q = self.records_per_unit, self.sample_rate
         if q == 1 or k == 1:
             return self.looser_event()
@@ -59,6 +65,8 @@ class DpSgd(Mechanism, name="dp-sgd"):
     def looser_event(self) -> dp_event.DpEvent:
         """As if all records of a unit were drawn whenever one is: larger shifts with the same weights cost no less
         (Choquette-Choo et al. 2024, arXiv 2310.15526, lemma 4.5), and RDP can price it."""
+        from dp_accounting import dp_event
+
         step = dp_event.GaussianDpEvent(self.noise_multiplier / self.records_per_unit)
         if self.sample_rate < 1:
             any_drawn = 1 - (1 - self.sample_rate) ** self.records_per_unit

@@ -1,10 +1,14 @@
 """The plain Gaussian mechanism."""
 
-from dataclasses import dataclass, replace
+from __future__ import annotations
 
-from dp_accounting import dp_event
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from privacy.mechanisms.release import Mechanism, Release, count, positive
+
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,8 @@ class Gaussian(Mechanism, name="gaussian"):
 
     def event(self) -> dp_event.DpEvent:
         """The releases as `dp_accounting` prices them."""
+        from dp_accounting import dp_event
+
         return dp_event.SelfComposedDpEvent(dp_event.GaussianDpEvent(self.noise_multiplier), self.releases)
 
     def parts(self) -> tuple[Release, int]:

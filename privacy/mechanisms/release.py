@@ -5,16 +5,20 @@ dataclass whose fields are public constants, in a file of its own. A new mechani
 a name of its own and is imported by the package.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
-
-from dp_accounting import NeighboringRelation, dp_event
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from privacy import canonical_json
+from privacy.neighbours import Neighbours
+
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 
 class Release(Protocol):
@@ -23,7 +27,7 @@ class Release(Protocol):
     def __hash__(self) -> int: ...
 
     @property
-    def relation(self) -> NeighboringRelation:
+    def relation(self) -> Neighbours:
         """Which neighbours the events are about: by default data sets that differ by adding or removing one unit."""
 
     def event(self) -> dp_event.DpEvent:
@@ -32,7 +36,7 @@ class Release(Protocol):
     def looser_event(self) -> dp_event.DpEvent:
         """An event that costs no less and that RDP can price too; often the same."""
 
-    def parts(self) -> "tuple[Release, int]":
+    def parts(self) -> tuple[Release, int]:
         """The smallest release that this one repeats, and how often: itself, once, if it repeats none.
 
         Releases with the same smallest part cost together what one with the sum of their counts costs.
@@ -66,7 +70,7 @@ class Mechanism:
     """What mechanisms share: their name in JSON, and the plain answers."""
 
     name: ClassVar[str]
-    _known: ClassVar[dict[str, "type[Mechanism]"]] = {}
+    _known: ClassVar[dict[str, type[Mechanism]]] = {}
 
     def __init_subclass__(cls, *, name: str = "") -> None:
         if not name:
@@ -77,9 +81,9 @@ class Mechanism:
         Mechanism._known[name] = cls
 
     @property
-    def relation(self) -> NeighboringRelation:
+    def relation(self) -> Neighbours:
         """Neighbours differ by adding or removing one unit."""
-        return NeighboringRelation.ADD_OR_REMOVE_ONE
+        return Neighbours.ADD_OR_REMOVE_ONE
 
     def event(self) -> dp_event.DpEvent:
         """The release as `dp_accounting` prices it."""

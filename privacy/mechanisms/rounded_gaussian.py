@@ -22,14 +22,18 @@ steps, h = 1000: t < 1e-127.
 Noise beyond 13.5 s is cut off to it, so that a ring can be wide enough for every sum; that is in the distance too.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-
-from dp_accounting import dp_event
+from typing import TYPE_CHECKING
 
 from privacy.mechanisms.noisy_sum import NoisySum
 from privacy.mechanisms.release import count
 from privacy.table_distance import cut_off_normal_distance
+
+if TYPE_CHECKING:
+    from dp_accounting import dp_event
 
 LEAST_SHARE = 8.0
 """In steps: below it the proof's distance grows quickly."""
@@ -56,6 +60,8 @@ class RoundedGaussianSum(NoisySum, name="rounded-gaussian-sum"):
 
     def event(self) -> dp_event.DpEvent:
         """The Gaussian mechanism, on Poisson samples if there is a rate."""
+        from dp_accounting import dp_event
+
         step: dp_event.DpEvent = dp_event.GaussianDpEvent(self.noise_multiplier)
         if self.sample_rate < 1:
             step = dp_event.PoissonSampledDpEvent(self.sample_rate, step)

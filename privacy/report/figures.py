@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
 
-from dp_accounting import UnsupportedEventError
-
 from privacy import accountant
 from privacy import meaning as attacks
 from privacy.accountant import Spent
@@ -62,7 +60,7 @@ def cost(charged: Mapping[Release, int], delta: float) -> Spent:
     """What `charged` cost together; epsilons are infinite where none can be computed."""
     try:
         return accountant.epsilon(charged, delta)
-    except (UnsupportedEventError, ValueError):  # such as releases that are about unlike neighbours
+    except ValueError:  # such as releases that are about unlike neighbours
         return unpriced(delta)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from dp_accounting import NeighboringRelation, dp_event
+from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants import PRVAccountant, RDPAccountant
@@ -16,6 +16,7 @@ from scipy.stats import norm
 from privacy import accountant, losses, rdp
 from privacy.accountant import RDP_ACCOUNTANT, Spent, curve, delta_for, deltas_for, epsilon, history, renyi
 from privacy.mechanisms import ClientLevel, DpSgd, Gaussian, NoisyCounts, Release, SkellamSum
+from privacy.neighbours import Neighbours
 
 
 def dp_sgd(noise_multiplier: float, sample_rate: float, steps: int) -> DpSgd:
@@ -176,7 +177,7 @@ class Other:
     """Any other mechanism, for the accountant to meet."""
 
     priced_as: dp_event.DpEvent
-    relation: NeighboringRelation = NeighboringRelation.ADD_OR_REMOVE_ONE
+    relation: Neighbours = Neighbours.ADD_OR_REMOVE_ONE
 
     def event(self) -> dp_event.DpEvent:
         return self.priced_as

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dp_accounting import dp_event
 from dp_accounting.rdp import RdpAccountant
+from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
 from opacus.accountants.analysis import rdp as opacus
 from scipy.special import logsumexp
 
@@ -25,6 +26,10 @@ def step(noise: float, rate: float, records: int = 1) -> DpSgd:
 
 def at(release: Mechanism, order: float) -> float:
     return float(rdp.of(release)[ORDERS.index(order)])
+
+
+def test_the_orders_are_those_of_dp_accounting() -> None:
+    assert list(ORDERS) == DEFAULT_RDP_ORDERS
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from dp_accounting import NeighboringRelation
 
 from privacy.accountant import epsilon
 from privacy.mechanisms import ClientLevel
+from privacy.neighbours import Neighbours
 from security.errors import UsageError
 from shared_models.plan import Plan
 from shared_models.plan_central import central_grid, expected_cohort, population_of
@@ -72,7 +72,7 @@ def test_a_fixed_cohort_is_about_replacing_a_client_and_only_rdp_prices_it() -> 
     found = resolve(plan(federation={"cohort": COHORTS["fixed"]}))
     release = found.train_release()
     assert isinstance(release, ClientLevel)
-    assert release.relation is NeighboringRelation.REPLACE_ONE
+    assert release.relation is Neighbours.REPLACE_ONE
     spent = epsilon({release: 5}, 1e-5)
     assert (spent.relation, spent.accountant) == ("replace one unit", "RDP, orders 1.1 to 1024")
 

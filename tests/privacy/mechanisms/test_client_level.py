@@ -46,7 +46,11 @@ def test_replacing_a_client_moves_the_sum_by_two_clipping_norms() -> None:
     """The library's noise multiplier is over the distance that neighbours lie apart: with the noise over the clipping
     norm, as McMahan et al. give it, the price would be far too low."""
     orders = [2.0, 4.0, 16.0]
-    right = RdpAccountant(orders, fixed(4.0, 50, 1000, 1).relation).compose(fixed(4.0, 50, 1000, 1).event())._rdp
+    right = (
+        RdpAccountant(orders, fixed(4.0, 50, 1000, 1).relation.of_dp_accounting())
+        .compose(fixed(4.0, 50, 1000, 1).event())
+        ._rdp
+    )
     # Lower bound: the release is a mixture with weight q of a shift of 2, seen by chi-square at order 2.
     q, shift = 0.05, 2 / 4.0
     assert right[0] >= math.log1p(q**2 * math.expm1((shift / 2) ** 2))

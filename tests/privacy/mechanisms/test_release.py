@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from dp_accounting import NeighboringRelation
 
 from privacy.mechanisms import (
     BandedFactorisation,
@@ -20,6 +19,7 @@ from privacy.mechanisms import (
     canonical,
     release_from_json,
 )
+from privacy.neighbours import Neighbours
 
 ONE_OF_EACH: list[Release] = [
     BandedFactorisation(
@@ -109,5 +109,5 @@ def test_only_sums_of_discrete_noise_are_priced_by_their_published_bound_alone()
 def test_neighbours_add_or_remove_a_unit_unless_cohorts_have_a_fixed_size() -> None:
     for release in ONE_OF_EACH:
         fixed = isinstance(release, ClientLevel) and release.cohort == "fixed"
-        expected = NeighboringRelation.REPLACE_ONE if fixed else NeighboringRelation.ADD_OR_REMOVE_ONE
+        expected = Neighbours.REPLACE_ONE if fixed else Neighbours.ADD_OR_REMOVE_ONE
         assert release.relation is expected
