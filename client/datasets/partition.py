@@ -1,10 +1,10 @@
 """Virtual clients: how a simulation spreads one pool of records over many clients.
 
-The drawing is flwr-datasets' own. It sees only row numbers with a label or a group for each, never a record,
-and the rows are shuffled by the plan's seed first, so that every process of a simulation draws the same
-clients. A person's records stay wherever they fall: a person spread over several clients pays in each, and those
-charges add up. A natural partition by the person column would keep people whole, but name each to the server: a
-private plan may not ask for it.
+The drawing is flwr-datasets' own, but for equal parts, which need no library. It sees only row numbers with a label or
+a group for each, never a record, and the rows are shuffled by the plan's seed first, so that every process of a
+simulation draws the same clients. A person's records stay wherever they fall: a person spread over several clients pays
+in each, and those charges add up. A natural partition by the person column would keep people whole, but name each to
+the server: a private plan may not ask for it.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def partition(records: Records, plan: Partition, *, seed: int) -> ClientRecords:
         `min_size` is 0.
 
     Raises:
-        UsageError: the records can't be spread like that, or the extra `simulation` is not installed.
+        UsageError: the records can't be spread like that, or in a way that needs the extra `simulation`, which is not
+            installed.
     """
     if len(records) == 0:
         raise UsageError("data.partition: there are no training records to spread over clients")
@@ -206,6 +207,9 @@ def _check_counts(plan: Partition, records: Records) -> None:
 
 def _draw(plan: Partition, by: npt.NDArray[Any], seed: int) -> list[Rows]:
     """Positions in `by` for each client, in the order of the client ids."""
+    if isinstance(plan, IidPartition):
+        # As flwr-datasets would, whose libraries take seconds to import.
+        return np.array_split(np.arange(len(by)), plan.clients)
     # Nothing here asks the network for anything; this keeps the libraries from telling it of their use.
     for name, value in _NO_TELEMETRY.items():
         os.environ.setdefault(name, value)
@@ -229,12 +233,12 @@ def _draw(plan: Partition, by: npt.NDArray[Any], seed: int) -> list[Rows]:
             raise UsageError(_cannot(plan, len(by))) from error
 
 
-def _partitioner(plan: Partition, seed: int) -> Any:
+def _partitioner(
+    plan: DirichletPartition | PathologicalPartition | SizeSkewedPartition | NaturalPartition, seed: int
+) -> Any:
     from flwr_datasets import partitioner as flower
 
     match plan:
-        case IidPartition(clients=clients):
-            return flower.IidPartitioner(clients)
         case DirichletPartition(clients=clients, alpha=alpha, min_size=min_size):
             return flower.DirichletPartitioner(clients, "by", alpha, min_size, seed=seed)
         case PathologicalPartition(clients=clients, classes_per_client=classes):

@@ -11,6 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from flwr_datasets.partitioner import IidPartitioner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from client.datasets.partition import client_ids, client_parts, client_records, partition, slug
 from client.datasets.records import Records
@@ -73,6 +77,16 @@ def test_labels_and_columns_go_with_their_record() -> None:
     for own in partition(records, IidPartition(clients=5), seed=1).values():
         assert own.y.tolist() == [int(value) % 10 for value in own.x[:, 0]]
         assert own.groups["site"].tolist() == [f"s{int(value)}" for value in own.x[:, 0]]
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_iid_clients_are_those_that_flwr_datasets_would_draw(records: int, clients: int, seed: int) -> None:
+    clients = min(clients, records)
+    partitioner = IidPartitioner(clients)
+    partitioner.dataset = Dataset.from_dict({"row": np.random.default_rng(seed).permutation(records)})
+    expected = [sorted(partitioner.load_partition(client)["row"]) for client in range(clients)]
+    assert list(numbers(partition(pool(records), IidPartition(clients=clients), seed=seed)).values()) == expected
 
 
 def test_iid_clients_have_equal_parts_of_all_classes() -> None:
@@ -185,7 +199,7 @@ def test_drawing_is_silent_and_needs_no_network(
 def test_without_flwr_datasets_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flwr_datasets", None)
     with pytest.raises(UsageError, match=r"pip install 'veil-fl\[simulation\]'"):
-        partition(pool(), IidPartition(), seed=1)
+        partition(pool(), DirichletPartition(clients=3), seed=1)
 
 
 def test_the_hospitals_are_four_clients() -> None:
