@@ -13,7 +13,6 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client import secure_update
 from client.asking import check_plan, known_entry, request_and_model, run_and_round
 from client.contribution import contribution
 from client.egress import check_query
@@ -89,25 +88,33 @@ def enrol(message: Message, context: Context) -> Message:
 @app.query("secure_keys")
 def secure_keys(message: Message, context: Context) -> Message:
     """Take part in an attempt at a secure sum: offer keys."""
-    return _answer(message, context, secure_update.offer_keys)
+    from client.secure_update import offer_keys
+
+    return _answer(message, context, offer_keys)
 
 
 @app.query("secure_shares")
 def secure_shares(message: Message, context: Context) -> Message:
     """Share the secrets of an attempt among others."""
-    return _answer(message, context, secure_update.give_shares)
+    from client.secure_update import give_shares
+
+    return _answer(message, context, give_shares)
 
 
 @app.query("secure_survivors")
 def secure_survivors(message: Message, context: Context) -> Message:
     """Sign whose vectors are in the sum."""
-    return _answer(message, context, secure_update.confirm)
+    from client.secure_update import confirm
+
+    return _answer(message, context, confirm)
 
 
 @app.query("secure_unmask")
 def secure_unmask(message: Message, context: Context) -> Message:
     """Give the shares that take the masks off the sum."""
-    return _answer(message, context, secure_update.unmask)
+    from client.secure_update import unmask
+
+    return _answer(message, context, unmask)
 
 
 def _answer(message: Message, context: Context, work: Work) -> Message:
@@ -129,7 +136,9 @@ def _answer(message: Message, context: Context, work: Work) -> Message:
 def _training(message: Message, place: Workplace, context: Context) -> RecordDict:
     if place.plan.privacy.trust == "distributed":
         if place.plan.secure.masks:  # an update leaves under masks or not at all
-            return secure_update.send_masked(message, place, context)
+            from client.secure_update import send_masked
+
+            return send_masked(message, place, context)
         return _admitted(message, place, context, phase="train", work=_share)  # only a simulation's policy allows it
     return _admitted(message, place, context, phase="train", work=_train)
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from security.secure_sum.attempt import Phase
-from security.secure_sum.client import SumClient
+
+if TYPE_CHECKING:
+    from security.secure_sum.client import SumClient
 
 _MOST_RUNS: Final = 4
 
-Resume = Callable[[str, bytes], SumClient]
+Resume = Callable[[str, bytes], "SumClient"]
 """Makes a client of the digest of its model and what `SumClient.to_bytes` gave."""
 
 

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
-
-import jinja2
+from typing import TYPE_CHECKING, Any, Final
 
 from security.addresses import split_address
 from security.homes import ServerHome, SiteHome
 from security.private_files import replace_file
+
+if TYPE_CHECKING:
+    import jinja2
 
 _TEMPLATES: Final = Path(__file__).with_name("kit")
 _VEIL: Final = "/opt/veil/bin/veil"
@@ -122,6 +123,8 @@ def _plain(place: Path, name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
+    import jinja2  # here: clients import this module, and seldom write a kit
+
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,

@@ -15,7 +15,6 @@ from server.evaluation import TestData, evaluator
 from server.federation import Federation, Outcome
 from server.observer import Observer, Silent
 from server.population import put_away
-from server.report import write_report
 from server.run_folder import RunFolder, write_parameters
 from server.statements import WAIT_SECONDS, ask_for_statements, spent_in
 from server.summary import summarise
@@ -118,6 +117,8 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
             gaps=gaps,
         )
     )
+    from server.report import write_report  # brings a template engine, which no round needs
+
     write_report(job.folder)
     if is_central(plan):
         put_away(job.folder.population, durable=not job.simulated)

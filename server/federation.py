@@ -32,7 +32,6 @@ from server.rounds.central import CentralRounds, Noise, independent, noise_sourc
 from server.rounds.open import OpenRounds
 from server.rounds.plain import Tally
 from server.rounds.playing import Federated, Played, Rounds, norm_of, request_config
-from server.rounds.secure import SecureRounds
 from server.rounds.unmasked import UnmaskedRounds
 from server.run_folder import RunFolder, write_parameters
 from server.run_state import RunState
@@ -211,6 +210,8 @@ class Federation:
         if self.plan.privacy.trust == "distributed" and not self.plan.secure.masks:
             return UnmaskedRounds(federated)
         if self.plan.privacy.trust == "distributed":
+            from server.rounds.secure import SecureRounds  # brings the protocol's messages
+
             return SecureRounds(
                 federated,
                 federation=self.federation or self.plan.name,

@@ -204,7 +204,7 @@ def test_flowers_own_messages_about_each_step_are_not_shown(tmp_path: Path) -> N
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """These clients have no ledgers to report of."""
-    monkeypatch.setattr("server.app.write_report", lambda folder: None)
+    monkeypatch.setattr("server.report.write_report", lambda folder: None)
 
 
 @pytest.mark.usefixtures("no_report")
