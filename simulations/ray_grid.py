@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.metadata import Metadata
 
 from shared_models.faults import Fault
-from shared_models.flower_messages import error_reply
+from shared_models.flower_messages import error_reply, from_buffers
 from simulations.local_grid import LocalGrid
 from simulations.ray_workers import RayError, RayOptions, RayWorkers, ray
 from simulations.shared_data import Shared
@@ -149,7 +149,8 @@ class RayGrid(LocalGrid):
             return []
         except RayError:  # the actor died, or Ray lost what it had sent
             return self._replace(slot, waiting)
-        for _, state in answers:
+        for reply, state in answers:
+            from_buffers(reply)
             self._states[slot.queue.popleft().client] = state
         return [reply for reply, _ in answers]
 

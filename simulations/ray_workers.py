@@ -101,7 +101,12 @@ def _actor_class() -> type:
                     records = {name: arrays.get(name, record) for name, record in content.items()}
                     wholes[id(content)] = type(content)(records)
                 asked.append((metadata, wholes[id(content)], client, state))
-            yield from self._worker.answer(asked)
+            from shared_models.flower_messages import to_buffers
+
+            for answers in self._worker.answer(asked):
+                for reply, _ in answers:
+                    to_buffers(reply)
+                yield answers
 
         def rest(self) -> None:
             """Puts the ledgers of this process away; the last call."""

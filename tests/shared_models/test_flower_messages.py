@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import time
 
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from shared_models.flower_messages import (
     act_as_server,
+    copied,
+    from_buffers,
     header_from_bytes,
     header_to_bytes,
     mark_received,
@@ -17,6 +22,7 @@ from shared_models.flower_messages import (
     payload_to_bytes,
     state_from_bytes,
     state_to_bytes,
+    to_buffers,
 )
 
 
@@ -87,3 +93,41 @@ def test_what_an_app_remembers_is_kept_and_nothing_is_nothing() -> None:
     assert state_from_bytes(b"") == RecordDict()
     with pytest.raises(ValueError, match="not an app's state"):
         state_from_bytes(b"\xff\xff")
+
+
+def test_large_arrays_travel_as_buffers_that_pickle_does_not_copy() -> None:
+    act_as_server(3)
+    large, small = np.arange(40_000, dtype=np.float32), np.arange(3, dtype=np.float32)
+    message = Message(RecordDict({"a": ArrayRecord({"l": Array(large), "s": Array(small)})}), 1, "train")
+    before = {name: array.data for name, array in message.content.array_records["a"].items()}
+    to_buffers(message)
+    beside: list[pickle.PickleBuffer] = []
+    text = pickle.dumps(message, protocol=5, buffer_callback=beside.append)
+    assert len(text) < 10_000
+    assert len(beside) == 1
+    found = pickle.loads(text, buffers=beside)
+    from_buffers(found)
+    assert {name: array.data for name, array in found.content.array_records["a"].items()} == before
+    assert all(type(array.data) is bytes for array in found.content.array_records["a"].values())
+
+
+def test_a_copy_may_be_changed_in_any_way() -> None:
+    content = RecordDict(
+        {
+            "a": ArrayRecord({"x": Array(np.zeros(2))}),
+            "m": MetricRecord({"n": 1, "list": [1, 2]}),
+            "c": ConfigRecord({"text": "as it was", "list": ["one"]}),
+        }
+    )
+    before = copy.deepcopy(content)
+    other = copied(content)
+    assert other == before
+    other["m"]["n"] = 2
+    other["m"]["list"].append(3)
+    other["c"]["list"].append("two")
+    other["c"]["more"] = 1
+    other["a"]["x"].data = b"other"
+    other["a"]["y"] = Array(np.zeros(1))
+    del other["c"]["text"]
+    other["new"] = ConfigRecord()
+    assert content == before
