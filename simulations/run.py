@@ -54,6 +54,7 @@ class Settings:
         workers: Ray actors; 0 for one a processor.
         gpus_per_worker: GPU share of an actor.
         ray_address: a running cluster; None for this machine.
+        actors: of Ray, started before with the same app and options (`simulations.early_ray`); for one run.
         app: the ClientApp, as `package.module:name`.
         observer: is told of each round.
     """
@@ -62,6 +63,7 @@ class Settings:
     workers: int = 0
     gpus_per_worker: float = 0.0
     ray_address: str | None = None
+    actors: RayWorkers | None = None
     app: str = DEFAULT_APP
     observer: Observer = field(default_factory=Silent)
 
@@ -194,7 +196,8 @@ def _stage(plan: Plan, settings: Settings) -> Iterator[_Stage]:
     )
     with ThreadPoolExecutor(1) as beside:
         loading = beside.submit(loaded)
-        workers = RayWorkers(options, app=settings.app)  # in this thread, for Ray wants to hear of signals
+        # In this thread, for Ray wants to hear of signals.
+        workers = settings.actors or RayWorkers(options, app=settings.app)
     try:
         test, clients, data = loading.result()
         yield _Stage(test=test, clients=clients, data=data, workers=workers)

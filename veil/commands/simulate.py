@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from server.federation import Outcome
     from server.run_folder import RunFolder
+    from simulations.ray_workers import RayWorkers
 
 
 class EngineName(StrEnum):
@@ -36,38 +38,53 @@ def simulate(
 ) -> int:
     """Simulate a federation and write a run's folder."""
     from security.errors import UsageError
-    from simulations.run import Settings, new_folder, resume_run, start_run
     from simulations.scenarios import find_plan
-    from veil.commands.console import Console
 
     if resume is not None and (plan is not None or overrides or out is not None or repeat > 1):
         raise UsageError("--resume goes on with the plan in the run's folder; give no PLAN, --set, --out or --repeat")
-    console = Console(as_json=as_json)
-    settings = Settings(
-        engine=engine.value,
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        ray_address=ray_address,
-        observer=console,
-    )
-    if resume is not None:
-        with console.watching(resume):
-            folder, outcome = resume_run(resume, settings)
-        console.closing(folder, already_done=outcome is None)
-        return _exit_code(outcome, folder)
-    found = find_plan(plan or "digits", overrides or ())
-    out = out or new_folder(found.name)
-    if repeat > 1:
-        from simulations.repeat import repeat_run
+    found = None if resume is not None else find_plan(plan or "digits", overrides or ())
+    with _actors(engine, repeat, workers, gpus_per_worker, ray_address) as actors:
+        from simulations.run import Settings, new_folder, resume_run, start_run
+        from veil.commands.console import Console
 
+        console = Console(as_json=as_json)
+        settings = Settings(
+            engine=engine.value,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            ray_address=ray_address,
+            actors=actors,
+            observer=console,
+        )
+        if found is None:
+            assert resume is not None
+            with console.watching(resume):
+                folder, outcome = resume_run(resume, settings)
+            console.closing(folder, already_done=outcome is None)
+            return _exit_code(outcome, folder)
+        out = out or new_folder(found.name)
+        if repeat > 1:
+            from simulations.repeat import repeat_run
+
+            with console.watching(out):
+                repeated = repeat_run(found, repeat, out, settings)
+            console.closing_repeats(repeated)
+            return 3 if "budget" in repeated.stopped else 0
         with console.watching(out):
-            repeated = repeat_run(found, repeat, out, settings)
-        console.closing_repeats(repeated)
-        return 3 if "budget" in repeated.stopped else 0
-    with console.watching(out):
-        folder, outcome = start_run(found, out, settings)
-    console.closing(folder)
-    return _exit_code(outcome, folder)
+            folder, outcome = start_run(found, out, settings)
+        console.closing(folder)
+        return _exit_code(outcome, folder)
+
+
+def _actors(
+    engine: EngineName, repeat: int, workers: int, gpus_per_worker: float, address: str | None
+) -> AbstractContextManager[RayWorkers | None]:
+    """Ray's actors, on their way while the rest is imported; None where the run has none, or several runs follow."""
+    if engine is EngineName.inline or repeat > 1:
+        return nullcontext()
+    from simulations.early_ray import early_workers
+
+    return early_workers(workers=workers, gpus_per_worker=gpus_per_worker, address=address)
 
 
 def _exit_code(outcome: Outcome | None, folder: RunFolder) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from simulations.benchmarks.engines.playing import Task, be_alone, in_one_line
 
-MODULES: Final = {"floor": "floor", "inline": "veil", "ray": "veil", "flower": "flower", "pfl": "pfl_research"}
+MODULES: Final = {"floor": "floor", "inline": "veil", "ray": "veil_ray", "flower": "flower", "pfl": "pfl_research"}
 """Where each contender is; imported in its own process alone."""
 
 

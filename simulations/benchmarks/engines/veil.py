@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from simulations.benchmarks.engines.memory import own_peak
 from simulations.benchmarks.engines.playing import Played, Task
 from simulations.benchmarks.engines.works import CLASSES, CLIPPING_NORM, DELTA, NOISE_MULTIPLIER
 from simulations.run import Engine, Settings, failure, start_run
+
+if TYPE_CHECKING:
+    from simulations.ray_workers import RayWorkers
 
 _ENGINES: Final[Mapping[str, Engine]] = {"inline": "inline", "ray": "ray"}
 
@@ -78,15 +81,19 @@ def plan_of(task: Task) -> Plan:
     )
 
 
-def play(task: Task) -> Played:
+def play(task: Task, actors: RayWorkers | None = None) -> Played:
     """Play all rounds in a folder that is thrown away; the inline grid has one process, however many are asked for.
+
+    Args:
+        task: what is played.
+        actors: of Ray, that were started before.
 
     Raises:
         UsageError, RunError: as `start_run`; or the run failed.
     """
     imported, ends, plan = time.monotonic(), Ends(), plan_of(task)
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(engine=_ENGINES[task.contender], workers=task.processes, observer=ends)
+        settings = Settings(engine=_ENGINES[task.contender], workers=task.processes, actors=actors, observer=ends)
         run, outcome = start_run(plan, Path(folder) / "run", settings)
         if outcome.stopped == "failed":
             raise failure(run, outcome)
