@@ -25,7 +25,7 @@ from simulations.ray_workers import RayError, RayOptions, RayWorkers, ray
 from simulations.shared_data import Shared
 from simulations.worker import DEFAULT_APP
 
-_WORTHWHILE = 0.015  # seconds of work that a batch should hold at least: it costs a few milliseconds itself
+_WORTHWHILE = 0.03  # seconds of work that a batch should hold at least: it costs a few milliseconds itself
 _PLACE = ConfigRecord()  # keeps an array record's place while it travels by itself: clients digest a request in order
 
 

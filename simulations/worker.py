@@ -28,7 +28,7 @@ Asked = tuple[Metadata, RecordDict, str, RecordDict]
 Answered = tuple[Message, RecordDict]
 """A client's reply and new state."""
 
-_TOGETHER = 0.03
+_TOGETHER = 0.1
 """Seconds of work whose ledger entries are written at once; replies wait for them."""
 
 _log = logging.getLogger("veil.client")  # ClientApps say here where they failed: kind and place, never a text (rule 5)
