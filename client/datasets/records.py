@@ -22,7 +22,7 @@ class Records:
     """Examples of one owner, one pool or one part of it; none at all (n = 0) is legal.
 
     Attributes:
-        x: float32, (n, *input_shape), finite.
+        x: float32, (n, *input_shape), finite; in memory one record after the other.
         y: int64, (n,), the number of each example's class, from 0.
         groups: columns a natural partition may use; text, each (n,).
         people: who each record belongs to, text (n,), where the plan names a person column.
@@ -60,6 +60,7 @@ class Records:
         if negative:
             raise UsageError(f"records: {negative} of {len(self.y)} labels are negative; classes are numbered from 0")
         object.__setattr__(self, "groups", MappingProxyType(dict(self.groups)))
+        object.__setattr__(self, "x", _in_rows(self.x))
 
     @classmethod
     def trusted(
@@ -73,7 +74,7 @@ class Records:
     ) -> Records:
         """Records that were looked through before: they are not again."""
         found = object.__new__(cls)
-        values = {"x": x, "y": y, "groups": MappingProxyType(dict(groups or {})), "people": people, "rows": rows}
+        values = {"x": _in_rows(x), "y": y, "groups": MappingProxyType(dict(groups or {})), "people": people, "rows": rows}
         for name, value in values.items():
             object.__setattr__(found, name, value)
         return found
@@ -102,6 +103,15 @@ class Records:
             people=None if self.people is None else self.people[rows],
             rows=None if self.rows is None else self.rows[rows],
         )
+
+
+def _in_rows(x: Tensor) -> Tensor:
+    """The same values with the strides of a new tensor.
+
+    A dimension of length 1 may have any stride. From some, torch takes grey images for ones that are stored channels
+    last, computes otherwise and rounds otherwise: the same records gave another model in another process.
+    """
+    return x.contiguous().view(-1).view(x.shape)
 
 
 Parts = tuple[Records, Records | None]

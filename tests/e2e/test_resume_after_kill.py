@@ -90,9 +90,11 @@ app.query("statement")(good.statement)
 
 
 if __name__ == "__main__":
+    from simulations import worker
     from simulations.run import Settings, resume_run, start_run
     from simulations.scenarios import find_plan
 
+    worker._TOGETHER = 3600.0 if "together" in sys.argv else 0.0
     settings = Settings(engine="inline", app="hangs:app")
     if "hang" in sys.argv:
         plan = find_plan("digits", ["model.name=mlp", "training.steps=1", "federation.rounds=4"])
@@ -102,28 +104,38 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def killed(tmp_path: Path) -> Path:
-    """A private run with secret noise, killed while client 5 trained for round 2; its folder."""
-    (tmp_path / "hangs.py").write_text(HANGS)
-    command = [sys.executable, "hangs.py", "hang"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+def kill_in_round_2(folder: Path, *how: str) -> Path:
+    """Play a private run with secret noise, and kill it while client 5 trains for round 2; the run's folder."""
+    (folder / "hangs.py").write_text(HANGS)
+    command = [sys.executable, "hangs.py", "hang", *how]
+    with subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "in the middle of round 2\n"
         process.send_signal(signal.SIGKILL)
-    return tmp_path / "broken"
+    return folder / "broken"
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """Killed after clients 0 to 4 had each handed over a reply for round 2."""
+    return kill_in_round_2(tmp_path)
 
 
 def once_each(ledger: Path, rounds: int) -> bool:
     return reserved(ledger) == {(str(i), "train", number): 1 for i in range(10) for number in range(1, rounds + 1)}
 
 
+def charged_by_the_kill(answered: int) -> dict[tuple[str, str, int], int]:
+    """Everybody for round 1, and for round 2 those who had answered."""
+    first = {(str(number), "train", 1): 1 for number in range(10)}
+    return first | {(str(number), "train", 2): 1 for number in range(answered)}
+
+
 def test_a_private_run_killed_in_a_round_goes_on_to_its_end_and_is_charged_once_a_round(
     veil: Veil, killed: Path
 ) -> None:
-    """Principle 5: who had answered sends the stored reply, who was at work goes on under its reservation."""
-    charged = reserved(killed / "ledger.sqlite")
-    assert charged == {(str(i), "train", number): 1 for i in range(10) for number in (1, 2) if number == 1 or i <= 5}
+    """Principle 5: who had answered sends the stored reply; of who was at work nothing had left."""
+    assert reserved(killed / "ledger.sqlite") == charged_by_the_kill(answered=5)
     resumed = veil("simulate", "--resume", "broken", "--engine", "inline")
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stderr == ""
@@ -148,6 +160,19 @@ def test_clients_that_had_committed_send_the_identical_reply(killed: Path) -> No
     assert len(again) == 30
     assert len({line.split()[2] for line in again}) == 30
     assert once_each(killed / "ledger.sqlite", 4)
+
+
+def test_replies_that_waited_for_others_when_the_run_was_killed_had_not_left_and_are_made_anew(tmp_path: Path) -> None:
+    """Entries are written for some clients at once, and their replies wait for that: neither is there, or both are."""
+    broken = kill_in_round_2(tmp_path, "together")
+    assert reserved(broken / "ledger.sqlite") == charged_by_the_kill(answered=0)
+    lost = (tmp_path / "replies.log").read_text().split("\n")[10:-1]
+    (tmp_path / "replies.log").unlink()
+    subprocess.run([sys.executable, "hangs.py"], cwd=tmp_path, env=environment(), check=True, timeout=240)
+    again = (tmp_path / "replies.log").read_text().split("\n")[:-1]
+    assert len(lost) == 5
+    assert not {line.split()[2] for line in lost} & {line.split()[2] for line in again}  # with other noise
+    assert once_each(broken / "ledger.sqlite", 4)
 
 
 def test_a_killed_run_whose_ledger_is_gone_does_not_go_on(veil: Veil, killed: Path) -> None:

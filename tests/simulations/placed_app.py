@@ -11,6 +11,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client import app as good
+from client import private_trainer
 from shared_models.protocol import CONFIG, ROUND
 
 app = ClientApp()
@@ -40,7 +41,7 @@ def train(message: Message, context: Context) -> Message:
         while True:
             signal.pause()
 
-    good.train_private = hanging
+    private_trainer.train_private = hanging
     return good.train(message, context)
 
 

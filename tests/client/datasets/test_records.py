@@ -32,6 +32,19 @@ def test_taking_copies_so_that_a_client_cannot_change_another_ones_data() -> Non
     assert pool.x[0].tolist() == [0.0, 1.0]
 
 
+def test_the_same_records_have_the_same_strides_wherever_they_come_from() -> None:
+    """Torch takes a grey image with a channel's stride of 1 for one stored channels last, and rounds otherwise."""
+    pixels = torch.arange(128.0).reshape(2, 8, 8)
+    odd = pixels[:, None].as_strided((2, 1, 8, 8), (64, 1, 8, 1))
+    assert odd.stride() == (64, 1, 8, 1)
+    for make in (Records, Records.trusted):
+        x = make(x=odd, y=torch.zeros(2, dtype=torch.int64)).x
+        assert x.stride() == (64, 64, 8, 1)
+        assert torch.equal(x, pixels[:, None])
+    turned = pixels.transpose(1, 2)
+    assert Records(x=turned, y=torch.zeros(2, dtype=torch.int64)).x.is_contiguous()
+
+
 def test_no_records_are_legal() -> None:
     nothing = some().take([])
     assert len(nothing) == 0
