@@ -144,13 +144,13 @@ class Ledger:
         """Write everything that is written inside at the end, at once: for simulations, where many owners take turns.
 
         What was reserved inside may run at once, for nobody but this process has its data; what was committed may be
-        sent only after the end, which comes after an error too. If the end raises, nothing of it is in the file, and
-        nothing of it may leave. Should the process die before, its work is lost with what it had reserved: nothing had
-        left it.
+        sent only once this has ended without an error. An error that leaves it early writes what there is as well: it
+        may have been used. If the end itself raises, nothing is in the file, and nothing may leave. Should the process
+        die before the end, its work is lost with what it had reserved: nothing had left it.
 
         Raises:
-            ValueError: the ledger is durable, or has an anchor.
-            LedgerError: at the end, as ever; or another process has written to a scope that was used inside.
+            ValueError: the ledger is durable, or has an anchor; or this is inside of a batch or another of these.
+            LedgerError: at the end, as ever; or another process has written to a scope that was written to inside.
         """
         with self._store.deferred():
             yield self

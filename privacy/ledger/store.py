@@ -2,9 +2,9 @@
 
 import itertools
 import os
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -17,8 +17,8 @@ from privacy.ledger.anchors import read_anchors, write_anchors
 from privacy.ledger.chain import Chain
 from privacy.ledger.entries import Anchor, DamageError, Entry, Kind, next_entry, read_entry, time_text
 from privacy.ledger.file import SQLITE_ERRORS, LedgerError, connect, identity_of, sqlite_errors
+from privacy.ledger.unwritten import DELETE_REPLY, INSERT_ENTRY, INSERT_IMPORTED, INSERT_REPLY, Unwritten
 
-_INSERT = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = "scope, position, kind, time, body, previous, hash"
 _LEAST = -(1 << 63)
 _OUTER = ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
@@ -27,25 +27,6 @@ _stores: "WeakSet[Store]" = WeakSet()
 _inherited: set[tuple[int, int]] = set()
 
 _NESTED = ("SAVEPOINT part", "RELEASE part", ("ROLLBACK TO part", "RELEASE part"))
-
-
-@dataclass
-class _Unwritten:
-    """What was written to a ledger, and is not in its file yet.
-
-    Attributes:
-        rows: scope, statement and values, in order.
-        seen: scopes whose chains hold all that there is of them.
-        failed: whether something of it was lost.
-    """
-
-    rows: list[tuple[str, str, tuple[object, ...]]] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
-    failed: bool = False
-
-    def entries(self, scope: str) -> Iterator[tuple[object, ...]]:
-        """A scope's entries, in order."""
-        return (values for of, statement, values in self.rows if of == scope and statement is _INSERT)
 
 
 class Store:
@@ -66,7 +47,7 @@ class Store:
         self._depth = 0
         self._chains: dict[str, Chain] = {}
         self._touched: set[str] = set()
-        self._unwritten: _Unwritten | None = None
+        self._unwritten: Unwritten | None = None
         self._may_defer = not durable and not read_only and anchors is None
         if _inherited and identity_of(path) in _inherited:
             raise LedgerError(f"{path}: was open when this process was forked; close it before, or spawn the process")
@@ -152,85 +133,94 @@ class Store:
         """Everything that is written inside reaches the file at the end, in one transaction, even after an error.
 
         Until then this thread alone has the file, in this process; others may write, but not to the same scopes: what
-        they add to a scope after it was first used inside makes the end fail.
+        they add to a scope after it was first used inside makes the end fail. An error that ended it early goes on,
+        whether or not the end fails too.
 
         Raises:
             ValueError: the ledger waits for the disk, or has an anchor: then what is reserved must be there before
-                data is touched.
+                data is touched. Or this is inside of a transaction, or of another `deferred`.
         """
         if not self._may_defer:
             raise ValueError("only a simulation's ledger may be written later")
         self._check_process()
         with self._lock:
-            if self._depth > 0:
+            if self._depth > 0 or self._unwritten is not None:
                 raise ValueError("a transaction is open")
-            self._unwritten = kept = _Unwritten()
+            self._unwritten = kept = Unwritten()
+            written = False
             try:
                 try:
                     yield
-                finally:  # whatever it was that ended it early: what was reserved may have been used
-                    self._write_out()
+                except BaseException as error:  # whatever it was: what was reserved may have been used
+                    try:
+                        self._write_out(kept)
+                        written = True
+                    except LedgerError as second:
+                        error.add_note(str(second))
+                    raise
+                self._write_out(kept)
+                written = True
             finally:
+                if not written:
+                    self._forget_chains()
                 self._unwritten = None
                 self._touched.clear()
-            if kept.failed:  # it was said to one call alone
-                raise LedgerError(f"{self.path}: an error has undone what was to be written; nothing of it may leave")
 
     @contextmanager
-    def _part(self, kept: "_Unwritten") -> Iterator[None]:
+    def _part(self, kept: Unwritten) -> Iterator[None]:
         """A transaction of what isn't written yet: an error undoes its part alone."""
-        first = len(kept.rows)
+        first, before = len(kept), self._touched
+        self._touched = set()
         self._depth += 1
         try:
             yield
         except BaseException:
-            del kept.rows[first:]
-            self._forget_chains(kept)
+            kept.undo(first)
+            self._forget_chains()
             raise
         finally:
+            self._touched |= before
             self._depth -= 1
 
-    def _write_out(self) -> None:
-        """Write what isn't written yet: at the end, and before a look at the file itself."""
-        kept = self._unwritten
-        if kept is None or not kept.rows:
+    def _write_out(self, kept: Unwritten) -> None:
+        """Write what isn't written yet: all or nothing."""
+        if len(kept) == 0:
             return
-        rows, kept.rows = kept.rows, []
-        try:
-            with sqlite_errors(self.path):
-                self._db.execute("BEGIN IMMEDIATE")
+        with sqlite_errors(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                if identity_of(self.path) != self._identity:
+                    raise LedgerError(f"{self.path}: another file was put in its place; stop, and open it anew")
                 try:
-                    if identity_of(self.path) != self._identity:
-                        raise LedgerError(f"{self.path}: another file was put in its place; stop, and open it anew")
-                    for _, statement, values in rows:
-                        self._db.execute(statement, values)
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    with suppress(*SQLITE_ERRORS):
-                        if self._db.in_transaction:
-                            self._db.execute("ROLLBACK")
-                    raise
-        except BaseException:
-            kept.failed = True
-            self._forget_chains(kept)
-            raise
+                    kept.write(self._db)
+                except sqlite3.IntegrityError:
+                    raise LedgerError(
+                        f"{self.path}: another process has written for the same clients meanwhile; its entries stand, "
+                        "and what was done here is undone"
+                    ) from None
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(*SQLITE_ERRORS):
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                raise
 
-    def _forget_chains(self, kept: "_Unwritten") -> None:
-        """They are read anew: from the file, and from what isn't written yet."""
+    def _forget_chains(self) -> None:
+        """Those that were written to are read anew: from the file, and from what isn't written yet."""
         for scope in self._touched:
             self._chains.pop(scope, None)
-            kept.seen.discard(scope)
+            if self._unwritten is not None:
+                self._unwritten.seen.discard(scope)
 
     def _put(self, scope: str, statement: str, values: tuple[object, ...]) -> None:
         """A statement of the open transaction."""
         if self._unwritten is None:
             self._db.execute(statement, values)
         else:
-            self._unwritten.rows.append((scope, statement, values))
+            self._unwritten.put(scope, statement, values)
 
     def read_anew(self, scope: str) -> list[Entry]:
         """Every entry of a scope, its chain verified from the first one on."""
-        self._write_out()
         self._chains.pop(scope, None)
         if self._unwritten is not None:
             self._unwritten.seen.discard(scope)
@@ -287,15 +277,17 @@ class Store:
 
     def scopes(self) -> tuple[str, ...]:
         """All scopes, by name."""
-        self._write_out()
-        return tuple(row[0] for row in self._db.execute("SELECT DISTINCT scope FROM entries ORDER BY scope"))
+        found = {row[0] for row in self._db.execute("SELECT DISTINCT scope FROM entries")}
+        return tuple(sorted(found if self._unwritten is None else found | self._unwritten.scopes()))
 
     def entries(self, scope: str, first: int, last: int) -> list[Entry]:
         """Some of a scope's entries."""
-        self._write_out()
         query = f"SELECT {_COLUMNS} FROM entries WHERE scope = ? AND position BETWEEN ? AND ? ORDER BY position"  # noqa: S608
+        rows = self._db.execute(query, (scope, first, last)).fetchall()
+        if self._unwritten is not None:
+            rows += self._unwritten.entries(scope, first, last)
         found = []
-        for row in self._db.execute(query, (scope, first, last)):
+        for row in rows:
             try:
                 entry, intact = read_entry(row)
                 if not intact:
@@ -310,35 +302,35 @@ class Store:
         self._touched.add(chain.scope)  # first, so that a chain whose entry was not written is read anew
         entry = next_entry(chain.head, chain.scope, kind, time_text(self.now()), body)
         chain.append(entry)
-        self._put(chain.scope, _INSERT, entry.row())
+        self._put(chain.scope, INSERT_ENTRY, entry.row())
         return entry.anchor
 
     def import_entry(self, entry: Entry) -> None:
         """An entry of another ledger, checked, in a transaction. Raises DamageError."""
         self._touched.add(entry.scope)
         self.chain(entry.scope).read(entry.row())
-        self._put(entry.scope, _INSERT, entry.row())
+        self._put(entry.scope, INSERT_ENTRY, entry.row())
 
     def end_import(self, anchor: Anchor) -> None:
         """Up to here the scope's replies are elsewhere."""
-        self._put(anchor.scope, "INSERT INTO imported VALUES (?, ?)", (anchor.scope, anchor.position))
+        self._put(anchor.scope, INSERT_IMPORTED, (anchor.scope, anchor.position))
 
     def store_reply(self, scope: str, task: str, reply: bytes) -> None:
         """Keep a reply, in the transaction of its commit entry."""
-        self._put(scope, "INSERT INTO replies VALUES (?, ?, ?)", (scope, task, reply))
+        self._put(scope, INSERT_REPLY, (scope, task, reply))
 
     def drop_reply(self, scope: str, task: str) -> None:
         """Let go of a reply."""
-        self._put(scope, "DELETE FROM replies WHERE scope = ? AND task = ?", (scope, task))
+        self._put(scope, DELETE_REPLY, (scope, task))
 
     def reply(self, chain: Chain, task: str) -> bytes | None:
         """A committed task's reply, checked against its commit entry; None if it is no longer kept."""
         state = chain.tasks[task]
         if not chain.stores(task):
             return None
-        self._write_out()
         query = "SELECT reply FROM replies WHERE scope = ? AND task = ?"
-        row = self._db.execute(query, (chain.scope, task)).fetchone()
+        unwritten = None if self._unwritten is None else self._unwritten.reply(chain.scope, task)
+        row = self._db.execute(query, (chain.scope, task)).fetchone() if unwritten is None else (unwritten,)
         if row is None:
             imported = self._db.execute("SELECT position FROM imported WHERE scope = ?", (chain.scope,)).fetchone()
             if imported is not None and state.committed is not None and state.committed <= imported[0]:
@@ -353,7 +345,9 @@ class Store:
         """The place of an entry that the chain has."""
         if chain.head is not None and position == chain.head.position:
             return chain.head
-        self._write_out()
+        unwritten = None if self._unwritten is None else self._unwritten.anchor(chain.scope, position)
+        if unwritten is not None:
+            return unwritten
         query = "SELECT hash FROM entries WHERE scope = ? AND position = ?"
         row = self._db.execute(query, (chain.scope, position)).fetchone()
         if row is None or not is_digest(row[0]):
