@@ -81,7 +81,7 @@ def _wait_for_nodes(grid: Grid, plan: Plan) -> list[int]:
     How many clients a natural partition has is in the data, which a server doesn't see: there the least that the plan
     needs are waited for, and then until nobody has joined for a moment. Whoever joins after that is not of the run.
     """
-    known: int | None = getattr(plan.data.partition, "clients", None)
+    known = plan.data.clients
     expected, settled = (plan.federation.min_clients, _SETTLED_POLLS) if known is None else (known, 0)
     deadline = time.monotonic() + _WAIT_SECONDS
     nodes, unchanged = sorted(grid.get_node_ids()), 0

@@ -262,7 +262,7 @@ class Plan(Section):
                 f"data.partition.column = {partition.column!r} is data.person_column too: each client's id would be a "
                 "person's name, told to the server; under privacy allowed: another column, or another kind of partition"
             )
-        clients = getattr(partition, "clients", None)
+        clients = self.data.clients
         if clients is not None:
             nobody = [name for name in privacy.client_budgets if not is_numbered(name, clients)]
             if nobody:  # a budget of nobody's would hold nobody back

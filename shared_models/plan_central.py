@@ -41,7 +41,7 @@ def population_of(plan: Plan) -> int:
         ValueError: nothing in the plan says it, or it says two numbers.
     """
     given = plan.federation.population
-    parts: int | None = getattr(plan.data.partition, "clients", None)
+    parts = plan.data.clients
     if given is None and parts is None:
         raise ValueError(
             "federation.population: give the number of clients there are, which data.partition doesn't tell; with "

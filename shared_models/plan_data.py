@@ -136,6 +136,11 @@ class DataPlan(Section):
             raise ValueError("person_column needs max_rows_per_person, a public bound on a person's records")
         return self
 
+    @property
+    def clients(self) -> int | None:
+        """How many clients the records are spread over; None where the records themselves say it."""
+        return getattr(self.partition, "clients", None)
+
 
 def numbered(clients: int) -> tuple[str, ...]:
     """The ids of so many virtual clients: "0", "1", ... padded with zeros to one length."""

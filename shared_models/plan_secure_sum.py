@@ -86,7 +86,7 @@ def cohort_size(plan: Plan) -> int:
                 f"secure_sum.clients = {given} is not federation.cohort.size = {cohort.size}; remove secure_sum.clients"
             )
         return cohort.size
-    found: int | None = given if given is not None else getattr(plan.data.partition, "clients", None)
+    found = given if given is not None else plan.data.clients
     if found is None:
         raise ValueError(
             "secure_sum.clients: give the number of clients in a cohort, which neither federation.cohort nor "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from simulations.beside import beside
 
 if TYPE_CHECKING:
     from simulations.ray_workers import RayWorkers
@@ -16,22 +17,22 @@ _APP = "client.app:app"
 
 @contextmanager
 def early_workers(
-    *, workers: int = 0, gpus_per_worker: float = 0.0, address: str | None = None
+    *, workers: int = 0, gpus_per_worker: float = 0.0, address: str | None = None, most: int | None = None
 ) -> Iterator[RayWorkers]:
     """Actors for one run, to be given to it by `Settings.actors`; ended with the block, if not before.
 
     Args:
         workers, gpus_per_worker, address: as in `RayOptions`.
+        most: as in `RayWorkers`.
 
     Raises:
         RunError, UsageError: as `RayWorkers`.
     """
-    with ThreadPoolExecutor(1) as beside:
-        importing = beside.submit(import_module, "simulations.run")
-        from simulations.ray_workers import RayOptions, RayWorkers
+    importing = beside(lambda: import_module("simulations.run"))
+    from simulations.ray_workers import RayOptions, RayWorkers
 
-        options = RayOptions(workers=workers, gpus_per_worker=gpus_per_worker, address=address)
-        actors = RayWorkers(options, app=_APP)  # in this thread, for Ray wants to hear of signals
+    options = RayOptions(workers=workers, gpus_per_worker=gpus_per_worker, address=address)
+    actors = RayWorkers(options, app=_APP, most=most)  # in this thread, for Ray wants to hear of signals
     try:
         importing.result()
         yield actors

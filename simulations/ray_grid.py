@@ -22,7 +22,6 @@ from shared_models.faults import Fault
 from shared_models.flower_messages import error_reply, from_buffers
 from simulations.local_grid import LocalGrid
 from simulations.ray_workers import RayError, RayOptions, RayWorkers, ray
-from simulations.shared_data import Shared
 from simulations.worker import DEFAULT_APP
 
 _WORTHWHILE = 0.03  # seconds of work that a batch should hold at least: it costs a few milliseconds itself
@@ -61,7 +60,6 @@ class RayGrid(LocalGrid):
         options: how to use Ray.
         run_id, app, config, log: as in `InlineGrid`; workers on machines without the log's folder use their stderr.
         workers: actors that were started before, with the same options and app; closed with the grid.
-        data: what all actors share; None where each reads the data itself.
 
     Raises:
         RunError: Ray can't be started, or the cluster can't be reached.
@@ -77,11 +75,10 @@ class RayGrid(LocalGrid):
         run_id: int = 1,
         log: Path | None = None,
         workers: RayWorkers | None = None,
-        data: Shared | None = None,
     ) -> None:
         super().__init__(clients, run_id=run_id)
         self._workers = workers or RayWorkers(options or RayOptions(), app=app, most=len(clients))
-        self._workers.begin(run_id=run_id, config=config, log=log, data=data, most=len(clients))
+        self._workers.begin(run_id=run_id, config=config, log=log, most=len(clients))
         self._slots = [_Slot(actor) for actor in self._workers.actors]
         self._pace = 0.0  # seconds that a client took on average, in the last batches
 

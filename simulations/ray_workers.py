@@ -107,6 +107,7 @@ def _actor_class() -> type:
                 for reply, _ in answers:
                     to_buffers(reply)
                 yield answers
+                del answers, reply  # or they would be held while the next clients train
 
         def rest(self) -> None:
             """Puts the ledgers of this process away; the last call."""
@@ -133,6 +134,7 @@ class RayWorkers:
     def __init__(self, options: RayOptions, *, app: str, most: int | None = None) -> None:
         self._owns_ray = _start_ray(options)
         self._ledger: Any = None
+        self._data: Any = None
         self._begun: tuple[Any, ...] | None = None
         self.options = options
         self.app = app
@@ -147,26 +149,41 @@ class RayWorkers:
             self.shut_down()
             raise
 
-    def begin(self, *, run_id: int, config: Mapping[str, str], log: Path | None, data: Any, most: int) -> None:
+    def share(self, data: Any) -> None:
+        """Put records where all actors read them: before `begin`; else each actor reads the data itself.
+
+        Args:
+            data: `simulations.shared_data.Shared`.
+
+        Raises:
+            RunError: there is no room for them.
+        """
+        try:
+            self._data = ray.put(data)
+        except RayError as error:
+            raise RunError(f"Ray can't hold the clients' records: {_first(error)}; or use --engine inline") from error
+
+    def begin(self, *, run_id: int, config: Mapping[str, str], log: Path | None, most: int) -> None:
         """Tell the actors what run they work for, and wait until they stand: before a round's clock starts.
 
         Args:
             run_id, config, log: as in `simulations.worker.Worker`.
-            data: `simulations.shared_data.Shared`, or None: then each actor reads the data itself.
             most: no more actors than this are kept.
 
         Raises:
             RunError: an actor can't start; nothing is left running.
+            UsageError: they have been shut down: actors serve one run.
         """
+        if not self.actors:
+            raise UsageError("these actors have served a run and are gone; start others for the next one")
         for actor in self.actors[most:]:
             ray.kill(actor)
         del self.actors[most:]
-        # Machines of a cluster may share no disk: there the books stay here, and workers ask for them.
-        if "ledger" in config and _spans_machines(self.options):
-            self._ledger = _ledger_actor(config["ledger"])
-        shared = None if data is None else ray.put(data)
-        self._begun = (run_id, dict(config), log, self._ledger, shared)
         try:
+            # Machines of a cluster may share no disk: there the books stay here, and workers ask for them.
+            if "ledger" in config and _spans_machines(self.options):
+                self._ledger = _ledger_actor(config["ledger"])
+            self._begun = (run_id, dict(config), log, self._ledger, self._data)
             ray.get([actor.begin.remote(*self._begun) for actor in self.actors], timeout=_READY_SECONDS)
         except GetTimeoutError:  # an actor that Ray has no processor for would be waited for for ever
             count = len(self.actors)
@@ -201,7 +218,7 @@ class RayWorkers:
             if actor is not None:
                 with suppress(RayError):
                     ray.kill(actor)
-        self.actors, self._ledger = [], None
+        self.actors, self._ledger, self._data, self._begun = [], None, None, None
         if self._owns_ray:
             self._owns_ray = False
             ray.shutdown()
@@ -255,8 +272,13 @@ def _start_ray(options: RayOptions) -> bool:
             )
     except Exception as error:  # a node that isn't there in time is just that to Ray
         where = "on this machine" if options.address is None else f"at {options.address}"
-        raise RunError(f"Ray can't be started {where}: {str(error).splitlines()[0]}; or use --engine inline") from error
+        raise RunError(f"Ray can't be started {where}: {_first(error)}; or use --engine inline") from error
     return True
+
+
+def _first(error: Exception) -> str:
+    """The first line of what Ray has to say."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _workers(options: RayOptions) -> int:

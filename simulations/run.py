@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,13 +32,13 @@ from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
 from shared_models.resolve import resolve
 from simulations.baselines import baselines
+from simulations.beside import beside
 from simulations.inline_grid import InlineGrid
 from simulations.local_grid import LocalGrid
 from simulations.worker import DEFAULT_APP
 
 if TYPE_CHECKING:  # they bring Ray with them
     from simulations.ray_workers import RayWorkers
-    from simulations.shared_data import Shared
 
 Engine = Literal["ray", "inline"]
 _STATES = "clients.json"
@@ -163,13 +162,11 @@ class _Stage:
     Attributes:
         test: the server's data.
         clients: ids, in order.
-        data: what Ray's workers share; None inline.
         workers: Ray's actors; None inline.
     """
 
     test: TestData
     clients: tuple[str, ...]
-    data: Shared | None = None
     workers: RayWorkers | None = None
 
 
@@ -188,19 +185,21 @@ def _stage(plan: Plan, settings: Settings) -> Iterator[_Stage]:
     from simulations.ray_workers import RayOptions, RayWorkers
     from simulations.shared_data import shared_data
 
-    def loaded() -> tuple[TestData, tuple[str, ...], Shared | None]:
-        return *load_data(plan), shared_data(plan)
-
+    if settings.actors is not None and settings.actors.app != settings.app:
+        raise UsageError(f"actors that were started for {settings.actors.app} can't run {settings.app}")
     options = RayOptions(
         workers=settings.workers, gpus_per_worker=settings.gpus_per_worker, address=settings.ray_address
     )
-    with ThreadPoolExecutor(1) as beside:
-        loading = beside.submit(loaded)
-        # In this thread, for Ray wants to hear of signals.
-        workers = settings.actors or RayWorkers(options, app=settings.app)
+    loading = beside(lambda: (*load_data(plan), shared_data(plan)))
+    # In this thread, for Ray wants to hear of signals.
+    workers = settings.actors or RayWorkers(options, app=settings.app, most=plan.data.clients)
     try:
         test, clients, data = loading.result()
-        yield _Stage(test=test, clients=clients, data=data, workers=workers)
+        del loading
+        if data is not None:
+            workers.share(data)
+            del data  # it lies in Ray's store now
+        yield _Stage(test=test, clients=clients, workers=workers)
     finally:
         workers.shut_down()
 
@@ -272,7 +271,7 @@ def _grid(settings: Settings, stage: _Stage, plan: Plan, folder: RunFolder) -> L
         return InlineGrid(stage.clients, config=config, app=settings.app, log=log)
     from simulations.ray_grid import RayGrid
 
-    return RayGrid(stage.clients, config=config, app=settings.app, log=log, workers=stage.workers, data=stage.data)
+    return RayGrid(stage.clients, config=config, app=settings.app, log=log, workers=stage.workers)
 
 
 def _context(grid: LocalGrid) -> Context:

@@ -74,7 +74,8 @@ class Records:
     ) -> Records:
         """Records that were looked through before: they are not again."""
         found = object.__new__(cls)
-        values = {"x": _in_rows(x), "y": y, "groups": MappingProxyType(dict(groups or {})), "people": people, "rows": rows}
+        x = _in_rows(x)
+        values = {"x": x, "y": y, "groups": MappingProxyType(dict(groups or {})), "people": people, "rows": rows}
         for name, value in values.items():
             object.__setattr__(found, name, value)
         return found

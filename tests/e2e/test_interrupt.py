@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.conftest import Veil, environment, veil_command
@@ -43,6 +47,62 @@ def test_an_interrupted_run_keeps_its_checkpoint(tmp_path: Path, veil: Veil, eng
 
 def _hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LOADING = """
+import os
+
+from simulations import run
+from simulations.scenarios import find_plan
+
+
+def load(plan):
+    with open("told", "w") as told:  # waits for whoever is to hear it
+        told.write("loading")
+    with open("never") as never:  # waits for ever
+        never.read()
+
+
+run.load_data = load
+os.mkfifo("never")
+run.start_run(find_plan("digits"), None, run.Settings(engine="ray", workers=1))
+"""
+
+
+@pytest.mark.ray
+def test_an_interrupt_while_data_is_loaded_ends_ray_and_waits_for_nobody(tmp_path: Path) -> None:
+    (tmp_path / "loading.py").write_text(LOADING)
+    os.mkfifo(tmp_path / "told")
+    with subprocess.Popen(
+        [sys.executable, "loading.py"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_hear_ctrl_c,  # noqa: PLW1509 - the test has no threads
+    ) as process:
+        try:
+            assert (tmp_path / "told").read_text() == "loading"
+            started = of_ray(process)
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert stderr.endswith("KeyboardInterrupt\n")
+    assert psutil.wait_procs(started, timeout=60)[1] == []
+    assert not (tmp_path / "runs").exists()
+
+
+def of_ray(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Ray's processes under another one, once an actor is among them."""
+    while process.poll() is None:
+        found = psutil.Process(process.pid).children(recursive=True)
+        for one in found:
+            with suppress(psutil.Error):  # it has just ended
+                if one.name().startswith("ray::Client"):
+                    return found
+        os.sched_yield()
+    raise AssertionError("it ended before Ray had begun")
 
 
 def test_a_reader_that_leaves_ends_the_run_without_a_word_and_it_can_be_resumed(tmp_path: Path, veil: Veil) -> None:

@@ -19,14 +19,14 @@ SECRET = "patient 4711 has the disease"
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Client 1 raises, 2 sends wrong shapes, 3 wrong names, 4 NaN, 5 a field too many, 6 dies always, 0 dies once."""
+    """Client 1 raises, 2 sends wrong shapes, 3 wrong names, 4 NaN, 5 a field too many, 6 dies always, 7 dies once."""
     client = str(context.node_config["client-id"])
     if client == "1":
         raise RuntimeError(SECRET)
     if client == "6":
         os._exit(1)
     marker = Path(os.environ.get("VEIL_TEST_MARKER", "/nonexistent/marker"))
-    if client == "0" and marker.parent.is_dir() and not marker.exists():
+    if client == "7" and marker.parent.is_dir() and not marker.exists():
         marker.touch()
         os._exit(1)
     reply = good.train(message, context)

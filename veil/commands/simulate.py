@@ -43,7 +43,8 @@ def simulate(
     if resume is not None and (plan is not None or overrides or out is not None or repeat > 1):
         raise UsageError("--resume goes on with the plan in the run's folder; give no PLAN, --set, --out or --repeat")
     found = None if resume is not None else find_plan(plan or "digits", overrides or ())
-    with _actors(engine, repeat, workers, gpus_per_worker, ray_address) as actors:
+    most = None if found is None else found.data.clients
+    with _actors(engine, repeat, workers, gpus_per_worker, ray_address, most) as actors:
         from simulations.run import Settings, new_folder, resume_run, start_run
         from veil.commands.console import Console
 
@@ -77,14 +78,14 @@ def simulate(
 
 
 def _actors(
-    engine: EngineName, repeat: int, workers: int, gpus_per_worker: float, address: str | None
+    engine: EngineName, repeat: int, workers: int, gpus_per_worker: float, address: str | None, most: int | None
 ) -> AbstractContextManager[RayWorkers | None]:
     """Ray's actors, on their way while the rest is imported; None where the run has none, or several runs follow."""
     if engine is EngineName.inline or repeat > 1:
         return nullcontext()
     from simulations.early_ray import early_workers
 
-    return early_workers(workers=workers, gpus_per_worker=gpus_per_worker, address=address)
+    return early_workers(workers=workers, gpus_per_worker=gpus_per_worker, address=address, most=most)
 
 
 def _exit_code(outcome: Outcome | None, folder: RunFolder) -> int:
