@@ -14,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 
 from client.asking import check_plan, known_entry, request_and_model, run_and_round
+from client.company_trainer import train_in_company
 from client.contribution import contribution
 from client.egress import check_query
 from client.entrusted import entrusted_joint, entrusted_update
@@ -23,7 +24,7 @@ from client.guard import Guard, Request
 from client.noise import noise_of
 from client.policy import RefusedError
 from client.site import Site, SiteDataError, registered_site, site_of
-from client.trainer import torch_threads, train_plain
+from client.trainer import torch_threads
 from client.workplace import Workplace, workplace
 from privacy.ledger import LedgerError
 from security.secure_sum.aborts import SecureSumError
@@ -195,7 +196,14 @@ def _train(
         if TRAIN_LOSS in guard.unprotected:
             metrics[TRAIN_LOSS] = mean_loss(place.model, start, records, batch_size=plan.evaluation.batch_size)
     else:
-        change, loss = train_plain(place.model, start, records, plan, round_number=round_number, client=site.client)
+        change, loss = train_in_company(
+            place.model,
+            start,
+            lambda client: records if client == site.client else place.records(client),
+            plan,
+            round_number=round_number,
+            client=site.client,
+        )
         weight = len(records) if plan.weighting == "examples" else 1
         metrics = MetricRecord({WEIGHT: weight, TRAIN_LOSS: loss})
     arrays = feedback.encode(change, seed=derive_seed(plan.seed, "wire", round_number, site.client))

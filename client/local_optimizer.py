@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
@@ -30,7 +30,7 @@ class LocalOptimizer:
         learning_rate: of the round.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], training: TrainingPlan, learning_rate: float) -> None:
+    def __init__(self, parameters: Sequence[Tensor], training: TrainingPlan, learning_rate: float) -> None:
         self._parameters = tuple(parameters)
         self._rule: _Rule = (
             _Momentum(training, learning_rate) if training.optimizer == "sgd" else _Moments(training, learning_rate)

@@ -86,7 +86,7 @@ def train_plain(
     optimizer = LocalOptimizer(tuple(trained.values()), plan.training, learning_rate(plan, round_number))
     total, seen = 0.0, 0
     with seeded(derive_seed(plan.seed, "dropout", round_number, client), device):
-        for batch in _shuffled_batches(len(records), plan, derive_seed(plan.seed, "batches", round_number, client)):
+        for batch in batches_of(len(records), plan, round_number=round_number, client=client):
             optimizer.zero_grad()
             for part in parts_of(batch, plan):
                 x, y = records.x[part].to(device), records.y[part].to(device)
@@ -98,12 +98,12 @@ def train_plain(
     return change_since(trained, start), total / seen
 
 
-def _shuffled_batches(n: int, plan: Plan, seed: int) -> Iterator[Tensor]:
+def batches_of(n: int, plan: Plan, *, round_number: int, client: str) -> Iterator[Tensor]:
     """Index batches of the plan's size: as many steps or passes as it asks, each pass in a new order."""
     size = min(plan.training.expected_batch_size, n)
     per_pass = math.ceil(n / size)
     steps = per_pass * plan.training.epochs if plan.training.epochs is not None else plan.training.local_steps
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(derive_seed(plan.seed, "batches", round_number, client))
     order = np.empty(0, dtype=np.int64)
     for step in range(steps):
         place = step % per_pass

@@ -18,7 +18,7 @@ class InlineGrid(LocalGrid):
 
     Args:
         clients: stable ids, in order.
-        run_id: as in `LocalGrid`.
+        run_id, together: as in `LocalGrid`.
         app, config, log: as in `Worker`.
 
     Raises:
@@ -33,8 +33,9 @@ class InlineGrid(LocalGrid):
         app: str = DEFAULT_APP,
         run_id: int = 1,
         log: Path | None = None,
+        together: int = 1,
     ) -> None:
-        super().__init__(clients, run_id=run_id)
+        super().__init__(clients, run_id=run_id, together=together)
         self._books = None
         if "ledger" in config:  # opened anew for each run: this process may have played another one in its place
             self._books = Books.of_simulation(Path(config["ledger"]))
@@ -43,9 +44,12 @@ class InlineGrid(LocalGrid):
 
     def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        asked = [(one.metadata, one.content, self._clients[one.metadata.dst_node_id]) for one in messages]
-        told = ((head, content, client, self._states[client]) for head, content, client in asked)
-        clients = (client for _, _, client in asked)
+        asked = [(one.metadata, one.content, one.metadata.dst_node_id) for one in messages]
+        told = (
+            (head, content, self._clients[node], self._states[self._clients[node]], self._companies[node])
+            for head, content, node in asked
+        )
+        clients = (self._clients[node] for _, _, node in asked)
         for answers in self._worker.answer(told, deadline=deadline):
             while answers:
                 reply, self._states[next(clients)] = answers.pop(0)

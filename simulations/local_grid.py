@@ -18,14 +18,17 @@ class LocalGrid(Grid):
     Args:
         clients: stable ids, in order; node numbers are given here and mean nothing outside.
         run_id: of the run.
+        together: how many clients may train together (`client.company_trainer`).
     """
 
-    def __init__(self, clients: Sequence[str], *, run_id: int = 1) -> None:
+    def __init__(self, clients: Sequence[str], *, run_id: int = 1, together: int = 1) -> None:
         act_as_server(run_id)
         self.run_id = run_id
+        self._together = together
         self._nodes = {client: number for number, client in enumerate(clients, start=1)}
         self._clients = {number: client for client, number in self._nodes.items()}
         self._states = {client: RecordDict() for client in clients}
+        self._companies: dict[int, tuple[str, ...]] = {}  # of each node that is asked
         self._run = Run.create_empty(run_id)
         self._waiting: dict[str, Message] = {}
 
@@ -41,11 +44,20 @@ class LocalGrid(Grid):
         marked = list(messages)
         for message in marked:
             give_id(message)
+        self._keep_company(marked)
         return self._deliver(marked, timeout)
 
     @abstractmethod
     def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:
-        """Deliver messages that have ids, keep each client's new state, yield replies as they arrive."""
+        """Deliver messages that have ids, and tell who keeps whom company; keep each client's new state; yield replies
+        as they arrive."""
+
+    def _keep_company(self, messages: Sequence[Message]) -> None:
+        """Say who may train together: so many clients as they are asked, whenever and wherever each is at work."""
+        nodes = [message.metadata.dst_node_id for message in messages]
+        for first in range(0, len(nodes), self._together):
+            company = tuple(self._clients[node] for node in nodes[first : first + self._together])
+            self._companies.update(dict.fromkeys(nodes[first : first + self._together], company))
 
     @abstractmethod
     def close(self) -> None:
@@ -96,6 +108,7 @@ class LocalGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Deliver queued messages and return all their replies."""
         messages = [self._waiting.pop(message_id) for message_id in message_ids if message_id in self._waiting]
+        self._keep_company(messages)
         return list(self._deliver(messages, None))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:

@@ -37,6 +37,7 @@ class _Task:
     content: RecordDict  # all of it but the arrays, whose places are kept
     client: str
     state: RecordDict
+    company: tuple[str, ...]  # who may train together with it
     retried: bool = False
 
 
@@ -58,7 +59,8 @@ class RayGrid(LocalGrid):
     Args:
         clients: stable ids, in order.
         options: how to use Ray.
-        run_id, app, config, log: as in `InlineGrid`; workers on machines without the log's folder use their stderr.
+        run_id, app, config, log, together: as in `InlineGrid`; workers on machines without the log's folder use their
+            stderr.
         workers: actors that were started before, with the same options and app; closed with the grid.
 
     Raises:
@@ -75,8 +77,9 @@ class RayGrid(LocalGrid):
         run_id: int = 1,
         log: Path | None = None,
         workers: RayWorkers | None = None,
+        together: int = 1,
     ) -> None:
-        super().__init__(clients, run_id=run_id)
+        super().__init__(clients, run_id=run_id, together=together)
         self._workers = workers or RayWorkers(options or RayOptions(), app=app, most=len(clients))
         self._workers.begin(run_id=run_id, config=config, log=log, most=len(clients))
         self._slots = [_Slot(actor) for actor in self._workers.actors]
@@ -119,20 +122,23 @@ class RayGrid(LocalGrid):
                     stored[key] = ray.put(arrays)
                 rest = RecordDict({name: _PLACE if name in arrays else record for name, record in content.items()})
                 parts[id(content)] = stored[key], rest
-            client = self._clients[message.metadata.dst_node_id]
-            yield _Task(message.metadata, *parts[id(content)], client, self._states[client])
+            node = message.metadata.dst_node_id
+            client = self._clients[node]
+            yield _Task(message.metadata, *parts[id(content)], client, self._states[client], self._companies[node])
 
     def _give(self, slot: _Slot, waiting: deque[_Task]) -> None:
         """Give an idle actor its next batch: half of its fair share of what is left, so the end is even; but no less
-        than is worth the while."""
+        than is worth the while, and no part of a company: another actor would train all of it again."""
         fair = max(1, len(waiting) // (2 * len(self._slots)))
         size = 1 if waiting[0].retried else max(fair, int(_WORTHWHILE / self._pace) if self._pace else 1)
         batch = [waiting.popleft()]
-        while waiting and len(batch) < size and waiting[0].arrays is batch[0].arrays and not waiting[0].retried:
+        while waiting and not batch[0].retried and waiting[0].arrays is batch[0].arrays and not waiting[0].retried:
+            if len(batch) >= size and waiting[0].company is not batch[-1].company:
+                break
             batch.append(waiting.popleft())
         slot.queue, slot.size, slot.begun = deque(batch), len(batch), time.monotonic()
         slot.replies = slot.actor.work.options(num_returns="streaming").remote(
-            batch[0].arrays, [(task.metadata, task.content, task.client, task.state) for task in batch]
+            batch[0].arrays, [(task.metadata, task.content, task.client, task.state, task.company) for task in batch]
         )
 
     def _next(self, slot: _Slot, waiting: deque[_Task]) -> list[Message]:

@@ -96,11 +96,11 @@ def _actor_class() -> type:
             """Answer a batch of messages with the same arrays: lists of replies and new states, in order."""
             wholes: dict[int, Any] = {}  # one content may be many clients'
             asked = []
-            for metadata, content, client, state in batch:
+            for metadata, content, client, state, company in batch:
                 if id(content) not in wholes:
                     records = {name: arrays.get(name, record) for name, record in content.items()}
                     wholes[id(content)] = type(content)(records)
-                asked.append((metadata, wholes[id(content)], client, state))
+                asked.append((metadata, wholes[id(content)], client, state, company))
             from shared_models.flower_messages import to_buffers
 
             for answers in self._worker.answer(asked):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from flwr.app import Context, RecordDict
 
 from client.books import Books, create_simulated
+from client.company_trainer import company_size
 from client.datasets.features import as_seen, seen_parts, seen_records
 from client.datasets.partition import test_records
 from client.datasets.registry import load
@@ -30,6 +31,7 @@ from server.run_folder import RunFolder
 from server.strategies import make_strategy
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
+from shared_models.registry import build_for
 from shared_models.resolve import resolve
 from simulations.baselines import baselines
 from simulations.beside import beside
@@ -267,11 +269,12 @@ def virtual_identities(plan: Plan, ledger: Path, clients: Iterable[str]) -> dict
 def _grid(settings: Settings, stage: _Stage, plan: Plan, folder: RunFolder) -> LocalGrid:
     # A worker may have another working folder.
     config, log = {"plan": write_plan(plan), "ledger": str(folder.ledger.resolve())}, folder.client_log.resolve()
+    together = company_size(plan, build_for(plan))
     if stage.workers is None:
-        return InlineGrid(stage.clients, config=config, app=settings.app, log=log)
+        return InlineGrid(stage.clients, config=config, app=settings.app, log=log, together=together)
     from simulations.ray_grid import RayGrid
 
-    return RayGrid(stage.clients, config=config, app=settings.app, log=log, workers=stage.workers)
+    return RayGrid(stage.clients, config=config, app=settings.app, log=log, workers=stage.workers, together=together)
 
 
 def _context(grid: LocalGrid) -> Context:

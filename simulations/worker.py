@@ -16,14 +16,15 @@ from flwr.app.metadata import Metadata
 from flwr.clientapp import ClientApp
 
 from client.books import books
+from client.company_trainer import in_company
 from privacy.ledger import Ledger, LedgerError
 from shared_models.faults import Fault
 from shared_models.flower_messages import client_context, copied, error_reply, rebuild
 
 DEFAULT_APP = "client.app:app"
 
-Asked = tuple[Metadata, RecordDict, str, RecordDict]
-"""A message to one client: its head, its content, the client's id and state."""
+Asked = tuple[Metadata, RecordDict, str, RecordDict, tuple[str, ...]]
+"""A message to one client: its head, its content, the client's id, its state, and who keeps it company."""
 
 Answered = tuple[Message, RecordDict]
 """A client's reply and new state."""
@@ -78,7 +79,7 @@ class Worker:
             except LedgerError as error:
                 with _logging_to(self._log, f"{len(together)} clients"):
                     _log.warning("their entries can't be written: %s", error)
-                answers = [(error_reply(head, Fault.CLIENT_FAILED), state) for head, _, _, state in together]
+                answers = [(error_reply(head, Fault.CLIENT_FAILED), state) for head, _, _, state, _ in together]
             if not answers:
                 return
             yield answers
@@ -93,8 +94,19 @@ class Worker:
         with found.deferred() if found is not None and isinstance(found.ledger, Ledger) else nullcontext():
             yield
 
-    def handle(self, metadata: Metadata, content: RecordDict, client: str, state: RecordDict) -> Answered:
+    def handle(
+        self,
+        metadata: Metadata,
+        content: RecordDict,
+        client: str,
+        state: RecordDict,
+        company: tuple[str, ...] = (),
+    ) -> Answered:
         """Answer one message as one client; its entries are in the ledger's file at once, but inside of `answer`.
+
+        Args:
+            metadata, content, client, state: what is asked of whom.
+            company: clients that it may train together with (`client.company_trainer`).
 
         Returns:
             The reply, and the client's new state.
@@ -106,7 +118,7 @@ class Worker:
             config=self._config,
             state=copied(state),
         )
-        with _logging_to(self._log, f"round {metadata.group_id or '-'}  client {client}"):
+        with _logging_to(self._log, f"round {metadata.group_id or '-'}  client {client}"), in_company(company):
             try:
                 reply = self._app(rebuild(metadata, content), context)
             except Exception as error:  # an app that isn't Veil's: its error's text must not travel (rule 5)

@@ -14,8 +14,8 @@ from shared_models.protocol import CONFIG, ROUND
 
 app = ClientApp()
 
-FIRST = "0"
-"""The client that begins a round, and is not to be the first to end it."""
+FIRST = 0
+"""Number of the client that begins a round, and is not to be the first to end it."""
 
 _DAWDLE = 0.03  # seconds at most; nothing waits for it
 
@@ -41,7 +41,7 @@ def train(message: Message, context: Context) -> Message:
     number, client = int(str(message.content.config_records[CONFIG][ROUND])), str(context.node_config["client-id"])
     pipe = pipe_of(folder, number)
     time.sleep(_DAWDLE * random.Random(f"{number} {client}").random())
-    if client == FIRST and pipe.is_fifo():
+    if int(client) == FIRST and pipe.is_fifo():
         with pipe.open("rb", buffering=0) as done:
             done.read(1)
     reply = good.train(message, context)

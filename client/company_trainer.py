@@ -1,0 +1,198 @@
+"""Plain training of several virtual clients at once, for small models of linear layers.
+
+Calling torch for a handful of numbers costs more than computing with them. So clients of a simulation that are asked
+in the same breath, their *company*, take their steps together: as one batched product where each had its own. Who
+keeps whom company follows from the plan and the order in which a cohort is asked, never from processes: on every grid
+of ours a client's update is the same to the last bit. To that of a client that trains alone it is equal up to rounding.
+
+A company's first client trains all of it, before the guard has admitted the others; what a client has trained leaves
+only in a reply of its own, which its guard admits and releases. So this is for simulations without privacy alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from client.datasets.records import Records
+from client.local_optimizer import LocalOptimizer
+from client.trainer import batches_of, train_plain, trained_parameters
+from shared_models.parameters import Parameters, set_parameters
+from shared_models.plan import Plan
+from shared_models.schedule import learning_rate
+
+COMPANY: Final = 10
+"""Clients that train together at most. With more the largest part of the gain is there already, and processes would
+have less even shares."""
+
+_MOST_PARAMETERS: Final = 100_000
+_TOGETHER: Final = (nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh)
+"""Layers that treat each client of a company as if it were alone: without chance, and without a memory of batches."""
+
+Trained = tuple[Parameters, float]
+"""A client's change of the parameters, and its mean loss, as of `train_plain`."""
+
+
+def company_size(plan: Plan, model: nn.Module) -> int:
+    """How many clients of a plan train together: a matter of the plan, for models follow from it.
+
+    One where it would not be quicker, or where something else would be computed: with privacy, chance in the layers,
+    in parts of a batch, or in another precision.
+    """
+    training = plan.training
+    leaves = [module for module in model.modules() if not list(module.children())]
+    fits = (
+        not plan.is_private
+        and training.precision == "float32"
+        and training.max_physical_batch is None
+        and all(p.requires_grad for p in model.parameters())
+        and not list(model.buffers())
+        and all(type(leaf) in _TOGETHER for leaf in leaves)
+        and sum(p.numel() for p in model.parameters()) <= _MOST_PARAMETERS
+    )
+    return COMPANY if fits else 1
+
+
+def train_company(
+    model: nn.Module, start: Parameters, company: Mapping[str, Records], plan: Plan, *, round_number: int
+) -> dict[str, Trained]:
+    """Train clients of a plan that `company_size` has let train together.
+
+    Args:
+        model: the plan's network; its parameters are overwritten.
+        start: the shared model.
+        company: each client's records, by its id; their order counts. Who has none is left out.
+        plan: the resolved plan.
+        round_number: from 1.
+
+    Returns:
+        What `train_plain` would, up to rounding. Clients whose batches have other lengths train apart.
+    """
+    alike: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    batches: dict[str, list[Tensor]] = {}
+    for client, records in company.items():
+        if len(records) > 0:
+            batches[client] = list(batches_of(len(records), plan, round_number=round_number, client=client))
+            alike[tuple(len(batch) for batch in batches[client])].append(client)
+    found: dict[str, Trained] = {}
+    for clients in alike.values():
+        if len(clients) == 1:
+            (one,) = clients
+            found[one] = train_plain(model, start, company[one], plan, round_number=round_number, client=one)
+        else:
+            members = [(company[client], batches[client]) for client in clients]
+            found |= zip(clients, _train_alike(model, start, members, plan, round_number), strict=True)
+    return found
+
+
+def _train_alike(
+    model: nn.Module,
+    start: Parameters,
+    members: Sequence[tuple[Records, Sequence[Tensor]]],
+    plan: Plan,
+    round_number: int,
+) -> list[Trained]:
+    """Clients with batches of equal lengths, step by step: each parameter with a first dimension of clients."""
+    set_parameters(model, start)
+    model.train()
+    trained = {name: p.detach().expand(len(members), *p.shape).clone() for name, p in trained_parameters(model).items()}
+    # The optimiser's arithmetic is value by value: it sees no clients.
+    optimizer = LocalOptimizer(tuple(trained.values()), plan.training, learning_rate(plan, round_number))
+
+    def loss(parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = torch.func.functional_call(model, dict(parameters), (x,))
+        total = nn.functional.cross_entropy(logits, y, reduction="sum")
+        return total / len(y), total
+
+    step: Callable[..., tuple[dict[str, Tensor], Tensor]] = torch.func.vmap(torch.func.grad(loss, has_aux=True))
+    totals, seen = torch.zeros(len(members), dtype=torch.float64), 0
+    for batch in zip(*(batches for _, batches in members), strict=True):
+        x = torch.stack([records.x[rows] for (records, _), rows in zip(members, batch, strict=True)])
+        y = torch.stack([records.y[rows] for (records, _), rows in zip(members, batch, strict=True)])
+        gradients, sums = step(trained, x, y)
+        for name, p in trained.items():
+            p.grad = gradients[name]
+        optimizer.step()
+        totals += sums
+        seen += len(batch[0])
+    changes = {name: p.numpy() - start[name] for name, p in trained.items()}
+    return [
+        ({name: np.ascontiguousarray(change[number]) for name, change in changes.items()}, float(totals[number]) / seen)
+        for number in range(len(members))
+    ]
+
+
+@dataclass(frozen=True)
+class _Last:
+    """What a company trained last in this process."""
+
+    plan: Plan
+    round_number: int
+    clients: tuple[str, ...]
+    start: tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], ...]
+    trained: dict[str, Trained]
+
+
+@dataclass
+class _Process:
+    """What this process is at."""
+
+    company: tuple[str, ...] = ()
+    last: _Last | None = None
+
+
+_here = _Process()
+
+
+@contextmanager
+def in_company(clients: tuple[str, ...]) -> Iterator[None]:
+    """Inside, this process works for one of these clients, whose plan lets them train together. In a simulation."""
+    before, _here.company = _here.company, clients
+    try:
+        yield
+    finally:
+        _here.company = before
+
+
+def train_in_company(
+    model: nn.Module,
+    start: Parameters,
+    records_of: Callable[[str], Records],
+    plan: Plan,
+    *,
+    round_number: int,
+    client: str,
+) -> Trained:
+    """As `train_plain`, for a client by itself or in the company that this process works for.
+
+    Args:
+        records_of: gives each client's records.
+        model, start, plan, round_number, client: as of `train_plain`.
+
+    Raises:
+        ValueError: the client has no records.
+    """
+    company = _here.company
+    if client not in company or len(company) == 1 or next(model.parameters()).device.type != "cpu":
+        return train_plain(model, start, records_of(client), plan, round_number=round_number, client=client)
+    values = tuple(start.values())
+    last = _here.last
+    if (
+        last is None
+        or (last.plan, last.round_number, last.clients) != (plan, round_number, company)
+        or any(one is not other for one, other in zip(last.start, values, strict=True))
+        or client not in last.trained
+    ):
+        members = {one: records_of(one) for one in company}
+        trained = train_company(model, start, members, plan, round_number=round_number)
+        last = _here.last = _Last(plan, round_number, company, values, trained)
+    if client not in last.trained:
+        raise ValueError("a client without records can't train")
+    return last.trained.pop(client)
