@@ -1,7 +1,7 @@
 """Checkpoints: after each round, all that is needed to go on as if nothing had happened.
 
 A checkpoint is a folder that appears whole, by a rename, or not at all. The last two are kept, so that a damaged one
-costs a round, not the run.
+costs a round, not the run; and the last one that has waited for the disk, which a loss of power leaves whole.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _KEPT = 2
 _NAME = re.compile(r"round-(\d+)(?:\.(\d+))?")
 _HEAD = "state.json"
 _HEAD_DIGEST = "state.sha256"
+_SYNCED = "synced"  # an empty file in a checkpoint that has waited for the disk
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,13 @@ class Checkpoint:
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint and drop the older ones but one.
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, durable: bool = True) -> None:
+    """Write a checkpoint and drop older ones.
+
+    Args:
+        folder: of the run's checkpoints.
+        checkpoint: to be written.
+        durable: whether it waits for the disk; if not, a loss of power may damage it (a killed process doesn't).
 
     Raises:
         RunError: it can't be written; the earlier checkpoints stay.
@@ -58,11 +64,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        write_parameters(temporary / "model.safetensors", checkpoint.parameters)
+        write_parameters(temporary / "model.safetensors", checkpoint.parameters, durable=durable)
         if checkpoint.strategy is not None:
-            write_arrays(temporary / "strategy.safetensors", checkpoint.strategy)
+            write_arrays(temporary / "strategy.safetensors", checkpoint.strategy, durable=durable)
         for attachment, data in checkpoint.attachments.items():
-            write_atomically(temporary / attachment, data)
+            write_atomically(temporary / attachment, data, durable=durable)
         head = {
             "version": 1,
             "plan_digest": checkpoint.plan_digest,
@@ -70,12 +76,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             "files": {path.name: _digest_of(path) for path in sorted(temporary.iterdir())},
         }
         text = json.dumps(head, sort_keys=True).encode()
-        write_atomically(temporary / _HEAD, text)
-        write_atomically(temporary / _HEAD_DIGEST, _digest(text).encode())
+        write_atomically(temporary / _HEAD, text, durable=durable)
+        write_atomically(temporary / _HEAD_DIGEST, _digest(text).encode(), durable=durable)
+        if durable:
+            write_atomically(temporary / _SYNCED, b"")
         final = _free_name(folder, checkpoint.state.round)
         temporary.rename(final)
-        sync_folder(folder)
-        for old in _rounds(folder)[:-_KEPT]:
+        if durable:
+            sync_folder(folder)
+        for old in _dispensable(_rounds(folder)):
             shutil.rmtree(old, ignore_errors=True)  # the disk is fuller for it, nothing else
     except OSError as error:
         raise RunError(
@@ -83,6 +92,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # there only if something went wrong
+
+
+def _dispensable(rounds: list[Path]) -> list[Path]:
+    """All but the newest, and the newest of those that are on the disk."""
+    synced = [path for path in rounds if (path / _SYNCED).is_file()]
+    return [path for path in rounds[:-_KEPT] if path not in synced[-1:]]
 
 
 def load_checkpoint(folder: Path, plan_digest: str) -> Checkpoint | None:

@@ -45,6 +45,7 @@ from shared_models.plan_central import is_central
 from shared_models.plan_correlated import banded_noise, is_correlated
 
 _NOBODY = "nobody else was asked"
+_SYNC_SECONDS = 5.0  # of a simulation's rounds that a loss of power may undo; a killed process loses none
 _MOST_GIVEN_UP = 2  # rounds without a sum, one after the other, that end a run
 
 Stopped = Literal["target", "plateau", "budget", "failed"]
@@ -101,6 +102,7 @@ class Federation:
     identities: Mapping[str, str] = field(default_factory=dict)
     simulated: bool = False
     _left_out: set[str] = field(default_factory=set, init=False)
+    _synced: float = field(default=-math.inf, init=False)  # when a checkpoint last waited for the disk
 
     def run(self) -> Outcome:
         """Play the plan's rounds.
@@ -178,8 +180,9 @@ class Federation:
             evaluation, sent = self._evaluate(number, parameters, state, asked)
             stopped = state.progress.stop(plan.evaluation) if evaluation is not None else None
             record = self._record(number, cohort, played, evaluation, sent, time.monotonic() - begin, state)
-            self.folder.append_metrics(asdict(record))
-            self._checkpoint(parameters, state, strategy.memory())
+            durable = not self.simulated or time.monotonic() - self._synced >= _SYNC_SECONDS
+            self.folder.append_metrics(asdict(record), durable=durable)
+            self._checkpoint(parameters, state, strategy.memory(), durable=durable)
             self.folder.keep_best(state.progress.best_round)
             self.observer.round_done(record)
             if stopped is None and state.given_up >= _MOST_GIVEN_UP:
@@ -444,7 +447,9 @@ class Federation:
         largest = max([0.0, *spent, *(tally.reported for tally in state.clients.values())])
         return largest if math.isfinite(largest) else None
 
-    def _checkpoint(self, parameters: Parameters, state: RunState, memory: State | None) -> None:
+    def _checkpoint(
+        self, parameters: Parameters, state: RunState, memory: State | None, *, durable: bool = True
+    ) -> None:
         save_checkpoint(
             self.folder.checkpoints,
             Checkpoint(
@@ -454,7 +459,10 @@ class Federation:
                 strategy=memory,
                 attachments=self.attachments(),
             ),
+            durable=durable,
         )
+        if durable:
+            self._synced = time.monotonic()
 
     def _restore(self, strategy: ServerStrategy, checkpoint: Checkpoint) -> None:
         if strategy.adapter is None or checkpoint.strategy is None:

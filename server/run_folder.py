@@ -151,13 +151,14 @@ class RunFolder:
             raise UsageError(f"{self.path}: no run here (plan.toml is missing)")
         return read_plan(self.plan)
 
-    def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl and bring it to the disk."""
+    def append_metrics(self, line: Mapping[str, Any], *, durable: bool = True) -> None:
+        """Add one line to metrics.jsonl; if `durable`, bring it and all before it to the disk."""
         try:
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
         except OSError as error:
             raise _unwritable(self.metrics, error) from error
 
@@ -240,18 +241,18 @@ class RunFolder:
         return found
 
 
-def write_parameters(path: Path, parameters: Parameters) -> None:
-    """Write a model as safetensors, atomically and without a copy of it.
+def write_parameters(path: Path, parameters: Parameters, *, durable: bool = True) -> None:
+    """Write a model as safetensors, atomically and without a copy of it; `durable` as of `write_atomically`.
 
     Raises:
         RunError: it can't be written; the old content stays.
     """
-    write_arrays(path, parameters)
+    write_arrays(path, parameters, durable=durable)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], *, durable: bool = True) -> None:
     """As `write_parameters`, for arrays of any type."""
-    with _appearing(path, 0o666) as temporary:
+    with _appearing(path, 0o666, durable=durable) as temporary:
         mode = temporary.stat().st_mode
         try:
             save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, temporary)

@@ -1,4 +1,7 @@
-"""How the suite is spread over two processes: a file stays together, and what starts engines of its own takes turns."""
+"""How the suite is spread over two processes: a file stays together, and what starts engines of its own takes turns.
+
+So do tests that start a server and its sites; but those keep to themselves well enough beside an engine.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,10 @@ _PROCESSES = (_HERE / "e2e", _HERE / "proofs")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests; two clusters that start at once on a small machine would time each other out."""
     for item in items:
-        heavy = item.get_closest_marker("ray") or item.get_closest_marker("flower")
-        alone = heavy is not None or any(folder in item.path.parents for folder in _PROCESSES)
-        item.add_marker(pytest.mark.xdist_group("engines" if alone else str(item.path)))
+        if item.get_closest_marker("ray") or item.get_closest_marker("flower"):
+            group = "engines"
+        elif any(folder in item.path.parents for folder in _PROCESSES):
+            group = "processes"
+        else:
+            group = str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -41,7 +41,7 @@ def test_an_interrupted_run_keeps_its_checkpoint(tmp_path: Path, veil: Veil, eng
         stderr = process.stderr.read()
     assert process.returncode == 130
     assert stderr.strip() == "interrupted; go on with: veil simulate --resume run"
-    assert len(list((tmp_path / "run" / "checkpoints").glob("round-*"))) == 2
+    assert len(list((tmp_path / "run" / "checkpoints").glob("round-*"))) in (2, 3)
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
@@ -107,7 +107,7 @@ def of_ray(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def test_a_reader_that_leaves_ends_the_run_without_a_word_and_it_can_be_resumed(tmp_path: Path, veil: Veil) -> None:
     """As `veil simulate ... | head -1` does."""
-    plan = (*SMALL[:-2], "--set", "federation.rounds=40", "--set", "training.steps=1", "--engine", "inline")
+    plan = (*SMALL[:-2], "--set", "federation.rounds=12", "--set", "training.steps=1", "--engine", "inline")
     with subprocess.Popen(
         veil_command(["simulate", *plan, "--out", "run"]),
         cwd=tmp_path,
@@ -126,7 +126,7 @@ def test_a_reader_that_leaves_ends_the_run_without_a_word_and_it_can_be_resumed(
     assert any((tmp_path / "run" / "checkpoints").iterdir())
     resumed = veil("simulate", "--resume", "run", "--engine", "inline")
     assert resumed.returncode == 0, resumed.stderr
-    assert "done: all 40 rounds" in resumed.stdout  # nothing was cut off, so nothing was charged twice
+    assert "done: all 12 rounds" in resumed.stdout  # nothing was cut off, so nothing was charged twice
 
 
 def test_a_reader_that_left_before_the_end_of_a_short_output_is_no_error_of_ours(tmp_path: Path) -> None:

@@ -85,6 +85,23 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["round-000003", "round-000004"]
 
 
+def test_the_last_one_that_waited_for_the_disk_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss of power may damage the others."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    kept = []
+    for number in range(7):
+        before = len(synced)
+        save_checkpoint(tmp_path, checkpoint(number), durable=number in (1, 4))
+        assert (len(synced) > before) == (number in (1, 4))
+        kept.append([int(name[-1]) for name in names(tmp_path)])
+        assert same(load_checkpoint(tmp_path, PLAN), checkpoint(number))
+    assert kept == [[0], [0, 1], [1, 2], [1, 2, 3], [3, 4], [4, 5], [4, 5, 6]]
+    for newest in (6, 5):
+        (tmp_path / f"round-{newest:06d}" / "model.safetensors").write_bytes(b"")
+    assert same(load_checkpoint(tmp_path, PLAN), checkpoint(4))
+
+
 def test_rounds_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (9, 10, 999_999, 1_000_000, 1_000_001):
         save_checkpoint(tmp_path, checkpoint(number, charged=0))
@@ -245,6 +262,7 @@ def test_every_byte_of_every_file_counts(tmp_path: Path) -> None:
         "state.json",
         "state.sha256",
         "strategy.safetensors",
+        "synced",  # empty, and of no consequence for what is read
     ]
     for path in files:
         whole = path.read_bytes()

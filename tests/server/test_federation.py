@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from privacy.accountant import epsilon
 from security.errors import RunError, UsageError
+from server import federation as federation_module
 from server.checkpoint import load_checkpoint
 from server.evaluation import Metrics
 from server.run_folder import RunFolder, read_parameters
@@ -802,10 +803,10 @@ def test_a_better_model_of_a_round_that_is_played_again_is_forgotten(play: Playe
     federation = play.federation(plan, FakeGrid(CLIENTS, learns), evaluate=scripted(0.5, 0.9))
     original = federation._checkpoint
 
-    def killed(*arguments: Any) -> None:
+    def killed(*arguments: Any, **named: Any) -> None:
         if arguments[1].round == 2:
             raise StoppedOnPurposeError
-        original(*arguments)
+        original(*arguments, **named)
 
     federation._checkpoint = killed  # type: ignore[method-assign]
     with pytest.raises(StoppedOnPurposeError):
@@ -898,6 +899,48 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_from_the_last_check
     again = resumed(play, plan, federation.folder, FakeGrid(CLIENTS, learns))
     assert again.diary.entries[0] == ("started", (7, 2))
     assert same_bits(again.outcome.parameters, whole.outcome.parameters)
+
+
+def test_only_a_simulation_s_quick_rounds_do_not_wait_for_the_disk(
+    play: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ledger doesn't either. Metrics and checkpoint of a round wait both, or neither; every few seconds they do."""
+
+    def waited(*, simulated: bool, seconds: float) -> list[bool]:
+        now, found = [0.0], []
+
+        class Slow(Diary):
+            def round_done(self, record: Any) -> None:
+                now[0] += seconds
+
+        federation = play.federation(make_plan(rounds(6), SEVEN), FakeGrid(CLIENTS, learns), diary=Slow())
+        federation.simulated = simulated
+        with monkeypatch.context() as patch:
+            patch.setattr("server.federation.time.monotonic", lambda: now[0])
+            save, append = federation_module.save_checkpoint, RunFolder.append_metrics
+            flags: list[bool] = []
+
+            def saved(*given: Any, durable: bool) -> None:
+                flags.append(durable)
+                save(*given, durable=durable)
+
+            def appended(*given: Any, durable: bool) -> None:
+                flags.append(durable)
+                append(*given, durable=durable)
+
+            patch.setattr(federation_module, "save_checkpoint", saved)
+            patch.setattr(RunFolder, "append_metrics", appended)
+            federation.run()
+        assert flags.pop(0)  # the run's own id
+        for metrics, checkpoint in zip(flags[::2], flags[1::2], strict=True):
+            assert metrics == checkpoint
+            found.append(checkpoint)
+        return found
+
+    assert waited(simulated=False, seconds=0.1) == [True] * 6
+    assert waited(simulated=True, seconds=0.1) == [False] * 6
+    assert waited(simulated=True, seconds=6.0) == [False, *[True] * 5]
+    assert waited(simulated=True, seconds=2.5) == [False, False, True, False, True, False]
 
 
 def test_a_disk_too_full_for_a_rounds_updates_costs_that_round_alone(
