@@ -11,6 +11,7 @@ only in a reply of its own, which its guard admits and releases. So this is for 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +24,11 @@ from torch import Tensor, nn
 
 from client.datasets.records import Records
 from client.local_optimizer import LocalOptimizer
-from client.trainer import batches_of, train_plain, trained_parameters
-from shared_models.parameters import Parameters, set_parameters
+from client.trainer import batches_of, train_plain
+from shared_models.features.apply import model_shape
+from shared_models.linear import Linear
+from shared_models.mlp import Mlp
+from shared_models.parameters import Parameters
 from shared_models.plan import Plan
 from shared_models.schedule import learning_rate
 
@@ -32,32 +36,35 @@ COMPANY: Final = 10
 """Clients that train together at most. With more the largest part of the gain is there already, and processes would
 have less even shares."""
 
-_MOST_PARAMETERS: Final = 100_000
-_TOGETHER: Final = (nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh)
-"""Layers that treat each client of a company as if it were alone: without chance, and without a memory of batches."""
+_MOST_PARAMETERS: Final = 20_000
+_MOST_VALUES: Final = 1 << 15  # of a batch's examples: beyond it arithmetic is what a step costs
 
 Trained = tuple[Parameters, float]
 """A client's change of the parameters, and its mean loss, as of `train_plain`."""
 
 
 def company_size(plan: Plan, model: nn.Module) -> int:
-    """How many clients of a plan train together: a matter of the plan, for models follow from it.
+    """How many clients of a plan train together: a matter of the plan, for its model follows from it.
 
     One where it would not be quicker, or where something else would be computed: with privacy, chance in the layers,
     in parts of a batch, or in another precision.
     """
     training = plan.training
-    leaves = [module for module in model.modules() if not list(module.children())]
     fits = (
         not plan.is_private
         and training.precision == "float32"
         and training.max_physical_batch is None
-        and all(p.requires_grad for p in model.parameters())
-        and not list(model.buffers())
-        and all(type(leaf) in _TOGETHER for leaf in leaves)
+        and training.expected_batch_size * math.prod(model_shape(plan)) <= _MOST_VALUES
+        and _is_simple(model)
         and sum(p.numel() for p in model.parameters()) <= _MOST_PARAMETERS
     )
     return COMPANY if fits else 1
+
+
+def _is_simple(model: nn.Module) -> bool:
+    if type(model) is Mlp:
+        return all(type(layer) in (nn.Flatten, nn.Linear, nn.ReLU, nn.Tanh) for layer in model.layers)
+    return type(model) is Linear
 
 
 def train_company(
@@ -100,33 +107,42 @@ def _train_alike(
     round_number: int,
 ) -> list[Trained]:
     """Clients with batches of equal lengths, step by step: each parameter with a first dimension of clients."""
-    set_parameters(model, start)
-    model.train()
-    trained = {name: p.detach().expand(len(members), *p.shape).clone() for name, p in trained_parameters(model).items()}
+    trained = {
+        name: torch.tensor(start[name]).expand(len(members), *p.shape).clone().requires_grad_()
+        for name, p in model.named_parameters()
+    }
     # The optimiser's arithmetic is value by value: it sees no clients.
     optimizer = LocalOptimizer(tuple(trained.values()), plan.training, learning_rate(plan, round_number))
-
-    def loss(parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits = torch.func.functional_call(model, dict(parameters), (x,))
-        total = nn.functional.cross_entropy(logits, y, reduction="sum")
-        return total / len(y), total
-
-    step: Callable[..., tuple[dict[str, Tensor], Tensor]] = torch.func.vmap(torch.func.grad(loss, has_aux=True))
     totals, seen = torch.zeros(len(members), dtype=torch.float64), 0
     for batch in zip(*(batches for _, batches in members), strict=True):
-        x = torch.stack([records.x[rows] for (records, _), rows in zip(members, batch, strict=True)])
-        y = torch.stack([records.y[rows] for (records, _), rows in zip(members, batch, strict=True)])
-        gradients, sums = step(trained, x, y)
-        for name, p in trained.items():
-            p.grad = gradients[name]
+        x, y = (
+            torch.stack([getattr(records, name)[rows] for (records, _), rows in zip(members, batch, strict=True)])
+            for name in ("x", "y")
+        )
+        optimizer.zero_grad()
+        logits = _logits(model, trained, x.flatten(2))
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).sum(1)
+        # Nobody's loss hangs on another one's parameters: the gradient of the sum is each one's own.
+        (losses / y.shape[1]).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        totals += sums
-        seen += len(batch[0])
-    changes = {name: p.numpy() - start[name] for name, p in trained.items()}
+        totals += losses.detach()
+        seen += y.shape[1]
+    changes = {name: p.detach().numpy() - start[name] for name, p in trained.items()}
     return [
-        ({name: np.ascontiguousarray(change[number]) for name, change in changes.items()}, float(totals[number]) / seen)
+        ({name: change[number].copy() for name, change in changes.items()}, float(totals[number]) / seen)
         for number in range(len(members))
     ]
+
+
+def _logits(model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Logits (clients, batch, classes) of rows (clients, batch, values), by each client's parameters."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear):
+            weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
+            x = torch.baddbmm(bias[:, None], x, weight.mT)
+        elif isinstance(layer, nn.ReLU | nn.Tanh):
+            x = layer(x)
+    return x
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from shared_models.plan_central import is_central
 from shared_models.plan_correlated import banded_noise, is_correlated
 
 _NOBODY = "nobody else was asked"
-_SYNC_SECONDS = 5.0  # of a simulation's rounds that a loss of power may undo; a killed process loses none
+_SYNC_SECONDS = 5.0  # of a simulation's rounds without privacy that a loss of power may undo; a kill undoes none
 _MOST_GIVEN_UP = 2  # rounds without a sum, one after the other, that end a run
 
 Stopped = Literal["target", "plateau", "budget", "failed"]
@@ -180,7 +180,7 @@ class Federation:
             evaluation, sent = self._evaluate(number, parameters, state, asked)
             stopped = state.progress.stop(plan.evaluation) if evaluation is not None else None
             record = self._record(number, cohort, played, evaluation, sent, time.monotonic() - begin, state)
-            durable = not self.simulated or time.monotonic() - self._synced >= _SYNC_SECONDS
+            durable = self._waits_for_the_disk()
             self.folder.append_metrics(asdict(record), durable=durable)
             self._checkpoint(parameters, state, strategy.memory(), durable=durable)
             self.folder.keep_best(state.progress.best_round)
@@ -446,6 +446,12 @@ class Federation:
         spent = [epsilon(dict(releases), self.plan.privacy.delta).epsilon for releases in charged]
         largest = max([0.0, *spent, *(tally.reported for tally in state.clients.values())])
         return largest if math.isfinite(largest) else None
+
+    def _waits_for_the_disk(self) -> bool:
+        """Whether a round is on the disk before the next one begins. Stored replies and charges of a private run go
+        back no further than checkpoints do; without privacy what is lost is computed again."""
+        recently = time.monotonic() - self._synced < _SYNC_SECONDS
+        return not (self.simulated and recently and not self.plan.is_private)
 
     def _checkpoint(
         self, parameters: Parameters, state: RunState, memory: State | None, *, durable: bool = True

@@ -104,10 +104,10 @@ def _actor_class() -> type:
             from shared_models.flower_messages import to_buffers
 
             for answers in self._worker.answer(asked):
-                for reply, _ in answers:
+                for reply, _state in answers:
                     to_buffers(reply)
                 yield answers
-                del answers, reply  # or they would be held while the next clients train
+                del answers, reply, _state  # or they would be held while the next clients train
 
         def rest(self) -> None:
             """Puts the ledgers of this process away; the last call."""
@@ -172,10 +172,7 @@ class RayWorkers:
 
         Raises:
             RunError: an actor can't start; nothing is left running.
-            UsageError: they have been shut down: actors serve one run.
         """
-        if not self.actors:
-            raise UsageError("these actors have served a run and are gone; start others for the next one")
         for actor in self.actors[most:]:
             ray.kill(actor)
         del self.actors[most:]

@@ -187,6 +187,8 @@ def _stage(plan: Plan, settings: Settings) -> Iterator[_Stage]:
     from simulations.ray_workers import RayOptions, RayWorkers
     from simulations.shared_data import shared_data
 
+    if settings.actors is not None and not settings.actors.actors:
+        raise UsageError("these actors have served a run and are gone; start others for the next one")
     if settings.actors is not None and settings.actors.app != settings.app:
         raise UsageError(f"actors that were started for {settings.actors.app} can't run {settings.app}")
     options = RayOptions(
@@ -269,7 +271,7 @@ def virtual_identities(plan: Plan, ledger: Path, clients: Iterable[str]) -> dict
 def _grid(settings: Settings, stage: _Stage, plan: Plan, folder: RunFolder) -> LocalGrid:
     # A worker may have another working folder.
     config, log = {"plan": write_plan(plan), "ledger": str(folder.ledger.resolve())}, folder.client_log.resolve()
-    together = company_size(plan, build_for(plan))
+    together = 1 if plan.is_private else company_size(plan, build_for(plan))
     if stage.workers is None:
         return InlineGrid(stage.clients, config=config, app=settings.app, log=log, together=together)
     from simulations.ray_grid import RayGrid

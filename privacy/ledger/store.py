@@ -146,9 +146,9 @@ class Store:
         with self._lock:
             if self._depth > 0 or self._unwritten is not None:
                 raise ValueError("a transaction is open")
-            self._unwritten = kept = Unwritten()
-            written = False
+            kept, written = Unwritten(), False
             try:
+                self._unwritten = kept
                 try:
                     yield
                 except BaseException as error:  # whatever it was: what was reserved may have been used
@@ -161,9 +161,9 @@ class Store:
                 self._write_out(kept)
                 written = True
             finally:
+                self._unwritten = None
                 if not written:
                     self._forget_chains()
-                self._unwritten = None
                 self._touched.clear()
 
     @contextmanager

@@ -174,7 +174,7 @@ class Clients:
         monkeypatch.setattr(simulated_site_module, "simulated_policy", self._policy_of)
         monkeypatch.setattr(Ledger, "reserve", self._watched("reserve", Ledger.reserve))
         for module, event, name in (
-            (app_module, "train", "train_plain"),
+            (app_module, "train", "train_in_company"),
             (private_trainer, "train", "train_private"),
             (app_module, "evaluate", "count_correct"),
         ):

@@ -601,7 +601,7 @@ def test_rule_5_a_failure_sends_and_logs_no_text_and_stays_charged(
             raise error
 
         monkeypatch.setattr(private_trainer, "train_private", fail)
-        for name in ("train_plain", "count_correct"):
+        for name in ("train_in_company", "count_correct"):
             monkeypatch.setattr(module, name, fail)
     plan = plan_of(private, evaluation=AT_CLIENTS)
     reply = clients.ask(plan, content_of(plan), kind=kind)

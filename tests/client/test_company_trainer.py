@@ -85,12 +85,23 @@ def test_what_a_member_trains_is_its_own_copy() -> None:
         (plain(epochs=2, optimizer="adam"), network(hidden=[]), COMPANY),
         (plain(), network(dropout=0.1), 1),
         (plain(), network("cnn"), 1),
-        (plain(), network(hidden=[4096, 32]), 1),
+        (plain(), network(hidden=[2048, 8]), 1),
+        (plain(expected_batch_size=1024), network(), 1),
         (plain(precision="bfloat16"), network(), 1),
         (plain(max_physical_batch=2), network(), 1),
         (private(), network(), 1),
     ],
-    ids=["mlp", "softmax", "chance", "convolutions", "large", "bfloat16", "parts of a batch", "private"],
+    ids=[
+        "mlp",
+        "softmax",
+        "chance",
+        "convolutions",
+        "large",
+        "large batches",
+        "bfloat16",
+        "parts of a batch",
+        "private",
+    ],
 )
 def test_who_trains_together_follows_from_the_plan(plan: Plan, model: nn.Module, size: int) -> None:
     assert company_size(plan, model) == size

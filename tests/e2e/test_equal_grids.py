@@ -29,7 +29,7 @@ SECURE = (
     "model.name=mlp",
     "model.options.hidden=[]",
 )
-IN_COMPANIES = ("model.name=mlp",)  # ten clients, who train together
+IN_COMPANIES = ("model.name=mlp", "data.partition.clients=13", "evaluation.where=clients")  # ten and three together
 TOP_K = ("federation.wire=top-k", "federation.top_fraction=0.01")  # what round 1 left out is added in round 2
 
 
@@ -40,8 +40,8 @@ def model(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.ray
 @pytest.mark.parametrize(
     "overrides",
-    [PLAIN, (*PLAIN, *IN_COMPANIES), (*PLAIN, *INT8), (*PRIVATE, *TOP_K), (*SECURE, "secure_sum.rotation=true")],
-    ids=["no privacy", "in companies", "int8", "top-k and noise", "secure sum, rotated"],
+    [PLAIN, (*PLAIN, *IN_COMPANIES, *INT8), (*PLAIN, *INT8), (*PRIVATE, *TOP_K), (*SECURE, "secure_sum.rotation=true")],
+    ids=["no privacy", "in companies, int8", "int8", "top-k and noise", "secure sum, rotated"],
 )
 def test_veils_own_grids_agree_bit_for_bit(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     plan = find_plan("digits", overrides)

@@ -8,6 +8,7 @@ import random
 import tracemalloc
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -901,19 +902,19 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_from_the_last_check
     assert same_bits(again.outcome.parameters, whole.outcome.parameters)
 
 
-def test_only_a_simulation_s_quick_rounds_do_not_wait_for_the_disk(
+def test_only_a_simulation_s_quick_rounds_without_privacy_do_not_wait_for_the_disk(
     play: Player, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its ledger doesn't either. Metrics and checkpoint of a round wait both, or neither; every few seconds they do."""
 
-    def waited(*, simulated: bool, seconds: float) -> list[bool]:
+    def waited(plan: Plan, answer: Answer, *, simulated: bool, seconds: float) -> list[bool]:
         now, found = [0.0], []
 
         class Slow(Diary):
             def round_done(self, record: Any) -> None:
                 now[0] += seconds
 
-        federation = play.federation(make_plan(rounds(6), SEVEN), FakeGrid(CLIENTS, learns), diary=Slow())
+        federation = play.federation(plan, FakeGrid(CLIENTS, answer), diary=Slow())
         federation.simulated = simulated
         with monkeypatch.context() as patch:
             patch.setattr("server.federation.time.monotonic", lambda: now[0])
@@ -937,10 +938,12 @@ def test_only_a_simulation_s_quick_rounds_do_not_wait_for_the_disk(
             found.append(checkpoint)
         return found
 
-    assert waited(simulated=False, seconds=0.1) == [True] * 6
-    assert waited(simulated=True, seconds=0.1) == [False] * 6
-    assert waited(simulated=True, seconds=6.0) == [False, *[True] * 5]
-    assert waited(simulated=True, seconds=2.5) == [False, False, True, False, True, False]
+    plain = partial(waited, make_plan(rounds(6), SEVEN), learns)
+    assert plain(simulated=False, seconds=0.1) == [True] * 6
+    assert plain(simulated=True, seconds=0.1) == [False] * 6
+    assert plain(simulated=True, seconds=6.0) == [False, *[True] * 5]
+    assert plain(simulated=True, seconds=2.5) == [False, False, True, False, True, False]
+    assert waited(make_plan(rounds(6), SEVEN, PRIVATE), learns_privately, simulated=True, seconds=0.1) == [True] * 6
 
 
 def test_a_disk_too_full_for_a_rounds_updates_costs_that_round_alone(

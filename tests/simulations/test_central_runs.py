@@ -90,8 +90,8 @@ def test_the_model_is_that_of_the_clipped_updates_bit_for_bit(
     total = ClippedSum(central_grid(plan, layout.size), layout.size)
     original = Worker.handle
 
-    def handle(self: Worker, metadata: Any, content: Any, name: str, state: Any) -> Any:
-        reply, new = original(self, metadata, content, name, state)
+    def handle(self: Worker, metadata: Any, content: Any, name: str, state: Any, *company: Any) -> Any:
+        reply, new = original(self, metadata, content, name, state, *company)
         if metadata.message_type == "train":
             total.add(np.concatenate([array.numpy().ravel() for array in reply.content[ARRAYS].values()]))
         return reply, new
@@ -114,8 +114,8 @@ def test_rule_3_nothing_that_a_run_tells_hangs_on_who_took_part(
     plan = central_plan(small_plan, "privacy.noise=reproducible")
     original = Worker.handle
 
-    def handle(self: Worker, metadata: Any, content: Any, name: str, state: Any) -> Any:
-        reply, new = original(self, metadata, content, name, state)
+    def handle(self: Worker, metadata: Any, content: Any, name: str, state: Any, *company: Any) -> Any:
+        reply, new = original(self, metadata, content, name, state, *company)
         if metadata.message_type == "train":
             zeros = {key: Array(np.zeros_like(array.numpy())) for key, array in reply.content[ARRAYS].items()}
             reply.content[ARRAYS] = ArrayRecord(zeros)
@@ -156,9 +156,9 @@ def test_a_smaller_budget_ends_the_run_before_data_is_touched(
     trained: Counter[str] = Counter()
     original = Worker.handle
 
-    def handle(self: Worker, metadata: Any, content: Any, name: str, state: Any) -> Any:
+    def handle(self: Worker, metadata: Any, content: Any, name: str, state: Any, *company: Any) -> Any:
         trained[metadata.message_type] += 1
-        return original(self, metadata, content, name, state)
+        return original(self, metadata, content, name, state, *company)
 
     monkeypatch.setattr(Worker, "handle", handle)
     folder, outcome = start_run(central_plan(small_plan, "privacy.budget=3.9"), tmp_path / "run", INLINE)

@@ -143,10 +143,10 @@ def forgetful(small_plan: PlanMaker, tmp_path: Path, clients: list[str]) -> tupl
 
     handle = Worker.handle
 
-    def handling(self: Worker, metadata, content, client, state):  # type: ignore[no-untyped-def]
+    def handling(self: Worker, metadata, content, client, state, *company):  # type: ignore[no-untyped-def]
         if client in clients and metadata.group_id == "3":
             state = type(state)()
-        return handle(self, metadata, content, client, state)
+        return handle(self, metadata, content, client, state, *company)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "handle", handling)

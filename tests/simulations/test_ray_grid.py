@@ -99,6 +99,22 @@ def test_a_dead_actor_is_replaced_and_its_clients_are_tried_once_more(
     assert ray_cluster.exists()  # client 7 did die
 
 
+def test_who_trained_in_company_and_died_is_trained_again_to_the_same_bits(
+    ray_cluster: Path, small_plan: PlanMaker, tmp_path: Path
+) -> None:
+    """By itself, but as one of its company."""
+    plan, healthy = small_plan(), [client for client in CLIENTS if client in "0789"]
+    (tmp_path / "inline").mkdir()
+    inline = InlineGrid(healthy, config=config_of(plan, tmp_path / "inline"), together=3)
+    expected = {r.metadata.src_node_id: arrays_of(r) for r in inline.stream(train_messages(plan, inline, healthy))}
+    ray_cluster.unlink(missing_ok=True)
+    grid = RayGrid(healthy, config=config_of(plan, tmp_path), options=RayOptions(workers=2), app=FAULTY, together=3)
+    found = {r.metadata.src_node_id: arrays_of(r) for r in grid.stream(train_messages(plan, grid, healthy))}
+    grid.close()
+    assert ray_cluster.exists()  # client 7 did die
+    assert found == expected
+
+
 def test_an_error_reply_carries_no_text_and_the_log_says_where(
     ray_cluster: Path, small_plan: PlanMaker, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def test_actors_serve_one_run_and_say_so_to_a_second(ray_cluster: Path, small_pl
         start_run(plan, tmp_path / "one", settings)
         with pytest.raises(UsageError, match="these actors have served a run"):
             start_run(plan, tmp_path / "two", settings)
+    assert not (tmp_path / "two").exists()
 
 
 def test_no_more_actors_start_than_there_are_clients(ray_cluster: Path) -> None:

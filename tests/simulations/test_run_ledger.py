@@ -63,8 +63,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, bytes]]:
     found: list[tuple[str, str, bytes]] = []
     original = Worker.handle
 
-    def handle(self: Worker, metadata: Any, content: Any, client: str, state: Any) -> Any:
-        reply, state = original(self, metadata, content, client, state)
+    def handle(self: Worker, metadata: Any, content: Any, client: str, state: Any, *company: Any) -> Any:
+        reply, state = original(self, metadata, content, client, state, *company)
         raw = recorddict_to_proto(reply.content).SerializeToString(deterministic=True) if reply.has_content() else b""
         if metadata.message_type in ("train", "evaluate"):
             found.append((metadata.group_id, client, raw))
@@ -108,7 +108,7 @@ def broken(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Guard, "admit", admitting)
         if where == "training":
-            for module, name in ((client.app, "train_plain"), (client.private_trainer, "train_private")):
+            for module, name in ((client.app, "train_in_company"), (client.private_trainer, "train_private")):
                 patch.setattr(module, name, dies_in(getattr(module, name)))
         else:
             patch.setattr(Guard, "release", sending)

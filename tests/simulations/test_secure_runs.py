@@ -80,8 +80,8 @@ def meddle(monkeypatch: pytest.MonkeyPatch, change: Reply) -> None:
     """Have some clients' replies be others: an error says that nothing arrived in time."""
     original = Worker.handle
 
-    def handle(self: Worker, metadata: Any, content: Any, name: str, state: Any) -> Any:
-        reply, new = original(self, metadata, content, name, state)
+    def handle(self: Worker, metadata: Any, content: Any, name: str, state: Any, *company: Any) -> Any:
+        reply, new = original(self, metadata, content, name, state, *company)
         changed = change(name, metadata.message_type, reply)
         return (reply, new) if changed is None else (changed, new)
 

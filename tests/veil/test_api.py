@@ -35,7 +35,7 @@ def test_a_plan_is_repeated_over_seeds(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_is_an_error_that_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.app.train_plain", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("client.app.train_in_company", lambda *_, **__: 1 / 0)
     with pytest.raises(RunError, match=r"run: round 1: 0 good updates .*\(client-failed\); clients\.log says where"):
         simulate(Plan.load("digits", SMALL), out=tmp_path / "run", engine="inline")
     assert "ZeroDivisionError at " in (tmp_path / "run" / "clients.log").read_text()
