@@ -2,8 +2,8 @@
 
 A model that is sent to many clients goes into Ray's object store once, whatever each of them is told beside it. Each
 actor works off a batch of clients and streams the replies back; batches shrink towards the end of a round, so that no
-actor is left with a long queue while others idle. A dead actor is replaced and its unanswered clients are tried once
-more, one at a time.
+actor is left with a long queue while others idle. A dead actor is replaced and its unanswered clients are tried again,
+one at a time; who dies twice by itself is given up.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class _Task:
     client: str
     state: RecordDict
     company: tuple[str, ...]  # who may train together with it
-    retried: bool = False
+    alone: bool = False  # of those that a dead actor left unanswered: which of them it died of is not known
+    died: bool = False  # by itself, once
 
 
 @dataclass
@@ -130,9 +131,9 @@ class RayGrid(LocalGrid):
         """Give an idle actor its next batch: half of its fair share of what is left, so the end is even; but no less
         than is worth the while, and no part of a company: another actor would train all of it again."""
         fair = max(1, len(waiting) // (2 * len(self._slots)))
-        size = 1 if waiting[0].retried else max(fair, int(_WORTHWHILE / self._pace) if self._pace else 1)
+        size = 1 if waiting[0].alone else max(fair, int(_WORTHWHILE / self._pace) if self._pace else 1)
         batch = [waiting.popleft()]
-        while waiting and not batch[0].retried and waiting[0].arrays is batch[0].arrays and not waiting[0].retried:
+        while waiting and not batch[0].alone and waiting[0].arrays is batch[0].arrays and not waiting[0].alone:
             if len(batch) >= size and waiting[0].company is not batch[-1].company:
                 break
             batch.append(waiting.popleft())
@@ -158,11 +159,13 @@ class RayGrid(LocalGrid):
         return [reply for reply, _ in answers]
 
     def _replace(self, slot: _Slot, waiting: deque[_Task]) -> list[Message]:
-        """Put a new actor in a dead one's place. Its clients are tried once more; nothing of them had left it."""
-        tasks, slot.queue, slot.replies = list(slot.queue or ()), None, None
+        """Put a new actor in a dead one's place. Its clients are tried again; nothing of them had left it."""
+        tasks, by_itself = list(slot.queue or ()), slot.size == 1
+        slot.queue = slot.replies = None
         self._renew(slot)
-        waiting.extend(replace(task, retried=True) for task in tasks if not task.retried)
-        lost = [task for task in tasks if task.retried]  # at most one: retried tasks travel alone
+        lost = [task for task in tasks if by_itself and task.died]
+        if not lost:
+            waiting.extend(replace(task, alone=True, died=by_itself) for task in tasks)
         return [error_reply(task.metadata, Fault.UNREACHABLE) for task in lost]
 
     def _abandon(self) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from client import company_trainer
 from shared_models.mlp import Mlp
 from simulations.benchmarks.engines import floor, veil
 from simulations.benchmarks.engines.measure import Figures, cases, run
@@ -89,12 +92,19 @@ def test_floor_and_veil_train_on_the_same_number_of_examples(
     task_of: TaskMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    forward = Mlp.forward
-    monkeypatch.setattr(Mlp, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))  # type: ignore[func-returns-value]
+    forward, batches_of = Mlp.forward, company_trainer.batches_of
+
+    def counted(*given: Any, **named: Any) -> Iterator[Tensor]:
+        for batch in batches_of(*given, **named):
+            seen.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(company_trainer, "batches_of", counted)
     task = task_of("inline", "B")
     veil.play(task)
     by_veil, asked = sum(seen), task.rounds * task.work.cohort * task.work.records
     seen.clear()
+    monkeypatch.setattr(Mlp, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))  # type: ignore[func-returns-value]
     x, y = load_arrays(task.data)
     model = network(task.work, seed=1)
     for number in range(1, task.rounds + 1):
