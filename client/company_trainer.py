@@ -1,9 +1,10 @@
 """Plain training of several virtual clients at once, for small models of linear layers.
 
-Calling torch for a handful of numbers costs more than computing with them. So clients of a simulation that are asked
-in the same breath, their *company*, take their steps together: as one batched product where each had its own. Who
-keeps whom company follows from the plan and the order in which a cohort is asked, never from processes: on every grid
-of ours a client's update is the same to the last bit. To that of a client that trains alone it is equal up to rounding.
+Calling torch for a handful of numbers costs more than computing with them. So, where a plan wants it
+(`training.company`), clients of a simulation that are asked one after the other, their *company*, take their steps
+together: as one batched product where each had its own. Who keeps whom company follows from the plan and the order in
+which a cohort is asked, never from processes: on every grid of this machine a client's update is the same to the last
+bit. To that of a client that trains alone it is equal up to rounding.
 
 A company's first client trains all of it, before the guard has admitted the others; what a client has trained leaves
 only in a reply of its own, which its guard admits and releases. So this is for simulations without privacy alone.
@@ -32,10 +33,6 @@ from shared_models.parameters import Parameters
 from shared_models.plan import Plan
 from shared_models.schedule import learning_rate
 
-COMPANY: Final = 10
-"""Clients that train together at most. With more the largest part of the gain is there already, and processes would
-have less even shares."""
-
 _MOST_PARAMETERS: Final = 20_000
 _MOST_VALUES: Final = 1 << 15  # of a batch's examples: beyond it arithmetic is what a step costs
 
@@ -44,21 +41,23 @@ Trained = tuple[Parameters, float]
 
 
 def company_size(plan: Plan, model: nn.Module) -> int:
-    """How many clients of a plan train together: a matter of the plan, for its model follows from it.
+    """How many clients of a plan train together: as many as it wants. A matter of the plan, for its model follows from
+    it.
 
     One where it would not be quicker, or where something else would be computed: with privacy, chance in the layers,
     in parts of a batch, or in another precision.
     """
     training = plan.training
     fits = (
-        not plan.is_private
+        training.company > 1
+        and not plan.is_private
         and training.precision == "float32"
         and training.max_physical_batch is None
         and training.expected_batch_size * math.prod(model_shape(plan)) <= _MOST_VALUES
         and _is_simple(model)
         and sum(p.numel() for p in model.parameters()) <= _MOST_PARAMETERS
     )
-    return COMPANY if fits else 1
+    return training.company if fits else 1
 
 
 def _is_simple(model: nn.Module) -> bool:
@@ -139,7 +138,7 @@ def _logits(model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> Te
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear):
             weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
-            x = torch.baddbmm(bias[:, None], x, weight.mT)
+            x = torch.bmm(x, weight.mT) + bias[:, None]
         elif isinstance(layer, nn.ReLU | nn.Tanh):
             x = layer(x)
     return x

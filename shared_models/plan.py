@@ -111,6 +111,11 @@ class TrainingPlan(Section):
         16,
         description="Public batch size: what a private sum is divided by; without privacy the batch itself.",
     )
+    company: Annotated[int, Field(ge=1, le=100)] = Field(
+        1,
+        description="Clients of a simulation that train at once, where their model is small and linear and nothing is "
+        "private; above 1, a model is that of other grids up to rounding.",
+    )
     max_physical_batch: Count | None = Field(
         None, description="Largest batch held in memory at once; larger ones are accumulated in parts."
     )

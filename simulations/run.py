@@ -271,7 +271,7 @@ def virtual_identities(plan: Plan, ledger: Path, clients: Iterable[str]) -> dict
 def _grid(settings: Settings, stage: _Stage, plan: Plan, folder: RunFolder) -> LocalGrid:
     # A worker may have another working folder.
     config, log = {"plan": write_plan(plan), "ledger": str(folder.ledger.resolve())}, folder.client_log.resolve()
-    together = 1 if plan.is_private else company_size(plan, build_for(plan))
+    together = 1 if plan.training.company == 1 else company_size(plan, build_for(plan))
     if stage.workers is None:
         return InlineGrid(stage.clients, config=config, app=settings.app, log=log, together=together)
     from simulations.ray_grid import RayGrid

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from client import company_trainer
-from client.company_trainer import COMPANY, company_size, in_company, train_company, train_in_company
+from client.company_trainer import company_size, in_company, train_company, train_in_company
 from client.datasets.records import Records
 from client.trainer import torch_threads, train_plain
 from shared_models.parameters import Parameters, get_parameters
 from shared_models.plan import Plan
+from shared_models.registry import build
 from tests.client.local_training import OPTIMISERS, assert_close, network, plain, private, records
 
 
@@ -78,33 +79,40 @@ def test_what_a_member_trains_is_its_own_copy() -> None:
     assert_close(found["1"][0], before)
 
 
+def wanting(**training: Any) -> Plan:
+    return plain(company=5, **training)
+
+
 @pytest.mark.parametrize(
     ("plan", "model", "size"),
     [
-        (plain(), network(), COMPANY),
-        (plain(epochs=2, optimizer="adam"), network(hidden=[]), COMPANY),
-        (plain(), network(dropout=0.1), 1),
-        (plain(), network("cnn"), 1),
-        (plain(), network(hidden=[2048, 8]), 1),
-        (plain(expected_batch_size=1024), network(), 1),
-        (plain(precision="bfloat16"), network(), 1),
-        (plain(max_physical_batch=2), network(), 1),
-        (private(), network(), 1),
+        (wanting(), network(), 5),
+        (wanting(epochs=2, optimizer="adam"), network(hidden=[]), 5),
+        (wanting(), build("linear", {}, input_shape=(4,), classes=3, seed=1), 5),
+        (plain(), network(), 1),
+        (wanting(), network(dropout=0.1), 1),
+        (wanting(), network("cnn"), 1),
+        (wanting(), network(hidden=[2048, 8]), 1),
+        (wanting(expected_batch_size=1024), network(), 1),
+        (wanting(precision="bfloat16"), network(), 1),
+        (wanting(max_physical_batch=2), network(), 1),
+        (private(company=5), network(), 1),
     ],
     ids=[
-        "mlp",
-        "softmax",
-        "chance",
-        "convolutions",
-        "large",
-        "large batches",
-        "bfloat16",
-        "parts of a batch",
-        "private",
+        *("mlp", "softmax", "linear", "by default", "chance", "convolutions"),
+        *("large", "large batches", "bfloat16", "parts of a batch", "private"),
     ],
 )
 def test_who_trains_together_follows_from_the_plan(plan: Plan, model: nn.Module, size: int) -> None:
     assert company_size(plan, model) == size
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_the_linear_model_trains_in_company_too(name: str) -> None:
+    plan, model = plain(steps=5), build(name, {}, input_shape=(2, 2), classes=3, seed=1)
+    start, members = get_parameters(model), {str(number): records(9, (2, 2), seed=number) for number in range(3)}
+    found = train_company(model, start, members, plan, round_number=2)
+    assert_as_alone(found, each_alone(model, start, members, plan))
 
 
 class Counted:

@@ -29,7 +29,7 @@ SECURE = (
     "model.name=mlp",
     "model.options.hidden=[]",
 )
-IN_COMPANIES = ("model.name=mlp", "data.partition.clients=13", "evaluation.where=clients")  # ten and three together
+IN_COMPANIES = ("model.name=mlp", "data.partition.clients=13", "evaluation.where=clients", "training.company=5")
 TOP_K = ("federation.wire=top-k", "federation.top_fraction=0.01")  # what round 1 left out is added in round 2
 
 

@@ -22,7 +22,7 @@ from tests.simulations.shuffled_app import FIRST, order_of, pipe_of
 ROUNDS = 3
 PRIVATE = ("privacy.trust=local", "privacy.noise=reproducible", "training.steps=1")
 KRUM = ("federation.strategy=krum", "federation.strategy_options.num_malicious_nodes=1")
-IN_COMPANIES = ("data.partition.clients=25",)  # which train together (`client.company_trainer`), 10, 10 and 5
+IN_COMPANIES = ("data.partition.clients=25", "training.company=10")  # `client.company_trainer`: 10, 10 and 5
 PLANS = {
     "plain, mean": IN_COMPANIES,
     "plain, median": ("federation.strategy=fedmedian",),

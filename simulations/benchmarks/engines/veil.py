@@ -41,6 +41,9 @@ class Ends(Silent):
         self.updates.append(record.updates or 0)
 
 
+_COMPANY = 10  # counts in work B alone: the others' networks are convolutions
+
+
 def plan_of(task: Task) -> Plan:
     """The work as a plan; whatever it doesn't say is as by default: checkpoints, ledger, report."""
     work = task.work
@@ -60,7 +63,7 @@ def plan_of(task: Task) -> Plan:
             "delta": DELTA,
         }
     else:
-        training |= {"epochs": 1, "expected_batch_size": work.batch}
+        training |= {"epochs": 1, "expected_batch_size": work.batch, "company": _COMPANY}
     return Plan.model_validate(
         {
             "name": work.name,
