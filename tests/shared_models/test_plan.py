@@ -79,6 +79,7 @@ RICH: dict[str, dict[str, Any]] = {
             "steps": 5,
             "sample_rate": 0.2,
             "expected_batch_size": 8,
+            "company": 10,
             "max_physical_batch": 4,
             "dp_engine": "opacus",
             "precision": "bfloat16",
