@@ -509,6 +509,7 @@ class Plan(Section):
         for section, name, before in (
             ("training", "dp_engine", "bookkeeping"),
             ("training", "precision", "float32"),
+            ("training", "company", 1),
             ("privacy", "clipping", "flat"),
         ):
             if meaning[section][name] == before:
