@@ -28,6 +28,7 @@ from client.local_optimizer import LocalOptimizer
 from client.trainer import batches_of, train_plain
 from shared_models.features.apply import model_shape
 from shared_models.linear import Linear
+from shared_models.loss import loss_of
 from shared_models.mlp import Mlp
 from shared_models.parameters import Parameters
 from shared_models.plan import Plan
@@ -54,6 +55,7 @@ def company_size(plan: Plan, model: nn.Module) -> int:
         and training.precision == "float32"
         and training.max_physical_batch is None
         and training.expected_batch_size * math.prod(model_shape(plan)) <= _MOST_VALUES
+        and loss_of(plan).is_plain
         and _is_simple(model)
         and sum(p.numel() for p in model.parameters()) <= _MOST_PARAMETERS
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from client.datasets.records import Records
+from privacy.dpsgd.example_loss import NO_LABEL, PLAIN
 from privacy.mechanisms import NoisyCounts
 from privacy.noise import NoiseSource
 from shared_models.parameters import Parameters, set_parameters
@@ -18,6 +19,8 @@ from shared_models.parameters import Parameters, set_parameters
 
 def count_correct(model: nn.Module, parameters: Parameters, records: Records, *, batch_size: int) -> tuple[int, int]:
     """Numbers of right and of all examples; an example whose logits hold NaN is wrong (rule 5).
+
+    Of an example that has a label at each place the last one is judged: so that it counts once (rule 10).
 
     Args:
         model: the plan's network on its device; its parameters are overwritten.
@@ -31,8 +34,11 @@ def count_correct(model: nn.Module, parameters: Parameters, records: Records, *,
     correct = 0
     with torch.inference_mode():
         for x, y in _batches(records, batch_size):
-            logits = model(x.to(device)).cpu()
-            right = (logits.argmax(dim=1) == y) & ~logits.isnan().any(dim=1)
+            logits, labels = model(x.to(device)).cpu(), y
+            if y.ndim > 1:
+                rows, last = torch.arange(len(y)), _last_label(y)
+                logits, labels = logits[rows, last], y[rows, last]
+            right = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
             correct += int(right.sum())
     return correct, len(records)
 
@@ -45,7 +51,7 @@ def mean_loss(model: nn.Module, parameters: Parameters, records: Records, *, bat
     total = 0.0
     with torch.inference_mode():
         for x, y in _batches(records, batch_size):
-            total += float(nn.functional.cross_entropy(model(x.to(device)).cpu(), y, reduction="sum"))
+            total += float(PLAIN(model(x.to(device)).cpu(), y))
     return total / max(1, len(records))
 
 
@@ -53,6 +59,12 @@ def noisy_counts(correct: int, total: int, release: NoisyCounts, noise: NoiseSou
     """The two counts as they may leave: whole numbers, each with its own noise; either may be negative."""
     drawn = noise.grid_normal((2,), release.noise)
     return correct + int(drawn[0]), total + int(drawn[1])
+
+
+def _last_label(y: Tensor) -> Tensor:
+    """The last place (n,) of each row (n, places) that has a label; of rows without one, the first."""
+    places = torch.arange(y.shape[1])
+    return torch.where(y != NO_LABEL, places, 0).amax(1)
 
 
 def _batches(records: Records, size: int) -> Iterator[tuple[Tensor, Tensor]]:

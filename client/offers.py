@@ -23,6 +23,7 @@ from security.frames import LARGEST_PLAN
 from shared_models.cards import card_for
 from shared_models.faults import Fault
 from shared_models.features.apply import model_shape
+from shared_models.features.encoders import ENCODERS
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan
 from shared_models.registry import count_parameters
@@ -166,7 +167,8 @@ def least_memory(plan: Plan) -> int:
         UsageError: there is no such network.
     """
     values = math.prod(card_for(plan.data).input_shape)
-    matrices = 0 if plan.features is None else 4 * math.prod(model_shape(plan)) ** 2
+    derived = plan.features is not None and plan.features.name not in ENCODERS
+    matrices = 4 * math.prod(model_shape(plan)) ** 2 if derived else 0
     return _BYTES_A_PARAMETER * count_parameters(plan) + _BYTES_A_VALUE * values + matrices
 
 

@@ -28,6 +28,7 @@ from privacy.dpsgd.sampling import poisson_batch
 from privacy.dpsgd.summed_step import SummedStep
 from privacy.mechanisms import DpSgd
 from privacy.noise import NoiseSource
+from shared_models.loss import loss_of
 from shared_models.parameters import Parameters, set_parameters
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import adapts_within_rounds, clipping_of
@@ -92,16 +93,17 @@ def _private_steps(
         "noise": noise,
     }
     clipped: dict[str, Any] = {"clipping_norm": plan.privacy.clipping_norm, "mode": plan.privacy.clipping}
+    loss = loss_of(plan)
     example = torch.zeros(1, *records.x.shape[1:], device=next(model.parameters()).device)
     private: PrivateOptimizer
     if adapts_within_rounds(plan):
         private = AdaptiveOptimizer(optimizer, clipping=clipping_of(plan), **noised, values_left_as_factors=left)
     elif linear_head(model, example) is not None:
-        yield SummedStep(model, optimizer, **noised, **clipped, precision=plan.training.precision).step
+        summed = SummedStep(model, optimizer, **noised, **clipped, loss=loss, precision=plan.training.precision)
+        yield summed.step
         return
     else:
         private = PrivateOptimizer(optimizer, **noised, **clipped, values_left_as_factors=left)
-    loss = nn.CrossEntropyLoss(reduction="sum")
     with private_hooks(model, engine):
         yield lambda microbatches: private_gradient_step(
             model, private, loss, microbatches, precision=plan.training.precision
@@ -147,6 +149,7 @@ def gradient_sum(
             batch,
             clipping_norm=plan.privacy.clipping_norm,
             mode=plan.privacy.clipping,
+            loss=loss_of(plan),
             engine=plan.training.dp_engine,
             precision=plan.training.precision,
         )

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 from client.policy import SitePolicy, check_budgets
 from security.addresses import split_address
 from security.errors import UsageError
+from shared_models import own
 from shared_models.plan_data import located
 from shared_models.plan_section import Count, CountOrZero, Section
 from shared_models.toml_errors import read_section
@@ -118,6 +119,11 @@ class SiteSettings(SitePolicy):
     data: tuple[DataSettings, ...] = Field(
         (), strict=False, description="One for each name of data that plans ask for."
     )
+    models: dict[str, str] = Field(
+        default_factory=dict,
+        description="Networks of the owner's own, by the name that plans give: package.module:function or "
+        "path/to/file.py:function.",
+    )
     approval: ApprovalSettings = Field(default_factory=ApprovalSettings)
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
@@ -147,7 +153,7 @@ class SiteSettings(SitePolicy):
 
 
 def read_settings(path: Path) -> SiteSettings:
-    """Read `site.toml`; paths in it become absolute.
+    """Read `site.toml`; paths in it become absolute, and the owner's own networks known to this process.
 
     Raises:
         UsageError: it can't be read, or says something that can't be; one line for each thing that is wrong.
@@ -162,4 +168,5 @@ def read_settings(path: Path) -> SiteSettings:
     data = tuple(file.model_copy(update={"path": located(file.path, folder)}) for file in settings.data)
     hook = settings.schedule.hook
     schedule = settings.schedule.model_copy(update={"hook": located(hook, folder) if hook else ""})
+    own.bind(settings.models, folder)
     return settings.model_copy(update={"data": data, "schedule": schedule})

@@ -18,6 +18,7 @@ from client.datasets.records import Records
 from client.local_optimizer import LocalOptimizer
 from privacy.dpsgd.precision import Precision, outputs
 from security.errors import UsageError
+from shared_models.loss import loss_of
 from shared_models.parameters import Parameters, set_parameters
 from shared_models.plan import Plan
 from shared_models.schedule import learning_rate
@@ -84,14 +85,14 @@ def train_plain(
     model.train()
     trained = trained_parameters(model)
     optimizer = LocalOptimizer(tuple(trained.values()), plan.training, learning_rate(plan, round_number))
-    total, seen = 0.0, 0
+    of, total, seen = loss_of(plan), 0.0, 0
     with seeded(derive_seed(plan.seed, "dropout", round_number, client), device):
         for batch in batches_of(len(records), plan, round_number=round_number, client=client):
             optimizer.zero_grad()
             for part in parts_of(batch, plan):
                 x, y = records.x[part].to(device), records.y[part].to(device)
-                loss = nn.functional.cross_entropy(outputs(model, x, plan.training.precision), y, reduction="sum")
-                (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
+                loss = of(outputs(model, x, plan.training.precision), y)
+                torch.autograd.backward(loss / len(batch))
                 total += float(loss.detach())
             optimizer.step()
             seen += len(batch)

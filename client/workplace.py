@@ -16,9 +16,9 @@ from torch import nn
 from client.datasets.features import seen_parts, seen_records
 from client.datasets.partition import client_ids
 from client.datasets.records import Records
+from client.heap import keep_freed_memory
 from client.trainer import choose_device
-from shared_models.cards import card_for
-from shared_models.features.apply import check_source, model_shape
+from shared_models.features.apply import check_source, model_form
 from shared_models.parameters import Layout, layout_of
 from shared_models.plan import Plan
 from shared_models.plan_data import NaturalPartition
@@ -119,13 +119,14 @@ def workplace(plan_text: str, device: str = "auto") -> Workplace:
         UsageError: the plan isn't valid, this version can't give its privacy or derives other features, or its model
             mixes examples (rule 7).
     """
+    keep_freed_memory()
     plan = parse_plan(plan_text, where="plan")
     check_source(plan)
     model = build_for(plan)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
         from shared_models.private_trainable import check_private_trainable
 
-        check_private_trainable(model, model_shape(plan), len(card_for(plan.data).classes), plan.training.dp_engine)
+        check_private_trainable(model, model_form(plan), plan.training.dp_engine)
     model.to(choose_device(wanted_device(plan, device), plan.training.precision))
     layout = layout_of(model, plan.federation.wire, plan.federation.top_fraction)
     return Workplace(plan=plan, model=model, layout=layout)

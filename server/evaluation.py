@@ -1,7 +1,8 @@
 """Evaluation of the shared model on data the server itself holds.
 
 Such data is unprotected and must be disjoint from training (rule 11). Metrics come from scikit-learn; for more than
-two classes precision, recall, F1 and AUC are unweighted means over the classes (AUC one against the rest).
+two classes precision, recall, F1 and AUC are unweighted means over the classes (AUC one against the rest). A language
+model's are the accuracy and mean cross-entropy of the next token, and its perplexity.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from privacy.dpsgd.example_loss import NO_LABEL
 from shared_models.parameters import Parameters, set_parameters
 from shared_models.plan import Plan
 
@@ -20,14 +22,21 @@ Metrics = dict[str, float]
 Evaluate = Callable[[Parameters], Metrics]
 
 # Whether a larger value of a metric is better.
-LARGER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "f1": True, "auc": True, "loss": False}
+LARGER_IS_BETTER = {
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "f1": True,
+    "auc": True,
+    "loss": False,
+}
 
+_LARGEST_LOSS = 700.0  # whose exponential is a number
 _NO_GUESS = -1  # no class has this number
 
 
 @dataclass(frozen=True)
 class TestData:
-    """Examples the server evaluates on: `x` float32 (n, *input_shape), `y` int64 (n,)."""
+    """Examples the server evaluates on: `x` float32 (n, *input_shape), `y` int64 (n,) or (n, places)."""
 
     x: torch.Tensor
     y: torch.Tensor
@@ -40,6 +49,8 @@ def evaluator(plan: Plan, model: torch.nn.Module, data: TestData) -> Evaluate:
 
     def evaluate(parameters: Parameters) -> Metrics:
         set_parameters(model, parameters)
+        if data.y.ndim > 1:
+            return language_metrics(model, data, plan.evaluation.batch_size)
         return metrics_of(scores_of(model, data.x, plan.evaluation.batch_size), data.y)
 
     return evaluate
@@ -52,6 +63,26 @@ def scores_of(model: torch.nn.Module, x: torch.Tensor, batch_size: int) -> torch
     with torch.inference_mode():
         parts = [model(part.to(device)).cpu() for part in torch.split(x, batch_size)]
     return torch.cat(parts)
+
+
+def language_metrics(model: torch.nn.Module, data: TestData, batch_size: int) -> Metrics:
+    """Accuracy and mean cross-entropy over all places that have a label, and the perplexity, exp(cross-entropy)."""
+    device = next(model.parameters()).device
+    model.eval()
+    right, total, places = 0, 0.0, 0
+    with torch.inference_mode():
+        for x, y in zip(torch.split(data.x, batch_size), torch.split(data.y, batch_size), strict=True):
+            logits, there = model(x.to(device)).cpu(), y != NO_LABEL
+            labels = y[there]
+            logits = logits[there]
+            right += int(((logits.argmax(1) == labels) & ~logits.isnan().any(1)).sum())
+            total += float(torch.nn.functional.cross_entropy(logits.double(), labels, reduction="sum"))
+            places += len(labels)
+    if places == 0:
+        return {}
+    loss = total / places
+    found = {"accuracy": right / places, "loss": loss, "perplexity": math.exp(min(loss, _LARGEST_LOSS))}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def metrics_of(logits: torch.Tensor, y: torch.Tensor) -> Metrics:

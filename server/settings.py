@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from security.errors import UsageError
 from security.frames import LARGEST_MESSAGE
+from shared_models import own
 from shared_models.plan_section import Count, Positive, Section
 from shared_models.toml_errors import read_section
 
@@ -77,6 +78,11 @@ class ServerSettings(Section):
     most_sites: Count = Field(1024, description="Most sites that are connected at once.")
     wait: WaitSettings = Field(default_factory=WaitSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    models: dict[str, str] = Field(
+        default_factory=dict,
+        description="Networks of one's own, by the name that plans give: package.module:function or "
+        "path/to/file.py:function.",
+    )
     data: Annotated[tuple[TestDataSettings, ...], BeforeValidator(_one_or_more)] = Field(
         (), strict=False, description="The server's own test data, one table a data set."
     )
@@ -87,7 +93,7 @@ class ServerSettings(Section):
 
 
 def read_settings(path: Path) -> ServerSettings:
-    """Read `server.toml`; the paths in it come back absolute.
+    """Read `server.toml`; the paths in it come back absolute, and one's own networks known to this process.
 
     Raises:
         UsageError: it can't be read, or says something else; one line for each thing that is wrong.
@@ -99,6 +105,7 @@ def read_settings(path: Path) -> ServerSettings:
         raise UsageError(f"{path}: data: two tables for the data set '{twice}'; keep one of them")
     located = tuple(one.model_copy(update={"path": str(_located(one.path, path.parent))}) for one in settings.data)
     changes: dict[str, Any] = {"data": located}
+    own.bind(settings.models, path.parent)
     return settings.model_copy(update=changes)
 
 

@@ -6,12 +6,15 @@ listed here; the card of a user's own data comes from the plan (`data.card`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from security.errors import UsageError, did_you_mean
-from shared_models.plan_data import CardPlan, CategoricalColumn, Column, DataPlan, NumericColumn
+from shared_models.example_form import ExampleForm
+from shared_models.plan_data import TEXTS, CardPlan, CategoricalColumn, Column, DataPlan, NumericColumn
+from shared_models.tokens import vocabulary_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,9 @@ class DataCard:
         input_shape: shape of one example as a model sees it, without the batch.
         classes: names of the classes, in the order of their numbers.
         mean, std: public constants; images are `(value - mean) / std`.
+        vocabulary: number of tokens, where an example is a row of token numbers.
+        at_each_place: whether what is predicted is the token after each one (a language model); `classes` are then
+            the tokens.
         target: column to predict, for tables.
         columns: the columns of a table that are used, with their public bounds or values. A plan's are in the
             order of their names: that of its text is no part of its digest, and must not move the features.
@@ -35,11 +41,18 @@ class DataCard:
     classes: tuple[str, ...]
     mean: float = 0.0
     std: float = 1.0
+    vocabulary: int | None = None
+    at_each_place: bool = False
     target: str | None = None
     columns: Mapping[str, Column] = field(default_factory=lambda: MappingProxyType({}))
     missing: tuple[str, ...] = ()
     source: str = "the user's own"
     licence: str = "the user's own"
+
+    @property
+    def form(self) -> ExampleForm:
+        """What one example looks like to a network."""
+        return ExampleForm(self.input_shape, len(self.classes), self.vocabulary, self.at_each_place)
 
 
 def table_width(columns: Mapping[str, Column]) -> int:
@@ -66,10 +79,75 @@ _HEART_COLUMNS: dict[str, Column] = {
     "oldpeak": NumericColumn(low=-3, high=7, spread=2),
 }
 
+# Adult census income: bounds and values are those that the set's own description lists (adult.names).
+_ADULT_COLUMNS: dict[str, Column] = {
+    "age": NumericColumn(low=15, high=95, spread=2),
+    "workclass": CategoricalColumn(
+        values=(
+            "Private",
+            "Self-emp-not-inc",
+            "Self-emp-inc",
+            "Federal-gov",
+            "Local-gov",
+            "State-gov",
+            "Without-pay",
+            "Never-worked",
+        )
+    ),
+    "education-num": NumericColumn(low=1, high=16, spread=2),
+    "marital-status": CategoricalColumn(
+        values=(
+            "Married-civ-spouse",
+            "Divorced",
+            "Never-married",
+            "Separated",
+            "Widowed",
+            "Married-spouse-absent",
+            "Married-AF-spouse",
+        )
+    ),
+    "occupation": CategoricalColumn(
+        values=(
+            "Tech-support",
+            "Craft-repair",
+            "Other-service",
+            "Sales",
+            "Exec-managerial",
+            "Prof-specialty",
+            "Handlers-cleaners",
+            "Machine-op-inspct",
+            "Adm-clerical",
+            "Farming-fishing",
+            "Transport-moving",
+            "Priv-house-serv",
+            "Protective-serv",
+            "Armed-Forces",
+        )
+    ),
+    "relationship": CategoricalColumn(
+        values=("Wife", "Own-child", "Husband", "Not-in-family", "Other-relative", "Unmarried")
+    ),
+    "race": CategoricalColumn(values=("White", "Asian-Pac-Islander", "Amer-Indian-Eskimo", "Other", "Black")),
+    "sex": CategoricalColumn(values=("Female", "Male")),
+    "capital-gain": NumericColumn(low=0, high=20_000, spread=2),
+    "capital-loss": NumericColumn(low=0, high=3_000, spread=2),
+    "hours-per-week": NumericColumn(low=1, high=99, spread=2),
+}
+
 KNOWN: Mapping[str, DataCard] = MappingProxyType(
     {
         card.name: card
         for card in (
+            DataCard(
+                name="adult",
+                input_shape=(table_width(_ADULT_COLUMNS),),
+                classes=("<=50K", ">50K"),
+                target="income",
+                columns=MappingProxyType(_ADULT_COLUMNS),
+                missing=("?",),
+                source="Adult (Becker and Kohavi 1996), UCI",
+                licence="CC BY 4.0",
+            ),
             DataCard(
                 name="digits",
                 input_shape=(1, 8, 8),
@@ -109,6 +187,47 @@ KNOWN: Mapping[str, DataCard] = MappingProxyType(
                 source="Heart disease (Janosi, Steinbrunn, Pfisterer, Detrano 1989), UCI",
                 licence="CC BY 4.0",
             ),
+            DataCard(
+                name="mnist",
+                input_shape=(1, 28, 28),
+                classes=tuple("0123456789"),
+                mean=0.1307,
+                std=0.3081,
+                source="MNIST (LeCun, Cortes, Burges 1998), 10,000 of its images",
+                licence="as its authors say; the package that ships them: MIT",
+            ),
+            DataCard(
+                name="sentences",
+                input_shape=(1,),  # as the plan's [data.text] says
+                classes=("bad", "good"),
+                vocabulary=2,
+                source="Sentiment labelled sentences (Kotzias et al. 2015), UCI",
+                licence="CC BY 4.0",
+            ),
+            DataCard(
+                name="sentiment",
+                input_shape=(1,),
+                classes=("negative", "positive"),
+                vocabulary=2,
+                source="VADER's rated snippets (Hutto and Gilbert 2014)",
+                licence="MIT",
+            ),
+            DataCard(
+                name="shakespeare",
+                input_shape=(1,),
+                classes=("0", "1"),
+                vocabulary=2,
+                at_each_place=True,
+                source="Shakespeare's plays, Project Gutenberg",
+                licence="public domain",
+            ),
+            DataCard(
+                name="watch",
+                input_shape=(6, 128),
+                classes=("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW"),
+                source="Shoulder exercises by smartwatch (Burns et al. 2018), as shipped with seglearn",
+                licence="BSD-3-Clause",
+            ),
         )
     }
 )
@@ -124,13 +243,24 @@ def card_for(data: DataPlan) -> DataCard:
     if known is not None:
         if data.card is not None:
             raise UsageError(f"data.card: '{data.name}' brings its own card; remove [data.card] from the plan")
-        return known
+        return known if data.name not in TEXTS else _of_texts(known, data)
     if data.card is None:
         raise UsageError(
             f"data.card: {did_you_mean(data.name, KNOWN)}data.name = '{data.name}' needs a [data.card] with its public "
             f"facts (classes, columns or input_shape); data sets that bring their own: {', '.join(sorted(KNOWN))}"
         )
     return _own_card(data.name, data.card)
+
+
+def _of_texts(known: DataCard, data: DataPlan) -> DataCard:
+    """The card of a set of texts, as the plan turns these into tokens."""
+    vocabulary = vocabulary_of(data.texts)
+    return dataclasses.replace(
+        known,
+        input_shape=(data.texts.places,),
+        vocabulary=vocabulary,
+        classes=tuple(map(str, range(vocabulary))) if known.at_each_place else known.classes,
+    )
 
 
 def _own_card(name: str, card: CardPlan) -> DataCard:

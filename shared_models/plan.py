@@ -100,6 +100,15 @@ class TrainingPlan(Section):
     momentum: Decay = Field(0.0, description="Momentum of sgd.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), strict=False, description="Moment decay of adam and adamw.")
     weight_decay: NonNegative = Field(0.0, description="Weight decay of the local optimiser.")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Part of an example's target that is spread evenly over all classes."
+    )
+    class_weights: tuple[Positive, ...] | None = Field(
+        None,
+        strict=False,
+        description="What the loss of each class' examples is multiplied by, in the order of the classes: public "
+        "numbers, or made of released counts.",
+    )
     schedule: Schedule = Field(default_factory=ConstantSchedule, description="Learning rate over the rounds.")
     steps: Count | None = Field(None, description="Local steps a round; default 10 unless epochs is given.")
     epochs: Count | None = Field(
@@ -503,6 +512,8 @@ class Plan(Section):
             del meaning["federation"]["population"]
         if meaning["features"] is None:
             del meaning["features"]
+        if meaning["data"]["text"] is None:
+            del meaning["data"]["text"]
         for name in ("adaptive", "correlated"):
             if meaning["privacy"][name] is None:
                 del meaning["privacy"][name]
@@ -510,9 +521,11 @@ class Plan(Section):
             ("training", "dp_engine", "bookkeeping"),
             ("training", "precision", "float32"),
             ("training", "company", 1),
+            ("training", "label_smoothing", 0.0),
+            ("training", "class_weights", None),
             ("privacy", "clipping", "flat"),
         ):
-            if meaning[section][name] == before:
+            if repr(meaning[section][name]) == repr(before):  # -0.0 is another text
                 del meaning[section][name]
         text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

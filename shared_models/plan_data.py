@@ -14,6 +14,12 @@ _PARTITION: Final = "iid, dirichlet, pathological, size-skewed or natural."
 _COLUMN: Final = "numeric or categorical."
 
 
+TEXTS: Final = ("sentences", "sentiment", "shakespeare")
+"""Sets of texts."""
+LANGUAGE: Final = ("shakespeare",)
+"""Those of them whose task is the next character."""
+
+
 class IidPartition(Section):
     """Records are dealt to the clients at random, in equal parts."""
 
@@ -105,10 +111,28 @@ class CardPlan(Section):
     std: Positive = Field(1.0, description="npz, image-folder: public constant every value is divided by.")
 
 
+class TextPlan(Section):
+    """How a text becomes numbers of tokens: by public rules, the same everywhere."""
+
+    tokens: Literal["words", "characters", "wordpiece"] = Field(
+        "words",
+        description="What a token is: a word, by its hash; a character; or a piece of the pretrained encoder's "
+        "vocabulary.",
+    )
+    vocabulary: Annotated[int, Field(ge=2, le=2**24)] = Field(8192, description="words: numbers of tokens there are.")
+    places: Annotated[int, Field(ge=1, le=8192)] = Field(
+        64, description="Tokens of a record: a longer text is cut, a shorter one filled."
+    )
+
+
 class DataPlan(Section):
     """Which data, and how it is spread over the clients."""
 
-    name: str = Field("digits", description="Data set: digits, heart-disease, fashion-mnist, csv, npz, image-folder.")
+    name: str = Field(
+        "digits",
+        description="Data set: adult, digits, fashion-mnist, heart-disease, mnist, sentences, sentiment, shakespeare, "
+        "watch; or one's own: csv, image-folder, npz.",
+    )
     path: str | None = Field(
         None, description="File or folder of the data, where the set needs one; relative to the plan's file."
     )
@@ -126,6 +150,7 @@ class DataPlan(Section):
     max_rows_per_person: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         None, description="Most records of one person that are used; the privacy unit is then a person."
     )
+    text: TextPlan | None = Field(None, description="How texts become tokens, where the set holds texts.")
     card: CardPlan | None = Field(None, description="Public description of the user's own data.")
 
     @model_validator(mode="after")
@@ -135,6 +160,26 @@ class DataPlan(Section):
         if self.person_column is not None and self.max_rows_per_person is None:
             raise ValueError("person_column needs max_rows_per_person, a public bound on a person's records")
         return self
+
+    @model_validator(mode="after")
+    def _texts(self) -> Self:
+        if self.text is not None and self.name not in TEXTS:
+            raise ValueError(f"text is for sets of texts ({', '.join(TEXTS)}), name = '{self.name}' is none")
+        if self.name in LANGUAGE and self.texts.tokens != "characters":
+            raise ValueError(f"text.tokens = '{self.texts.tokens}' with name = '{self.name}': allowed: characters")
+        if self.name in LANGUAGE and isinstance(self.partition, DirichletPartition | PathologicalPartition):
+            raise ValueError(
+                f"partition.kind = '{self.partition.kind}' goes by classes, of which a record of '{self.name}' has "
+                "many; allowed: iid, natural, size-skewed"
+            )
+        return self
+
+    @property
+    def texts(self) -> TextPlan:
+        """How texts become tokens: as the plan says, else by words, and a language model's by characters."""
+        if self.text is not None:
+            return self.text
+        return TextPlan(tokens="characters", places=80) if self.name in LANGUAGE else TextPlan()
 
     @property
     def clients(self) -> int | None:

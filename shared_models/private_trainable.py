@@ -20,11 +20,12 @@ from opacus.grad_sample import GradSampleModule
 from opacus.layers import DPGRU, DPLSTM, DPRNN
 from opacus.validators import ModuleValidator
 from torch import nn
-from torch.nn import functional
 
 from privacy.dpsgd.engine import DpEngine, private_hooks
+from privacy.dpsgd.example_loss import PLAIN
 from privacy.dpsgd.factors import Factors
 from security.errors import UsageError
+from shared_models.example_form import ExampleForm
 
 _EXAMPLES = 4
 # Of other batches: what part of each example isn't zero, and what the example is multiplied by.
@@ -42,26 +43,18 @@ _MENDS: tuple[tuple[type[nn.Module], str], ...] = (
 )
 # Exact types: a subclass may do anything.
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-# What replaces the other examples of a batch: up to 100 standard deviations, where exp() is still finite.
-_NEIGHBOURS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
-    lambda inputs: 100 * inputs,
-    lambda inputs: -100 * inputs,
-    torch.zeros_like,
-)
 
 
-def check_private_trainable(
-    model: nn.Module, input_shape: tuple[int, ...], classes: int, engine: DpEngine = "bookkeeping"
-) -> None:
+def check_private_trainable(model: nn.Module, form: ExampleForm, engine: DpEngine = "bookkeeping") -> None:
     """Refuse a network that can't be trained with per-example clipping.
 
     All tests run on a copy, in training mode and float64 on the CPU: the network, its gradients and hooks and
     the global random state are left as they were. Parameters may be frozen, but not all.
 
     Args:
-        model: maps (batch, *input_shape), floating point, to logits (batch, classes).
-        input_shape: shape of one example.
-        classes: number of classes, at least 2.
+        model: maps (batch, *shape), floating point, to logits (batch, classes); a language model to logits (batch,
+            places, classes).
+        form: of one example.
         engine: what will make the gradients of single examples.
 
     Raises:
@@ -70,12 +63,7 @@ def check_private_trainable(
     probe = _copy(model)
     _check_known_offenders(probe)
     _check_parameters(probe, engine)
-    generator = torch.Generator().manual_seed(_SEED)
-    batch = _Batch(
-        inputs=torch.randn(_EXAMPLES, *input_shape, generator=generator, dtype=torch.float64),
-        labels=torch.arange(_EXAMPLES) % classes,
-        classes=classes,
-    )
+    batch = _random_batch(form)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(_SEED)
         _check_stateless(probe, batch)
@@ -91,11 +79,11 @@ def check_private_trainable(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Examples (n, *input_shape), their labels (n,) and the number of logits a model must give for each."""
+    """Examples (n, *shape) of a form, and their labels (n,) or (n, places)."""
 
     inputs: torch.Tensor
     labels: torch.Tensor
-    classes: int
+    form: ExampleForm
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,25 +91,51 @@ class _Batch:
     def alone(self, example: int) -> _Batch:
         """The batch that holds this example only."""
         one = slice(example, example + 1)
-        return _Batch(self.inputs[one], self.labels[one], self.classes)
+        return _Batch(self.inputs[one], self.labels[one], self.form)
 
     def variants(self) -> Iterator[_Batch]:
         """This batch, and others that a network may treat otherwise: it might sort by length, mask zeros, or choose."""
         yield self
         flat = self.inputs.flatten(1)
         lengths = torch.tensor(_LENGTHS) * flat.shape[1]
-        cut = torch.where(torch.arange(flat.shape[1]) < lengths[:, None], flat, 0.0) * torch.tensor(_SIZES)[:, None]
+        cut = torch.where(torch.arange(flat.shape[1]) < lengths[:, None], flat, 0.0)
+        if self.form.vocabulary is None:
+            cut *= torch.tensor(_SIZES)[:, None]
         mixed = cut.to(flat.dtype).view_as(self.inputs)
-        yield _Batch(mixed, self.labels, self.classes)
+        yield _Batch(mixed, self.labels, self.form)
         # Another order and number, and zeros at the other end.
         turned = cut.flip(1).to(flat.dtype).view_as(self.inputs).flip(0)[1:]
-        yield _Batch(turned, self.labels.flip(0)[1:], self.classes)
+        yield _Batch(turned, self.labels.flip(0)[1:], self.form)
 
-    def among(self, example: int, change: Callable[[torch.Tensor], torch.Tensor]) -> _Batch:
-        """The batch with every example but this one changed."""
-        inputs = change(self.inputs).clone()
-        inputs[example] = self.inputs[example]
-        return _Batch(inputs, self.labels, self.classes)
+    def crowds(self, example: int) -> Iterator[_Batch]:
+        """The batch with every example but this one replaced: by values of up to 100 standard deviations, where exp()
+        is still finite, or by other tokens; and by zeros, which are padding."""
+        vocabulary = self.form.vocabulary
+        others = (
+            (100 * self.inputs, -100 * self.inputs)
+            if vocabulary is None
+            else (vocabulary - 1 - self.inputs, (self.inputs + 1) % vocabulary)
+        )
+        for other in (*others, torch.zeros_like(self.inputs)):
+            inputs = other.clone()
+            inputs[example] = self.inputs[example]
+            yield _Batch(inputs, self.labels, self.form)
+
+
+def _random_batch(form: ExampleForm) -> _Batch:
+    generator = torch.Generator().manual_seed(_SEED)
+    shape = (_EXAMPLES, *form.shape)
+    inputs = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        if form.vocabulary is None
+        else torch.randint(1, form.vocabulary, shape, generator=generator).double()
+    )
+    labels = (
+        torch.randint(1, form.classes, shape, generator=generator)
+        if form.at_each_place
+        else torch.arange(_EXAMPLES) % form.classes
+    )
+    return _Batch(inputs, labels, form)
 
 
 @dataclass(frozen=True)
@@ -187,14 +201,13 @@ def _check_independent(model: nn.Module, batch: _Batch) -> None:
     for example in range(len(batch)):
         alone = _outcome(model, batch.alone(example), 0)
         if not torch.isfinite(alone.loss):
-            raise UsageError("the model's loss is not finite on standard normal inputs")
+            raise UsageError("the model's loss is not finite on random inputs")
         if not alone.agrees(_outcome(model, batch.alone(example), 0)):
             raise UsageError(
                 "the model gives another loss or gradient each time it sees the same example; "
                 "draw random numbers by nn.Dropout only, and keep nothing from one forward pass to the next"
             )
-        for change in _NEIGHBOURS:
-            crowd = batch.among(example, change)
+        for crowd in batch.crowds(example):
             among = _outcome(model, crowd, example)
             if not alone.agrees(_outcome(model, batch.alone(example), 0)):
                 raise UsageError("the model remembers earlier batches; keep nothing from one forward pass to the next")
@@ -249,7 +262,8 @@ def _blaming_the_model(what: str) -> Iterator[None]:
 def _logits(model: nn.Module, batch: _Batch) -> torch.Tensor:
     with _blaming_the_model(f"a forward pass on a batch of shape {tuple(batch.inputs.shape)}"):
         logits: Any = model(batch.inputs.clone())
-    wanted = (len(batch), batch.classes)
+    places = batch.form.shape if batch.form.at_each_place else ()
+    wanted = (len(batch), *places, batch.form.classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != wanted:
         given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UsageError(
@@ -261,7 +275,7 @@ def _logits(model: nn.Module, batch: _Batch) -> torch.Tensor:
 def _outcome(model: nn.Module, batch: _Batch, example: int) -> _Outcome:
     """The loss of one example of the batch, and that loss's gradient."""
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    loss = functional.cross_entropy(_logits(model, batch)[example], batch.labels[example])
+    loss = PLAIN.of_each(_logits(model, batch), batch.labels)[example]
     if not loss.requires_grad:
         return _Outcome(loss, dict.fromkeys(parameters))
     with _blaming_the_model("a backward pass"):
@@ -272,7 +286,7 @@ def _outcome(model: nn.Module, batch: _Batch, example: int) -> _Outcome:
 def _hook_gradients(model: nn.Module, batch: _Batch, engine: DpEngine) -> dict[str, torch.Tensor | None]:
     """Per-example gradients (n, *parameter) by trained parameter, from the engine's hooks."""
     with _blaming_the_model("per-example gradients"), private_hooks(model, engine):
-        loss = functional.cross_entropy(_logits(model, batch), batch.labels, reduction="sum")
+        loss = PLAIN(_logits(model, batch), batch.labels)
         if loss.requires_grad:
             torch.autograd.backward(loss)
         trained = {name: value for name, value in model.named_parameters() if value.requires_grad}

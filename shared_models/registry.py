@@ -1,16 +1,17 @@
 """The networks a plan may name.
 
-To add one: write a file with a frozen config dataclass and a `build(config, input_shape, classes)`
-function, and add its `ModelFactory` to `_FACTORIES`. Convention for errors: the config's `__post_init__`
-and `build` raise a `ValueError` that reads "option: what is allowed", or, where the shape of the input is
-at fault, "takes ...".
+To add one: write a file with a frozen config dataclass and a `build(config, form)` function, or, for a network that
+takes values alone, `build(config, input_shape, classes)`, which `_of_values` makes into the former; and add its
+`ModelFactory` to `_FACTORIES`. Convention for errors: the config's `__post_init__` and `build` raise a `ValueError`
+that reads "option: what is allowed", or, where the form of the input is at fault, "takes ...".
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,9 +19,10 @@ import torch
 from torch import nn
 
 from security.errors import UsageError, did_you_mean
-from shared_models import cnn, convnet, linear, mlp, resnet, vit
+from shared_models import cnn, cnn1d, convnet, inception, linear, minilm, mlp, own, recurrent, resnet, transformer, vit
 from shared_models.cards import card_for
-from shared_models.features.apply import model_shape
+from shared_models.example_form import ExampleForm
+from shared_models.features.apply import model_form
 from shared_models.plan import Plan
 
 
@@ -31,14 +33,23 @@ class ModelFactory:
     Attributes:
         name: what a plan calls it.
         config: frozen dataclass of its options, with defaults.
-        build: makes the network from (config, input shape without the batch, number of classes).
+        build: makes the network from its config and the form of an example.
         summary: one line for people.
     """
 
     name: str
     config: type[Any]
-    build: Callable[[Any, tuple[int, ...], int], nn.Module]
+    build: Callable[[Any, ExampleForm], nn.Module]
     summary: str
+
+
+def _of_values(build: Callable[[Any, tuple[int, ...], int], nn.Module]) -> Callable[[Any, ExampleForm], nn.Module]:
+    def checked(config: Any, form: ExampleForm) -> nn.Module:
+        if form.vocabulary is not None:
+            raise ValueError("takes values, no tokens")
+        return build(config, form.shape, form.classes)
+
+    return checked
 
 
 _LARGEST_EXAMPLE = 1 << 28  # values
@@ -46,14 +57,43 @@ _LARGEST_EXAMPLE = 1 << 28  # values
 _FACTORIES = {
     factory.name: factory
     for factory in (
-        ModelFactory("cnn", cnn.CnnConfig, cnn.build, "small convolutional network for images of 8x8 to 64x64"),
         ModelFactory(
-            "convnet", convnet.ConvnetConfig, convnet.build, "plain convolutional network for images of 8x8 to 64x64"
+            "cnn", cnn.CnnConfig, _of_values(cnn.build), "small convolutional network for images of 8x8 to 64x64"
         ),
-        ModelFactory("linear", linear.LinearConfig, linear.build, "one affine layer for inputs of any shape"),
-        ModelFactory("mlp", mlp.MlpConfig, mlp.build, "multilayer perceptron for inputs of any shape"),
-        ModelFactory("resnet", resnet.ResnetConfig, resnet.build, "residual network for images of 8x8 to 64x64"),
-        ModelFactory("vit", vit.VitConfig, vit.build, "vision transformer for images of 8x8 to 64x64"),
+        ModelFactory("cnn1d", cnn1d.Cnn1dConfig, _of_values(cnn1d.build), "convolutional network for signals"),
+        ModelFactory(
+            "convnet",
+            convnet.ConvnetConfig,
+            _of_values(convnet.build),
+            "plain convolutional network for images of 8x8 to 64x64",
+        ),
+        ModelFactory(
+            "inception",
+            inception.InceptionConfig,
+            _of_values(inception.build),
+            "inception network for images of 8x8 to 64x64",
+        ),
+        ModelFactory(
+            "linear", linear.LinearConfig, _of_values(linear.build), "one affine layer for values of any shape"
+        ),
+        ModelFactory("minilm", minilm.MinilmConfig, minilm.build, "pretrained sentence encoder, with adapters (LoRA)"),
+        ModelFactory("mlp", mlp.MlpConfig, _of_values(mlp.build), "multilayer perceptron for values of any shape"),
+        ModelFactory(
+            "recurrent",
+            recurrent.RecurrentConfig,
+            recurrent.build,
+            "LSTM or GRU for texts, signals, language models",
+        ),
+        ModelFactory(
+            "resnet", resnet.ResnetConfig, _of_values(resnet.build), "residual network for images of 8x8 to 64x64"
+        ),
+        ModelFactory(
+            "transformer",
+            transformer.TransformerConfig,
+            transformer.build,
+            "transformer for texts, signals, language models",
+        ),
+        ModelFactory("vit", vit.VitConfig, _of_values(vit.build), "vision transformer for images of 8x8 to 64x64"),
     )
 }
 
@@ -64,13 +104,14 @@ def names() -> tuple[str, ...]:
 
 
 def factory(name: str) -> ModelFactory:
-    """The network of that name.
+    """Veil's network of that name.
 
     Raises:
         UsageError: there is none.
     """
     if name not in _FACTORIES:
-        raise UsageError(f"model.name = {name!r}: unknown model; {_known(name, names())}")
+        known = (*names(), *own.bound())
+        raise UsageError(f"model.name = {name!r}: unknown model; {_known(name, known)}")
     return _FACTORIES[name]
 
 
@@ -89,12 +130,12 @@ def check_options(name: str, options: Mapping[str, object]) -> dict[str, object]
     Raises:
         UsageError: unknown network, or an option of unknown name, wrong type or impossible value.
     """
+    if _is_own(name):
+        return own.own_options(name, options)
     return _as_toml(_config(factory(name), options))
 
 
-def build(
-    name: str, options: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int, seed: int
-) -> nn.Module:
+def build(name: str, options: Mapping[str, object], *, form: ExampleForm, seed: int) -> nn.Module:
     """A new network on the CPU, in training mode.
 
     The weights depend on the arguments only: the same seed gives the same bits, and the global random state
@@ -103,27 +144,22 @@ def build(
     Args:
         name: one of `names()`.
         options: options of the network; those left out take their defaults.
-        input_shape: shape of one example, e.g. (channels, height, width).
-        classes: number of classes, which is the width of the output (batch, classes).
+        form: of one example; the classes are the last axis of the output.
         seed: seed of the initial weights.
 
     Raises:
         UsageError: unknown network, wrong options, or a network that doesn't take such inputs.
     """
+    if _is_own(name):
+        with _seeded(seed):
+            return own.build_own(name, own.own_options(name, options), form)
     chosen = factory(name)
     config = _config(chosen, options)
-    if not input_shape or min(input_shape) < 1:
-        raise UsageError(f"model.name = {name!r}: the shape of an example {input_shape} must hold positive sizes")
-    if classes < 2:
-        raise UsageError(f"model.name = {name!r}: needs at least 2 classes, not {classes}")
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # Not torch.manual_seed: that would also reseed the generators of every GPU.
-        torch.default_generator.manual_seed(seed)
+    with _seeded(seed):
         try:
-            return chosen.build(config, input_shape, classes)
+            return chosen.build(config, form)
         except ValueError as error:
-            given = f"; the data's examples have shape {input_shape}"
-            raise _blame(error, chosen, dataclasses.asdict(config), given) from error
+            raise _blame(error, chosen, dataclasses.asdict(config), _given(form)) from error
 
 
 def build_for(plan: Plan) -> nn.Module:
@@ -132,37 +168,63 @@ def build_for(plan: Plan) -> nn.Module:
     Raises:
         UsageError: as `build`, or the plan's own data is not fully described.
     """
-    card = card_for(plan.data)
-    return build(
-        plan.model.name,
-        plan.model.options,
-        input_shape=model_shape(plan),
-        classes=len(card.classes),
-        seed=plan.seed,
-    )
+    return build(plan.model.name, plan.model.options, form=model_form(plan), seed=plan.seed)
 
 
 def count_parameters(plan: Plan) -> int:
-    """How many numbers the plan's network trains, without making it: a stranger's plan may ask for any size.
+    """How many numbers the plan's network has, without making it: a stranger's plan may ask for any size.
 
     Raises:
         UsageError: as `build_for`; or an example or the network is larger than can be counted.
     """
-    card, shape = card_for(plan.data), model_shape(plan)
+    return sum(parameter.numel() for parameter in dry(plan).parameters())
+
+
+def dry(plan: Plan) -> nn.Module:
+    """The plan's network on torch's meta device: shapes and no numbers, whatever its size.
+
+    Raises:
+        UsageError: as `count_parameters`.
+    """
+    if _is_own(plan.model.name):
+        options = own.own_options(plan.model.name, plan.model.options)
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return own.build_own(plan.model.name, options, model_form(plan))
+    card, form = card_for(plan.data), model_form(plan)
     chosen = factory(plan.model.name)
     config = _config(chosen, plan.model.options)
-    too_large = UsageError(f"model.name = {plan.model.name!r}: too large for examples of shape {shape}")
-    if max(math.prod(card.input_shape), math.prod(shape)) > _LARGEST_EXAMPLE:
+    too_large = UsageError(f"model.name = {plan.model.name!r}: too large for examples of shape {form.shape}")
+    if max(math.prod(card.input_shape), math.prod(form.shape)) > _LARGEST_EXAMPLE:
         raise too_large
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            network = chosen.build(config, shape, len(card.classes))
+            return chosen.build(config, form)
     except ValueError as error:
-        given = f"; the data's examples have shape {shape}"
-        raise _blame(error, chosen, dataclasses.asdict(config), given) from error
+        raise _blame(error, chosen, dataclasses.asdict(config), _given(form)) from error
     except RuntimeError as error:  # torch can't count so far
         raise too_large from error
-    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _is_own(name: str) -> bool:
+    if name not in own.bound():
+        return False
+    if name in _FACTORIES:
+        raise UsageError(f"models.{name}: is one of Veil's own networks; bind another name")
+    return True
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Random numbers follow from the seed inside, on the CPU, and are as before outside."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed: that would also reseed the generators of every GPU.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _given(form: ExampleForm) -> str:
+    kind = "shape" if form.vocabulary is None else f"{form.vocabulary} tokens and shape"
+    return f"; the data's examples have {kind} {form.shape}"
 
 
 def _config(chosen: ModelFactory, options: Mapping[str, object]) -> Any:

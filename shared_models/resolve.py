@@ -18,8 +18,7 @@ from privacy.accountant import epsilon as epsilon_of
 from privacy.calibration import least_noise_multiplier, noise_multiplier_for
 from privacy.mechanisms import Release
 from security.errors import UsageError
-from shared_models.cards import card_for
-from shared_models.features.apply import check_source, model_shape
+from shared_models.features.apply import check_source, model_form
 from shared_models.plan import Plan, PrivacyPlan
 from shared_models.plan_adaptive import filled
 from shared_models.plan_central import central_grid, is_central, population_of
@@ -41,8 +40,7 @@ def resolve(plan: Plan) -> Plan:
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
         from shared_models.private_trainable import check_private_trainable
 
-        card = card_for(plan.data)
-        check_private_trainable(model, model_shape(plan), len(card.classes), plan.training.dp_engine)
+        check_private_trainable(model, model_form(plan), plan.training.dp_engine)
     changes: dict[str, Any] = {
         "model": plan.model.model_copy(update={"options": options}),
         "federation": plan.federation.model_copy(update={"weighting": plan.weighting}),

@@ -1,9 +1,7 @@
 """Vision transformer for small images (Dosovitskiy et al. 2021, arXiv 2010.11929).
 
-Built from layers that give per-example gradients: attention is `Linear` projections around
-`scaled_dot_product_attention` (`nn.MultiheadAttention` keeps its weights where DP-SGD can't see them),
-positions are an `Embedding`, and the mean over the patches stands where the paper has a class token (Beyer
-et al. 2022, arXiv 2205.01580).
+Built from layers that give per-example gradients: positions are an `Embedding`, and the mean over the patches stands
+where the paper has a class token (Beyer et al. 2022, arXiv 2205.01580).
 """
 
 from __future__ import annotations
@@ -13,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
+
+from shared_models.attention import Block
 
 
 @dataclass(frozen=True)
@@ -52,57 +51,6 @@ class VitConfig:
             raise ValueError("dropout: from 0 to below 1")
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention, softmax(QK^T / sqrt(d)) V for each head (Vaswani et al. 2017, equation 1).
-
-    Maps tokens (batch, patches, dim) to the same shape.
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(dim, dim)
-        # A key bias adds the same number to all scores of a query and cancels in the softmax: under DP-SGD it
-        # would be a parameter that only ever receives noise.
-        self.key = nn.Linear(dim, dim, bias=False)
-        self.value = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Attended tokens (batch, patches, dim)."""
-        query, key, value = (
-            project(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project in (self.query, self.key, self.value)
-        )
-        attended = functional.scaled_dot_product_attention(query, key, value)
-        mixed: torch.Tensor = self.out(attended.transpose(1, 2).flatten(2))
-        return mixed
-
-
-class Block(nn.Module):
-    """One pre-norm transformer block; maps tokens (batch, patches, dim) to the same shape."""
-
-    def __init__(self, config: VitConfig) -> None:
-        super().__init__()
-        hidden = config.dim * config.mlp_ratio
-        self.attention = nn.Sequential(
-            nn.LayerNorm(config.dim), Attention(config.dim, config.heads), nn.Dropout(config.dropout)
-        )
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(config.dim),
-            nn.Linear(config.dim, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, config.dim),
-            nn.Dropout(config.dropout),
-        )
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (batch, patches, dim) after attention and the perceptron, each with its residual path."""
-        tokens = tokens + self.attention(tokens)  # not `+=`: hooks need each layer's output as it was
-        mixed: torch.Tensor = tokens + self.mlp(tokens)
-        return mixed
-
-
 class Vit(nn.Module):
     """Maps images (batch, channels, height, width) to logits (batch, classes)."""
 
@@ -113,7 +61,10 @@ class Vit(nn.Module):
         self.embed = nn.Linear(channels * patch * patch, config.dim)
         self.positions = nn.Embedding((height // patch) * (width // patch), config.dim)
         nn.init.normal_(self.positions.weight, std=0.02)
-        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.depth)))
+        hidden = config.dim * config.mlp_ratio
+        self.blocks = nn.Sequential(
+            *(Block(config.dim, config.heads, hidden, config.dropout) for _ in range(config.depth))
+        )
         self.norm = nn.LayerNorm(config.dim)
         self.head = nn.Linear(config.dim, classes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ from server.federation import Outcome
 from server.observer import Observer, Silent
 from server.run_folder import RunFolder
 from server.strategies import make_strategy
+from shared_models import own
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
 from shared_models.registry import build_for
@@ -37,7 +39,7 @@ from simulations.baselines import baselines
 from simulations.beside import beside
 from simulations.inline_grid import InlineGrid
 from simulations.local_grid import LocalGrid
-from simulations.worker import DEFAULT_APP
+from simulations.worker import DEFAULT_APP, MODELS
 
 if TYPE_CHECKING:  # they bring Ray with them
     from simulations.ray_workers import RayWorkers
@@ -57,6 +59,7 @@ class Settings:
         ray_address: a running cluster; None for this machine.
         actors: of Ray, started before with the same app and options (`simulations.early_ray`); for one run.
         app: the ClientApp, as `package.module:name`.
+        models: networks of the user's own, by the name that the plan gives (`shared_models.own`).
         observer: is told of each round.
     """
 
@@ -66,6 +69,7 @@ class Settings:
     ray_address: str | None = None
     actors: RayWorkers | None = None
     app: str = DEFAULT_APP
+    models: Mapping[str, str] = field(default_factory=dict)
     observer: Observer = field(default_factory=Silent)
 
 
@@ -77,6 +81,7 @@ def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFold
         RunError: the run could not go on.
     """
     begun = time.monotonic()
+    own.bind(settings.models)
     plan = resolve(plan)
     # What is wrong with strategy, device or data is found out before a folder is made and before anybody is charged.
     make_strategy(plan)
@@ -106,6 +111,7 @@ def resume_run(path: Path, settings: Settings) -> tuple[RunFolder, Outcome | Non
     """
     begun = time.monotonic()
     folder = RunFolder(path)
+    own.bind(settings.models)
     plan = resolve(folder.read_plan())
     with folder.locked():
         checkpoint = load_checkpoint(folder.checkpoints, plan.digest())
@@ -271,6 +277,8 @@ def virtual_identities(plan: Plan, ledger: Path, clients: Iterable[str]) -> dict
 def _grid(settings: Settings, stage: _Stage, plan: Plan, folder: RunFolder) -> LocalGrid:
     # A worker may have another working folder.
     config, log = {"plan": write_plan(plan), "ledger": str(folder.ledger.resolve())}, folder.client_log.resolve()
+    if own.bound():
+        config[MODELS] = json.dumps(own.bound())
     together = 1 if plan.training.company == 1 else company_size(plan, build_for(plan))
     if stage.workers is None:
         return InlineGrid(stage.clients, config=config, app=settings.app, log=log, together=together)

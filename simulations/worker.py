@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import sys
 import time
@@ -18,10 +19,13 @@ from flwr.clientapp import ClientApp
 from client.books import books
 from client.company_trainer import in_company
 from privacy.ledger import Ledger, LedgerError
+from shared_models import own
 from shared_models.faults import Fault
 from shared_models.flower_messages import client_context, copied, error_reply, rebuild
 
 DEFAULT_APP = "client.app:app"
+MODELS = "models"
+"""Key of the configuration: the user's own networks, as JSON (`shared_models.own`)."""
 
 Asked = tuple[Metadata, RecordDict, str, RecordDict, tuple[str, ...]]
 """A message to one client: its head, its content, the client's id, its state, and who keeps it company."""
@@ -41,7 +45,8 @@ class Worker:
     Args:
         app: where the ClientApp is, as `package.module:name`.
         run_id: of the run.
-        config: what the app is told of the run: the resolved `plan` as TOML, and where the `ledger` is.
+        config: what the app is told of the run: the resolved `plan` as TOML, where the `ledger` is, and `models` of
+            the user's own.
         log: file for what clients say of their failures; None for the process' own log.
     """
 
@@ -54,6 +59,7 @@ class Worker:
         self._run_id = run_id
         self._config = dict(config)
         self._log = log
+        own.bind(json.loads(config.get(MODELS, "{}")))
 
     def answer(self, messages: Iterable[Asked], *, deadline: float | None = None) -> Iterator[list[Answered]]:
         """Answer messages one after the other; the answers in lists, in order.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -39,6 +39,7 @@ def simulate(
     workers: int = 0,
     gpus_per_worker: float = 0.0,
     ray_address: str | None = None,
+    models: Mapping[str, str] | None = None,
     observer: Observer | None = None,
 ) -> Run:
     """Simulate a federation on this machine or a Ray cluster, and return the finished run.
@@ -50,6 +51,8 @@ def simulate(
         workers: Ray actors; 0 for one a processor.
         gpus_per_worker: GPU share of an actor.
         ray_address: address of a running cluster.
+        models: networks of your own, by the name that the plan gives: `package.module:function` or
+            `path/to/file.py:function`.
         observer: is told of each round.
 
     Raises:
@@ -61,6 +64,7 @@ def simulate(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         ray_address=ray_address,
+        models=models or {},
         observer=observer or Silent(),
     )
     folder, outcome = start_run(plan, None if out is None else Path(out), settings)
@@ -78,6 +82,7 @@ def repeat(
     workers: int = 0,
     gpus_per_worker: float = 0.0,
     ray_address: str | None = None,
+    models: Mapping[str, str] | None = None,
     observer: Observer | None = None,
 ) -> Repeated:
     """Simulate a plan with several seeds: mean and deviation instead of one lucky figure.
@@ -88,7 +93,7 @@ def repeat(
         plan: what to run.
         times: number of runs, 2 or more; their seeds are `plan.seed`, `plan.seed + 1`, ...
         out: the folder that holds the runs' folders; default `runs/NAME-TIMESTAMP`.
-        engine, workers, gpus_per_worker, ray_address, observer: as in `simulate`.
+        engine, workers, gpus_per_worker, ray_address, models, observer: as in `simulate`.
 
     Raises:
         UsageError: the plan, its data or the folder won't do, or `times` is less than 2.
@@ -99,19 +104,32 @@ def repeat(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         ray_address=ray_address,
+        models=models or {},
         observer=observer or Silent(),
     )
     return repeat_run(plan, times, None if out is None else Path(out), settings)
 
 
-def resume(path: str | Path, *, engine: Engine = "ray", observer: Observer | None = None) -> Run:
+def resume(
+    path: str | Path,
+    *,
+    engine: Engine = "ray",
+    models: Mapping[str, str] | None = None,
+    observer: Observer | None = None,
+) -> Run:
     """Go on with an interrupted run from its last checkpoint; a finished one is returned as it is.
+
+    Args:
+        path: the run's folder.
+        engine, models, observer: as in `simulate`.
 
     Raises:
         UsageError: there is no run, or its files are damaged.
         RunError: the run failed.
     """
-    folder, outcome = resume_run(Path(path), Settings(engine=engine, observer=observer or Silent()))
+    folder, outcome = resume_run(
+        Path(path), Settings(engine=engine, models=models or {}, observer=observer or Silent())
+    )
     if outcome is not None and outcome.stopped == "failed":
         raise failure(folder, outcome)
     return Run(folder.path)

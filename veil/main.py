@@ -17,6 +17,7 @@ from security.errors import RunError, UsageError, VeilError
 from veil.commands import (
     budget,
     client,
+    data,
     doctor,
     features,
     ledger,
@@ -41,6 +42,7 @@ app.command("simulate")(simulate.simulate)
 app.command("scenarios")(scenarios.scenarios)
 app.add_typer(plan.app, name="plan")
 app.add_typer(features.app, name="features")
+app.add_typer(data.app, name="data")
 app.command("report")(report.report)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(budget.app, name="budget")

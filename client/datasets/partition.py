@@ -123,7 +123,9 @@ def partition(records: Records, plan: Partition, *, seed: int) -> ClientRecords:
     if isinstance(plan, NaturalPartition):
         by, ids = _groups(records, plan.column)
     else:
-        by, ids = records.y.numpy(), numbered(plan.clients)
+        # Which class, for the ways that go by it; a language model's records have none.
+        by = records.y.numpy() if records.y.ndim == 1 else np.zeros(len(records), dtype=np.int64)
+        ids = numbered(plan.clients)
         _check_counts(plan, records)
     order = np.random.default_rng(seed).permutation(len(records))
     rows = _draw(plan, by[order], seed)

@@ -23,7 +23,7 @@ class Records:
 
     Attributes:
         x: float32, (n, *input_shape), finite; in memory one record after the other.
-        y: int64, (n,), the number of each example's class, from 0.
+        y: int64, (n,), the number of each example's class, from 0; or (n, places), where each place has one.
         groups: columns a natural partition may use; text, each (n,).
         people: who each record belongs to, text (n,), where the plan names a person column.
         rows: position of each record in the pool that it was taken from, where somebody numbered that.
@@ -40,8 +40,8 @@ class Records:
     rows: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if self.x.dtype != torch.float32 or self.y.dtype != torch.int64 or self.y.ndim != 1 or self.x.ndim < 2:
-            raise UsageError("records: x must be float32 with a row for each record, and y one int64 for each")
+        if self.x.dtype != torch.float32 or self.y.dtype != torch.int64 or self.y.ndim not in (1, 2) or self.x.ndim < 2:
+            raise UsageError("records: x must be float32 with a row for each record, and y int64 for each")
         columns: dict[str, Tensor | npt.NDArray[Any]] = {
             "y": self.y,
             **{f"column {name!r}": column for name, column in self.groups.items()},
@@ -49,14 +49,14 @@ class Records:
         if self.people is not None:
             columns["people"] = self.people
         for name, column in columns.items():
-            if column.ndim != 1 or len(column) != len(self.x):
+            if column.ndim > (2 if name == "y" else 1) or len(column) != len(self.x):
                 raise UsageError(f"records: {name} has {len(column)} values for {len(self.x)} records")
             if isinstance(column, np.ndarray) and column.dtype.kind != "U":
                 raise UsageError(f"records: {name} must be text")
         unfinite = int((~np.isfinite(self.x.flatten(1).numpy())).any(axis=1).sum())
         if unfinite:
             raise UsageError(f"records: {unfinite} of {len(self.x)} records hold NaN or infinity; mend or remove them")
-        negative = int((self.y < 0).sum())
+        negative = count_rows(self.y < 0)
         if negative:
             raise UsageError(f"records: {negative} of {len(self.y)} labels are negative; classes are numbered from 0")
         object.__setattr__(self, "groups", MappingProxyType(dict(self.groups)))
@@ -104,6 +104,11 @@ class Records:
             people=None if self.people is None else self.people[rows],
             rows=None if self.rows is None else self.rows[rows],
         )
+
+
+def count_rows(found: Tensor) -> int:
+    """In how many rows of truth values (n,) or (n, places) one is true."""
+    return int((found.any(1) if found.ndim > 1 else found).sum())
 
 
 def _in_rows(x: Tensor) -> Tensor:

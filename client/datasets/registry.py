@@ -11,8 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from client.datasets import csv_table, digits, fashion_mnist, heart_disease, image_folder, npz
-from client.datasets.records import Parts, Records
+from client.datasets import (
+    adult,
+    csv_table,
+    digits,
+    fashion_mnist,
+    heart_disease,
+    image_folder,
+    mnist,
+    npz,
+    sentences,
+    sentiment,
+    shakespeare,
+    watch,
+)
+from client.datasets.records import Parts, Records, count_rows
 from client.datasets.sources import did_you_mean
 from client.datasets.split import bound_rows_per_person, split
 from security.errors import UsageError
@@ -22,12 +35,18 @@ from shared_models.plan_data import DataPlan, IidPartition
 # Loaders import what they read with (pandas, scikit-learn, Pillow, ...) when they are called: a client that
 # only has a CSV file needs neither the others' libraries nor their start-up time.
 _LOADERS: Final[Mapping[str, Callable[[DataPlan, DataCard], Parts]]] = {
+    "adult": adult.load,
     "csv": csv_table.load,
     "digits": digits.load,
     "fashion-mnist": fashion_mnist.load,
     "heart-disease": heart_disease.load,
     "image-folder": image_folder.load,
+    "mnist": mnist.load,
     "npz": npz.load,
+    "sentences": sentences.load,
+    "sentiment": sentiment.load,
+    "shakespeare": shakespeare.load,
+    "watch": watch.load,
 }
 
 # Files of one's own.
@@ -154,6 +173,9 @@ def _check(records: Records, card: DataCard) -> None:
         raise UsageError(
             f"{card.name}: records have shape {tuple(records.x.shape[1:])}, its card says {card.input_shape}"
         )
-    wrong = int((records.y >= len(card.classes)).sum())
+    places = card.input_shape if card.at_each_place else ()
+    if records.y.shape[1:] != places:
+        raise UsageError(f"{card.name}: labels have shape {tuple(records.y.shape[1:])}, its card says {places}")
+    wrong = count_rows(records.y >= len(card.classes))
     if wrong:
         raise UsageError(f"{card.name}: {wrong} of {len(records)} labels are above {len(card.classes) - 1}")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from privacy.dpsgd.clipping import ClippingMode, clipping_factors
 from privacy.dpsgd.engine import DpEngine, check_layers, private_hooks
+from privacy.dpsgd.example_loss import PLAIN, ExampleLoss
 from privacy.dpsgd.linear_head import LinearHead, linear_head
 from privacy.dpsgd.optimizer import as_rows, check_per_example, free_per_example, per_example_gradients
 from privacy.dpsgd.precision import Precision, outputs
@@ -40,10 +41,11 @@ def clipped_gradient_sum(
     *,
     clipping_norm: float,
     mode: ClippingMode = "flat",
+    loss: ExampleLoss = PLAIN,
     engine: DpEngine = "bookkeeping",
     precision: Precision = "float32",
 ) -> npt.NDArray[np.float64]:
-    """The sum over examples of the gradient of their cross-entropy, each clipped to a norm.
+    """The sum over examples of the gradient of their loss, each clipped to a norm.
 
     A gradient that is not finite adds zero (rule 5). Without examples the sum is zero.
 
@@ -52,6 +54,7 @@ def clipped_gradient_sum(
         microbatches: (inputs, classes), together each example of a batch once.
         clipping_norm: C, over all trained parameters together.
         mode: how gradients are clipped.
+        loss: of single examples.
         engine: what makes them, where it isn't in closed form.
         precision: what the layers compute in; of a linear head, those below it.
 
@@ -71,9 +74,9 @@ def clipped_gradient_sum(
         head = linear_head(model, first[0])
         parts_too = chain([first], parts)
         found = (
-            _of_hooks(model, trained, parts_too, clipping_norm, mode, engine, precision)
+            _of_hooks(model, trained, parts_too, clipping_norm, mode, loss, engine, precision)
             if head is None
-            else _of_head(model, head, parts_too, clipping_norm, mode, precision)
+            else _of_head(model, head, parts_too, clipping_norm, mode, loss, precision)
         )
         for part in found:
             total.add(part.cpu())
@@ -95,10 +98,11 @@ def _of_head(
     parts: Iterable[tuple[Tensor, Tensor]],
     clipping_norm: float,
     mode: ClippingMode,
+    loss: ExampleLoss,
     precision: Precision,
 ) -> Iterator[Tensor]:
     for inputs, classes in parts:
-        yield head.clipped_sum(head.features(model, inputs, precision), classes, clipping_norm, mode)
+        yield head.clipped_sum(head.features(model, inputs, precision), classes, clipping_norm, mode, loss)
 
 
 def _of_hooks(
@@ -107,10 +111,10 @@ def _of_hooks(
     parts: Iterable[tuple[Tensor, Tensor]],
     clipping_norm: float,
     mode: ClippingMode,
+    loss: ExampleLoss,
     engine: DpEngine,
     precision: Precision,
 ) -> Iterator[Tensor]:
-    loss = nn.CrossEntropyLoss(reduction="sum")
     with private_hooks(model, engine):
         for inputs, classes in parts:
             torch.autograd.backward(loss(outputs(model, inputs, precision), classes))

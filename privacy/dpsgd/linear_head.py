@@ -1,8 +1,8 @@
 """Softmax regression on fixed features: clipped gradients in closed form.
 
-With features x (and 1 for the bias), probabilities p and label y, the gradient of an example's cross-entropy is the
-outer product (p - y) x^T, and its norm |p - y| |x|. So the clipped sum is one product of matrices, and no gradient of a
-single example is ever formed.
+With features x (and 1 for the bias) and s the slopes of an example's loss by its logits (probabilities less label, for
+cross-entropy), the gradient of the example is the outer product s x^T, and its norm |s| |x|. So the clipped sum is one
+product of matrices, and no gradient of a single example is ever formed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from privacy.dpsgd.clipping import STABLE, ClippingMode
+from privacy.dpsgd.example_loss import PLAIN, ExampleLoss
 from privacy.dpsgd.precision import Precision, outputs
 
 _ROWS = 64  # whose features in float64 stay in the cache
@@ -47,7 +48,12 @@ class LinearHead:
         raise RuntimeError("the network didn't come to its head")
 
     def clipped_sum(
-        self, features: Tensor, classes: Tensor, clipping_norm: float, mode: ClippingMode = "flat"
+        self,
+        features: Tensor,
+        classes: Tensor,
+        clipping_norm: float,
+        mode: ClippingMode = "flat",
+        loss: ExampleLoss = PLAIN,
     ) -> Tensor:
         """The sum of the clipped gradients: flat, weight first, float64. One that is not finite adds zero.
 
@@ -56,6 +62,7 @@ class LinearHead:
             classes: (examples,), int64.
             clipping_norm: C, over weight and bias together.
             mode: how gradients are clipped.
+            loss: of single examples.
         """
         weight, bias = self.layer.weight.detach().double(), self.layer.bias
         total = torch.zeros_like(weight)
@@ -65,8 +72,7 @@ class LinearHead:
             labels = classes[start : start + _ROWS]
             x = rows[: len(labels)].copy_(features[start : start + _ROWS])
             logits = (weight @ x.T).T  # this way round the product is twice as fast
-            slopes = torch.softmax(logits if bias is None else logits + bias.detach().double(), 1)
-            slopes[torch.arange(len(labels), device=labels.device), labels] -= 1
+            slopes = loss.slopes(logits if bias is None else logits + bias.detach().double(), labels)
             of_weight, of_one = _factors(
                 vector_norm(x, dim=1), vector_norm(slopes, dim=1), clipping_norm, mode, biased=bias is not None
             )

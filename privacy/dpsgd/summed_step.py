@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from privacy.dpsgd.clipping import ClippingMode
+from privacy.dpsgd.example_loss import PLAIN, ExampleLoss
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from privacy.dpsgd.precision import Precision
 from privacy.example_sum_grid import SLACK
@@ -37,6 +38,7 @@ class SummedStep:
         expected_batch_size: N, in examples, public (rule 1).
         noise: the client's own.
         mode: how gradients are clipped.
+        loss: of single examples.
         precision: what the layers below the head compute in.
 
     Raises:
@@ -53,12 +55,14 @@ class SummedStep:
         expected_batch_size: float,
         noise: NoiseSource,
         mode: ClippingMode = "flat",
+        loss: ExampleLoss = PLAIN,
         precision: Precision = "float32",
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._clipping_norm, self._mode, self._precision = clipping_norm, mode, precision
+        self._loss = loss
         self._batch = expected_batch_size
         self._noise = noise
         size = sum(parameter.numel() for parameter in self._trained)
@@ -76,6 +80,7 @@ class SummedStep:
             microbatches,
             clipping_norm=self._clipping_norm,
             mode=self._mode,
+            loss=self._loss,
             precision=self._precision,
         )
         whole = np.rint(np.clip(total / self._grid.step, -_LARGEST, _LARGEST)).astype(np.int64)

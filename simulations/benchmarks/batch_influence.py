@@ -59,7 +59,7 @@ def measure(
     try:
         for name in networks:
             for seed in seeds:
-                model = build(name, {}, input_shape=card.input_shape, classes=len(card.classes), seed=seed).train()
+                model = build(name, {}, form=card.form, seed=seed).train()
                 draw = torch.Generator().manual_seed(seed)
                 for alone, among in _pairs(model, data.x, data.y, epochs, draw, precision):
                     for norm in NORMS:

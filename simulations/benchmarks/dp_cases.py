@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from privacy.dpsgd.layers.recurrent import Lstm
+from shared_models.example_form import ExampleForm
 from shared_models.registry import build
 
 CLASSES = 10
@@ -110,7 +111,7 @@ def _tokens(vocabulary: int, places: int) -> Callable[[int], Tensor]:
 
 
 def _registered(name: str, shape: tuple[int, ...], **options: object) -> Callable[[str], nn.Module]:
-    return lambda _: build(name, options, input_shape=shape, classes=CLASSES, seed=1)
+    return lambda _: build(name, options, form=ExampleForm(shape, CLASSES), seed=1)
 
 
 def _series(engine: str) -> nn.Module:

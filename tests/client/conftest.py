@@ -28,6 +28,7 @@ from client.workplace import workplace
 from privacy.ledger import Entry, Ledger
 from privacy.mechanisms import Release
 from privacy.noise import ReproducibleNoise
+from shared_models.example_form import ExampleForm
 from shared_models.faults import Fault
 from shared_models.flower_messages import act_as_server, client_context, rebuild
 from shared_models.parameters import Layout, Parameters, get_parameters, to_arrays
@@ -86,7 +87,7 @@ class Silence(ReproducibleNoise):
 
 def model_of(plan: Plan) -> Parameters:
     """The model a run begins with. (The workplace's own is overwritten by each training.)"""
-    return get_parameters(build(plan.model.name, plan.model.options, input_shape=(4,), classes=3, seed=plan.seed))
+    return get_parameters(build(plan.model.name, plan.model.options, form=ExampleForm((4,), 3), seed=plan.seed))
 
 
 def layout_of(plan: Plan) -> Layout:

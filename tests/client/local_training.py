@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from client.datasets.records import Records
+from shared_models.example_form import ExampleForm
 from shared_models.parameters import Parameters
 from shared_models.plan import Plan
 from shared_models.registry import build
@@ -53,9 +54,9 @@ def records(n: int, shape: tuple[int, ...] = (4,), classes: int = 3, seed: int =
 def network(kind: str = "mlp", **options: Any) -> nn.Module:
     if kind == "cnn":
         return build(
-            "cnn", {"channels": [4], "hidden": 3, "groups": 2, **options}, input_shape=(1, 8, 8), classes=3, seed=1
+            "cnn", {"channels": [4], "hidden": 3, "groups": 2, **options}, form=ExampleForm((1, 8, 8), 3), seed=1
         )
-    return build("mlp", {"hidden": [5], **options}, input_shape=(4,), classes=3, seed=1)
+    return build("mlp", {"hidden": [5], **options}, form=ExampleForm((4,), 3), seed=1)
 
 
 def plain(schedule: dict[str, Any] | None = None, **training: Any) -> Plan:

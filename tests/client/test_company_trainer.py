@@ -15,6 +15,7 @@ from client import company_trainer
 from client.company_trainer import company_size, in_company, train_company, train_in_company
 from client.datasets.records import Records
 from client.trainer import torch_threads, train_plain
+from shared_models.example_form import ExampleForm
 from shared_models.parameters import Parameters, get_parameters
 from shared_models.plan import Plan
 from shared_models.registry import build
@@ -88,7 +89,7 @@ def wanting(**training: Any) -> Plan:
     [
         (wanting(), network(), 5),
         (wanting(epochs=2, optimizer="adam"), network(hidden=[]), 5),
-        (wanting(), build("linear", {}, input_shape=(4,), classes=3, seed=1), 5),
+        (wanting(), build("linear", {}, form=ExampleForm((4,), 3), seed=1), 5),
         (plain(), network(), 1),
         (wanting(), network(dropout=0.1), 1),
         (wanting(), network("cnn"), 1),
@@ -109,7 +110,7 @@ def test_who_trains_together_follows_from_the_plan(plan: Plan, model: nn.Module,
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 def test_the_linear_model_trains_in_company_too(name: str) -> None:
-    plan, model = plain(steps=5), build(name, {}, input_shape=(2, 2), classes=3, seed=1)
+    plan, model = plain(steps=5), build(name, {}, form=ExampleForm((2, 2), 3), seed=1)
     start, members = get_parameters(model), {str(number): records(9, (2, 2), seed=number) for number in range(3)}
     found = train_company(model, start, members, plan, round_number=2)
     assert_as_alone(found, each_alone(model, start, members, plan))

@@ -17,6 +17,7 @@ from client.datasets.records import Records
 from client.evaluator import count_correct, mean_loss, noisy_counts
 from privacy.mechanisms import NoisyCounts
 from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
+from shared_models.example_form import ExampleForm
 from shared_models.parameters import get_parameters
 from shared_models.protocol import CORRECT, TOTAL
 from shared_models.registry import build
@@ -32,7 +33,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
 
 
 def network(name: str = "mlp", seed: int = 1) -> nn.Module:
-    return build(name, {}, input_shape=SHAPES[name], classes=3, seed=seed)
+    return build(name, {}, form=ExampleForm(SHAPES[name], 3), seed=seed)
 
 
 def records(n: int, name: str = "mlp", seed: int = 0) -> Records:
@@ -65,7 +66,7 @@ def test_the_shared_model_is_judged_and_not_what_the_network_held_before() -> No
 
 
 def test_dropout_is_off() -> None:
-    model = build("mlp", {"hidden": [32], "dropout": 0.9}, input_shape=(4,), classes=3, seed=1)
+    model = build("mlp", {"hidden": [32], "dropout": 0.9}, form=ExampleForm((4,), 3), seed=1)
     own = records(100)
     model.train()
     counts = {count_correct(model, get_parameters(model), own, batch_size=10) for _ in range(5)}

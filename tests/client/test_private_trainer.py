@@ -16,6 +16,7 @@ from client.datasets.records import Records
 from client.private_trainer import train_private
 from client.trainer import torch_threads
 from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
+from shared_models.example_form import ExampleForm
 from shared_models.parameters import Parameters, get_parameters, set_parameters
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import AdaptivePlan
@@ -94,7 +95,7 @@ def test_both_engines_make_the_same_round_however_gradients_are_clipped(kind: st
     for engine in ("bookkeeping", "opacus"):
         plan = private(sigma=0.5, clip=0.3, steps=3, dp_engine=engine)
         plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"clipping": clipping})})
-        model = build(kind, {}, input_shape=shape, classes=3, seed=1)
+        model = build(kind, {}, form=ExampleForm(shape, 3), seed=1)
         start = get_parameters(model)
         # Without noise: what is left as factors is noised for a sensitivity a little larger.
         noise = Scripted(range(12), [], range(5, 20))
@@ -112,7 +113,7 @@ def test_a_round_in_bfloat16_is_nearly_that_in_float32_and_leaves_the_parameters
     own, changes = records(40, (1, 12, 12)), {}
     for precision in ("float32", "bfloat16"):
         plan = private(sigma=0.5, clip=0.3, steps=3, dp_engine=engine, precision=precision)
-        model = build(kind, {}, input_shape=(1, 12, 12), classes=3, seed=1)
+        model = build(kind, {}, form=ExampleForm((1, 12, 12), 3), seed=1)
         start = get_parameters(model)
         noise = Scripted(range(30), [], range(5, 40))
         found = train_private(model, start, own, plan, round_number=1, noise=noise)
@@ -257,7 +258,7 @@ def test_dropout_masks_come_from_the_clients_own_source() -> None:
 
 @pytest.mark.parametrize("make", [lambda i: SecretNoise(), lambda i: ReproducibleNoise(b"client %d" % i)])
 def test_the_noise_of_two_clients_is_independent_and_of_the_claimed_size(make: Callable[[int], NoiseSource]) -> None:
-    model = build("mlp", {"hidden": [100]}, input_shape=(100,), classes=10, seed=1)
+    model = build("mlp", {"hidden": [100]}, form=ExampleForm((100,), 10), seed=1)
     plan, start = private(sigma=1.5, clip=0.2, learning_rate=0.1), get_parameters(model)
     one, other = (
         flat(train_private(model, start, records(0, (100,)), plan, round_number=1, noise=make(i))) for i in range(2)

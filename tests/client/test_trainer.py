@@ -15,6 +15,7 @@ from client.datasets.records import Records
 from client.private_trainer import train_private
 from client.trainer import choose_device, torch_threads, train_plain
 from security.errors import UsageError
+from shared_models.example_form import ExampleForm
 from shared_models.parameters import Parameters, get_parameters, set_parameters
 from shared_models.plan import Plan
 from shared_models.registry import build
@@ -217,7 +218,7 @@ def test_a_client_without_records_can_not_train_in_the_plain() -> None:
 def test_a_plain_round_in_bfloat16_is_nearly_that_in_float32() -> None:
     own, changes = records(40, (1, 12, 12)), []
     for precision in ("float32", "bfloat16"):
-        model = build("cnn", {}, input_shape=(1, 12, 12), classes=3, seed=1)
+        model = build("cnn", {}, form=ExampleForm((1, 12, 12), 3), seed=1)
         plan = private(steps=3, precision=precision)
         found, loss = train_plain(model, get_parameters(model), own, plan, round_number=1, client="0")
         changes.append(flat(found))

@@ -16,6 +16,7 @@ from server.app import ServerJob, lead, server_app
 from server.checkpoint import load_checkpoint
 from server.evaluation import TestData, metrics_of, scores_of
 from server.run_folder import RunFolder, read_parameters
+from shared_models.example_form import ExampleForm
 from shared_models.faults import Fault
 from shared_models.parameters import get_parameters, layout_of, set_parameters
 from shared_models.plan import Plan
@@ -54,7 +55,7 @@ DATA = TestData(x=torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_se
 
 
 def network(plan: Plan) -> torch.nn.Module:
-    return build(plan.model.name, plan.model.options, input_shape=(1, 8, 8), classes=10, seed=plan.seed)
+    return build(plan.model.name, plan.model.options, form=ExampleForm((1, 8, 8), 10), seed=plan.seed)
 
 
 def shrinks(client: str, message: Message) -> list[Message]:

@@ -10,6 +10,7 @@ import torch
 from sklearn import metrics as sk
 
 from server.evaluation import LARGER_IS_BETTER, Metrics, TestData, evaluator, metrics_of, scores_of
+from shared_models.example_form import ExampleForm
 from shared_models.parameters import get_parameters
 from shared_models.plan_federation import EvaluationPlan
 from shared_models.registry import build
@@ -138,7 +139,7 @@ def test_each_metric_a_plan_may_name_has_a_direction_and_is_measured() -> None:
 
 
 def network(seed: int = 1) -> torch.nn.Module:
-    return build("cnn", {}, input_shape=(1, 8, 8), classes=3, seed=seed)
+    return build("cnn", {}, form=ExampleForm((1, 8, 8), 3), seed=seed)
 
 
 DATA = TestData(

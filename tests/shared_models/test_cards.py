@@ -10,20 +10,24 @@ from hypothesis import strategies as st
 
 from security.errors import UsageError
 from shared_models.cards import KNOWN, DataCard, card_for, table_width
-from shared_models.plan_data import CategoricalColumn, DataPlan, NumericColumn
+from shared_models.example_form import ExampleForm
+from shared_models.plan_data import TEXTS, CategoricalColumn, DataPlan, NumericColumn
 
 AGE = {"kind": "numeric", "low": 0.0, "high": 99.0}
 SEX = {"kind": "categorical", "values": ["f", "m"]}
 
 
 def data(name: str, card: dict[str, Any] | None = None) -> DataPlan:
-    return DataPlan.model_validate({"name": name, "path": "x"} | ({} if card is None else {"card": card}))
+    partition = {"kind": "iid", "clients": 2}
+    return DataPlan.model_validate(
+        {"name": name, "path": "x", "partition": partition} | ({} if card is None else {"card": card})
+    )
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN))
 def test_a_known_set_brings_its_card(name: str) -> None:
     card = card_for(data(name))
-    assert card == KNOWN[name]
+    assert name in TEXTS or card == KNOWN[name]
     assert card.name == name
     assert len(set(card.classes)) == len(card.classes) >= 2
     assert all(side >= 1 for side in card.input_shape)
@@ -37,10 +41,23 @@ def test_a_known_set_brings_its_card(name: str) -> None:
 
 def test_the_known_cards_are_these() -> None:
     assert {name: (card.input_shape, len(card.classes)) for name, card in KNOWN.items()} == {
+        "adult": ((58,), 2),
         "digits": ((1, 8, 8), 10),
         "fashion-mnist": ((1, 28, 28), 10),
         "heart-disease": ((28,), 2),
+        "mnist": ((1, 28, 28), 10),
+        "sentences": ((1,), 2),
+        "sentiment": ((1,), 2),
+        "shakespeare": ((1,), 2),
+        "watch": ((6, 128), 7),
     }
+
+
+def test_the_card_of_a_set_of_texts_follows_from_the_plans_tokens() -> None:
+    words = card_for(DataPlan.model_validate({"name": "sentiment", "text": {"vocabulary": 500, "places": 20}}))
+    assert (words.form, words.classes) == (ExampleForm((20,), 2, vocabulary=500), ("negative", "positive"))
+    plays = card_for(DataPlan.model_validate({"name": "shakespeare", "partition": {"kind": "iid"}}))
+    assert plays.form == ExampleForm((80,), 98, vocabulary=98, at_each_place=True)
 
 
 def test_no_card_can_be_changed() -> None:

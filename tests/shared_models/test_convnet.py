@@ -9,6 +9,7 @@ from torch import nn
 from security.errors import UsageError
 from shared_models import registry
 from shared_models.convnet import ConvnetConfig, build
+from shared_models.example_form import ExampleForm
 from shared_models.private_trainable import check_private_trainable
 
 
@@ -44,11 +45,11 @@ def test_without_rates_nothing_is_left_out() -> None:
 
 def test_more_convolutions_than_an_image_has_room_for_are_refused() -> None:
     with pytest.raises(UsageError, match=r"model\.options\.channels = .* allowed: at most 3 counts for images of 8x12"):
-        registry.build("convnet", {"channels": [4] * 4}, input_shape=(1, 8, 12), classes=10, seed=1)
-    registry.build("convnet", {"channels": [4] * 3}, input_shape=(1, 8, 12), classes=10, seed=1)
+        registry.build("convnet", {"channels": [4] * 4}, form=ExampleForm((1, 8, 12), 10), seed=1)
+    registry.build("convnet", {"channels": [4] * 3}, form=ExampleForm((1, 8, 12), 10), seed=1)
 
 
 @pytest.mark.parametrize("engine", ["bookkeeping", "opacus"])
 def test_it_trains_privately_with_both_rates_by_both_engines(engine: str) -> None:
     model = build(ConvnetConfig(channels=(4, 8), hidden=16, dropout=0.25, hidden_dropout=0.5), (3, 16, 16), 10)
-    check_private_trainable(model, (3, 16, 16), 10, engine)  # type: ignore[arg-type]
+    check_private_trainable(model, ExampleForm((3, 16, 16), 10), engine)  # type: ignore[arg-type]

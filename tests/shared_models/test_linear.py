@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from shared_models.example_form import ExampleForm
 from shared_models.plan import Plan
 from shared_models.private_trainable import check_private_trainable
 from shared_models.registry import build, build_for, count_parameters
@@ -11,13 +12,13 @@ from shared_models.registry import build, build_for, count_parameters
 
 def test_it_begins_at_zero_whatever_the_seed() -> None:
     for seed in (1, 2):
-        model = build("linear", {}, input_shape=(40,), classes=3, seed=seed)
+        model = build("linear", {}, form=ExampleForm((40,), 3), seed=seed)
         assert {tuple(p.shape) for p in model.parameters()} == {(3, 40), (3,)}
         assert all(float(p.detach().abs().max()) == 0 for p in model.parameters())
 
 
 def test_examples_of_any_shape_are_flattened() -> None:
-    model = build("linear", {}, input_shape=(1, 4, 5), classes=3, seed=1)
+    model = build("linear", {}, form=ExampleForm((1, 4, 5), 3), seed=1)
     torch.nn.init.ones_(next(model.parameters()))
     x = torch.rand(2, 1, 4, 5)
     assert torch.allclose(model(x), x.sum(dim=(1, 2, 3))[:, None].expand(2, 3))
@@ -25,7 +26,7 @@ def test_examples_of_any_shape_are_flattened() -> None:
 
 def test_linear_and_two_layer_heads_train_with_privacy_on_features() -> None:
     for name, options in (("linear", {}), ("mlp", {"hidden": [16]})):
-        check_private_trainable(build(name, options, input_shape=(50,), classes=4, seed=1), (50,), 4)
+        check_private_trainable(build(name, options, form=ExampleForm((50,), 4), seed=1), ExampleForm((50,), 4))
 
 
 def test_a_plan_with_features_has_a_network_of_their_size() -> None:

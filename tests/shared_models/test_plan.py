@@ -80,6 +80,8 @@ RICH: dict[str, dict[str, Any]] = {
             "sample_rate": 0.2,
             "expected_batch_size": 8,
             "company": 10,
+            "label_smoothing": 0.1,
+            "class_weights": [1.0, 2.5],
             "max_physical_batch": 4,
             "dp_engine": "opacus",
             "precision": "bfloat16",
@@ -187,6 +189,13 @@ RICH: dict[str, dict[str, Any]] = {
             },
         },
         "federation": {"rounds": 5, "cohort": {"sampling": "fixed", "size": 2}},
+    },
+    "texts": {
+        "data": {
+            "name": "sentiment",
+            "partition": {"kind": "iid", "clients": 4},
+            "text": {"tokens": "words", "vocabulary": 500, "places": 30},
+        },
     },
     "skewed": {"data": {"partition": {"kind": "size-skewed", "clients": 5, "growth": "square"}}},
     "iid": {"data": {"partition": {"kind": "iid", "clients": 5}}},

@@ -13,7 +13,9 @@ from privacy.dpsgd.clipping import ClippingMode
 from privacy.dpsgd.engine import private_gradient_step, private_hooks, values_left_as_factors
 from privacy.dpsgd.optimizer import PrivateOptimizer
 from privacy.noise import ReproducibleNoise
-from shared_models.registry import build, names
+from shared_models.example_form import ExampleForm
+from shared_models.registry import build
+from tests.shared_models.zoo import NAMES, examples, forms, labels
 
 CLIP, N, CLASSES = 0.5, 8, 4
 
@@ -28,15 +30,13 @@ class Silence(ReproducibleNoise):
 
 
 def network(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor]:
-    shape = (2, 16, 16)
+    form = ExampleForm((2, 16, 16), CLASSES) if ExampleForm((1, 8, 8), CLASSES) in forms(name) else forms(name)[0]
     options = {"hidden": [256]} if name == "mlp" else {}  # large enough for factors
-    model = build(name, options, input_shape=shape, classes=CLASSES, seed=5).to(dtype).train()
-    generator = torch.Generator().manual_seed(6)
-    x = (
-        torch.randn(N, *shape, generator=generator, dtype=dtype)
-        * torch.logspace(-1, 0.5, N, dtype=dtype)[:, None, None, None]
-    )
-    return model, x, torch.randint(CLASSES, (N,), generator=generator)
+    model = build(name, options, form=form, seed=5).to(dtype).train()
+    x = examples(form, N, dtype=dtype)
+    if form.vocabulary is None:
+        x = x * torch.logspace(-1, 0.5, N, dtype=dtype).view(N, *[1] * len(form.shape))
+    return model, x, labels(form, N)
 
 
 def gradients_alone(model: nn.Module, x: Tensor, y: Tensor) -> list[list[Tensor]]:
@@ -58,7 +58,7 @@ def clipped(gradient: list[Tensor], norm: float, mode: ClippingMode) -> Tensor:
     return torch.cat([(part * factor).flatten() for part in gradient])
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_gradients_equal_those_of_each_example_alone(name: str, dtype: torch.dtype, tolerance: float) -> None:
     model, x, y = network(name, dtype)
@@ -73,7 +73,7 @@ def test_gradients_equal_those_of_each_example_alone(name: str, dtype: torch.dty
         assert off <= tolerance * whole
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mode", ["flat", "per-layer", "automatic"])
 @pytest.mark.parametrize("most", [1, 3, N])
 def test_a_step_is_their_clipped_sum_however_the_batch_is_split(name: str, mode: ClippingMode, most: int) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from privacy.dpsgd.engine import DpEngine
 from privacy.dpsgd.layers.recurrent import Gru, Lstm
 from security.errors import UsageError
+from shared_models.example_form import ExampleForm
 from shared_models.private_trainable import check_private_trainable
 
 SHAPE, CLASSES = (6,), 3
@@ -27,7 +28,7 @@ engines = pytest.mark.parametrize("engine", ["bookkeeping", "opacus"])
 
 def refusal(model: nn.Module, shape: tuple[int, ...] = SHAPE, engine: DpEngine = "bookkeeping") -> str:
     with pytest.raises(UsageError) as caught:
-        check_private_trainable(model, shape, CLASSES, engine)
+        check_private_trainable(model, ExampleForm(shape, CLASSES), engine)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -86,29 +87,29 @@ class Scaled(nn.Module):
     "layer", [nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.RMSNorm(8), nn.Dropout(0.5), nn.Softmax(dim=1), Scaled()]
 )
 def test_layers_that_treat_examples_one_by_one_pass(layer: nn.Module) -> None:
-    check_private_trainable(with_layer(layer), SHAPE, CLASSES)
+    check_private_trainable(with_layer(layer), ExampleForm(SHAPE, CLASSES))
 
 
 def test_a_layer_used_twice_passes() -> None:
     shared = nn.Linear(8, 8)
-    check_private_trainable(with_layer(nn.Sequential(shared, nn.Tanh(), shared)), SHAPE, CLASSES)
+    check_private_trainable(with_layer(nn.Sequential(shared, nn.Tanh(), shared)), ExampleForm(SHAPE, CLASSES))
 
 
 @engines
 def test_opacus_lstm_passes(engine: DpEngine) -> None:
-    check_private_trainable(Recurrent(), (4, 3), CLASSES, engine)
+    check_private_trainable(Recurrent(), ExampleForm((4, 3), CLASSES), engine)
 
 
 @pytest.mark.parametrize("layer", [Lstm, Gru])
 def test_veils_own_recurrent_layers_pass(layer: type[nn.Module]) -> None:
     model = Recurrent()
     model.lstm = layer(3, 5)
-    check_private_trainable(model, (4, 3), CLASSES)
+    check_private_trainable(model, ExampleForm((4, 3), CLASSES))
 
 
 def test_group_and_instance_norm_pass_where_batch_norm_does_not() -> None:
-    check_private_trainable(image_model(nn.GroupNorm(2, 4)), (1, 8, 8), CLASSES)
-    check_private_trainable(image_model(nn.InstanceNorm2d(4, affine=True)), (1, 8, 8), CLASSES)
+    check_private_trainable(image_model(nn.GroupNorm(2, 4)), ExampleForm((1, 8, 8), CLASSES))
+    check_private_trainable(image_model(nn.InstanceNorm2d(4, affine=True)), ExampleForm((1, 8, 8), CLASSES))
 
 
 # --- known offenders --------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ class BareShift(nn.Module):
 
 
 def test_a_bare_parameter_passes_with_veils_engine_and_is_named_with_opacus() -> None:
-    check_private_trainable(with_layer(BareShift()), SHAPE, CLASSES)
+    check_private_trainable(with_layer(BareShift()), ExampleForm(SHAPE, CLASSES))
     assert refusal(with_layer(BareShift()), engine="opacus") == (
         "parameter 'features.odd.shift' of layer 'features.odd' (BareShift) has no per-example gradients; "
         "make it the weight of a supported layer, such as Linear, Conv2d or Embedding, or set "
@@ -301,7 +302,7 @@ def test_frozen_parameters_pass_as_long_as_one_is_trained(engine: DpEngine) -> N
     model = with_layer(nn.Linear(8, 8)).requires_grad_(False)
     assert "has no parameter to train" in refusal(model, engine=engine)
     model.last.bias.requires_grad_(True)
-    check_private_trainable(model, SHAPE, CLASSES, engine)
+    check_private_trainable(model, ExampleForm(SHAPE, CLASSES), engine)
 
 
 class Idle(nn.Module):
@@ -346,7 +347,7 @@ def test_a_weight_used_behind_the_hooks_back_is_named(also_call: bool) -> None:
 
 
 def test_writing_into_a_layers_output_passes_with_veils_engine_and_is_refused_with_opacus() -> None:
-    check_private_trainable(with_layer(nn.ReLU(inplace=True)), SHAPE, CLASSES)
+    check_private_trainable(with_layer(nn.ReLU(inplace=True)), ExampleForm(SHAPE, CLASSES))
     assert refusal(with_layer(nn.ReLU(inplace=True)), engine="opacus").startswith(
         "the model fails in a forward pass on a batch of shape"
     )
@@ -376,7 +377,7 @@ def test_a_model_that_fails_is_refused_with_its_own_words() -> None:
 
 
 def test_a_model_whose_loss_is_not_finite_is_refused() -> None:
-    assert refusal(with_layer(Apply(lambda x: x / 0))) == "the model's loss is not finite on standard normal inputs"
+    assert refusal(with_layer(Apply(lambda x: x / 0))) == "the model's loss is not finite on random inputs"
 
 
 class Uncopyable(nn.Linear):
@@ -407,7 +408,7 @@ def test_the_check_leaves_no_trace(sound: bool) -> None:
 
     with torch.no_grad():  # whatever the caller's gradient mode
         if sound:
-            check_private_trainable(model, SHAPE, CLASSES)
+            check_private_trainable(model, ExampleForm(SHAPE, CLASSES))
         else:
             refusal(model)
         assert not torch.is_grad_enabled()
@@ -490,4 +491,4 @@ class BareMask(nn.Module):
 
 
 def test_a_mask_made_outside_of_the_layer_that_it_is_for_passes() -> None:
-    check_private_trainable(BareMask(), SHAPE, CLASSES)
+    check_private_trainable(BareMask(), ExampleForm(SHAPE, CLASSES))

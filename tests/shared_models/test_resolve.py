@@ -14,6 +14,7 @@ from scipy.stats import norm
 
 from privacy.mechanisms import DpSgd
 from security.errors import UsageError
+from shared_models.example_form import ExampleForm
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan, read_plan, write_plan
 from shared_models.resolve import planned_epsilon, resolve
@@ -290,7 +291,7 @@ def test_rule_7_a_private_plan_has_its_network_checked(monkeypatch: pytest.Monke
     monkeypatch.setattr("shared_models.private_trainable.check_private_trainable", refuse)
     with pytest.raises(UsageError, match="it mixes examples"):
         resolve(plan_of({"noise_multiplier": 1.0}))
-    assert [arguments[1:] for arguments in seen] == [((1, 8, 8), 10, "bookkeeping")]
+    assert [arguments[1:] for arguments in seen] == [(ExampleForm((1, 8, 8), 10), "bookkeeping")]
     resolve(plan_of({"trust": "none"}))
     # A whole client is the unit: its records may mix in its network as they like.
     resolve(plan_of({"unit": "client", "trust": "distributed", "noise_multiplier": 1.0}))

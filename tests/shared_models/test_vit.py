@@ -9,7 +9,9 @@ import torch
 
 from security.errors import UsageError
 from shared_models import registry
-from shared_models.vit import Attention, VitConfig, build, patch_side, to_patches
+from shared_models.attention import Attention
+from shared_models.example_form import ExampleForm
+from shared_models.vit import VitConfig, build, patch_side, to_patches
 
 
 def test_attention_is_softmax_of_scaled_scores_times_values() -> None:
@@ -62,7 +64,7 @@ def test_the_default_patch_divides_both_sides_and_is_at_most_a_quarter_of_the_sh
 
 def test_a_patch_that_does_not_divide_the_image_is_refused_with_those_that_do() -> None:
     with pytest.raises(UsageError) as caught:
-        registry.build("vit", {"patch": 5}, input_shape=(1, 28, 14), classes=10, seed=0)
+        registry.build("vit", {"patch": 5}, form=ExampleForm((1, 28, 14), 10), seed=0)
     assert str(caught.value) == (
         "model.options.patch = 5: allowed: 0, or a common divisor of height 28 and width 14: [1, 2, 7, 14]"
     )
@@ -83,5 +85,5 @@ def test_options_shape_the_network() -> None:
     assert model.positions.weight.shape == (8, 24)
     assert model.embed.weight.shape == (24, 48)
     assert [tuple(block.mlp[1].weight.shape) for block in model.blocks] == [(96, 24)] * 3
-    assert {block.attention[1].heads for block in model.blocks} == {2}
+    assert {block.attention.heads for block in model.blocks} == {2}
     assert model.head.weight.shape == (5, 24)

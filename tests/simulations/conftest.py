@@ -10,6 +10,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from client.books import create_simulated
+from shared_models.example_form import ExampleForm
 from shared_models.parameters import get_parameters, layout_of, to_arrays
 from shared_models.plan import Plan
 from shared_models.plan_file import write_plan
@@ -66,7 +67,7 @@ def config_of(plan: Plan, folder: Path) -> dict[str, str]:
 
 def train_messages(plan: Plan, grid: LocalGrid, clients: list[str], *, round_number: int = 1) -> list[Message]:
     """A round's train messages, all with the same content."""
-    model = build(plan.model.name, plan.model.options, input_shape=(1, 8, 8), classes=10, seed=plan.seed)
+    model = build(plan.model.name, plan.model.options, form=ExampleForm((1, 8, 8), 10), seed=plan.seed)
     layout = layout_of(model, plan.federation.wire)
     config = ConfigRecord({PLAN_DIGEST: plan.digest(), LAYOUT_DIGEST: layout.digest, ROUND: round_number, RUN: "r"})
     content = RecordDict({ARRAYS: to_arrays(get_parameters(model), layout), CONFIG: config})

@@ -21,14 +21,18 @@ def list_maps(size: Size = "28x28") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from shared_models.features.encoders import ENCODERS
     from shared_models.features.maps import feature_map, names
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("map", "features", "what it is"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "what it is")
     for name in names():
         found = feature_map(name)
         table.add_row(name, str(found.size(_shape(size))), found.summary)
+    for name, encoder in ENCODERS.items():
+        size_of = f"{encoder.values} a place" if encoder.keeps_places else str(encoder.values)
+        table.add_row(name, size_of, encoder.summary)
     Console().print(table)
 
 

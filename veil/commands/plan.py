@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from veil.own_models import HELP, parse_models
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shared_models.plan import Plan
+    from simulations.estimate import Estimate
 
 app = typer.Typer(
     help="Check a plan, or write it out with every default.",
@@ -17,6 +22,7 @@ app = typer.Typer(
 
 PlanName = Annotated[str, typer.Argument(help="Scenario name, or path of a TOML plan.", metavar="PLAN")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key.", metavar="KEY=VALUE")]
+Models = Annotated[list[str] | None, typer.Option("--model", help=HELP, metavar="NAME=REFERENCE")]
 
 
 @app.command("check")
@@ -24,13 +30,16 @@ def check(
     plan: PlanName,
     overrides: Overrides = None,
     data: Annotated[bool, typer.Option("--data", help="Also load the data and spread it over the clients.")] = False,
+    models: Models = None,
 ) -> None:
     """Say whether a plan can run, and what it would cost."""
     from server.claim import privacy_unit
     from server.strategies import make_strategy
+    from shared_models import own
     from shared_models.resolve import resolve
     from simulations.scenarios import find_plan
 
+    own.bind(parse_models(models))
     found = resolve(find_plan(plan, overrides or ()))
     make_strategy(found)
     looked_at = "data not looked at; --data does"
@@ -113,18 +122,82 @@ def _adaptive(plan: Plan) -> str:
     )
 
 
+@app.command("estimate")
+def estimate(
+    plan: PlanName,
+    overrides: Overrides = None,
+    models: Models = None,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps on random examples.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")] = False,
+) -> None:
+    """Say what a plan would cost: numbers that learn, bytes on the wire, memory, time and epsilon. No data is read."""
+    import json
+
+    from shared_models import own
+    from simulations.estimate import estimate as estimated
+    from simulations.scenarios import find_plan
+
+    own.bind(parse_models(models))
+    found = estimated(find_plan(plan, overrides or ()), probe=probe)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        print("\n".join(_estimate_lines(found)))
+
+
+def _estimate_lines(found: Estimate) -> Iterator[str]:
+    from simulations.estimate import steps_of
+
+    plan, rounds = found.plan, found.plan.federation.rounds
+    frozen = f", {found.frozen:,} frozen, which don't travel" if found.frozen else ""
+    yield f"network: {plan.model.name}, {found.trained:,} numbers learn{frozen}"
+    yield f"a client and round: {_size(found.down)} down, {_size(found.up)} up"
+    if found.clients is not None:
+        total = found.clients * rounds
+        yield (
+            f"the run: {rounds} rounds of {found.clients} clients: {_size(found.down * total)} down, "
+            f"{_size(found.up * total)} up" + (", beside what secure sums need" if plan.secure_sum is not None else "")
+        )
+    yield f"memory of a client: {_size(found.least_memory)} at least for weights, gradients and optimiser"
+    if found.probe is not None:
+        seconds = found.round_seconds
+        assert seconds is not None
+        yield (
+            f"measured here: {_size(found.probe.memory)} in all, {found.probe.step_seconds:.3g} s a step, "
+            f"{seconds:.3g} s a round of {steps_of(plan)} steps"
+        )
+        if found.clients is not None:
+            yield f"the run: {seconds * found.clients * rounds / 60:.3g} minutes of one processor's training"
+    if plan.is_private:
+        privacy = plan.privacy
+        target = f"{privacy.epsilon:.4g}" if privacy.epsilon is not None else "not computed"
+        yield f"privacy: epsilon {target} at delta {privacy.delta:g} at the end, trust {privacy.trust}"
+    else:
+        yield "privacy: none, plain federated learning protects nobody"
+
+
+def _size(count: int) -> str:
+    size, units = float(count), iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 1000:
+        size, unit = size / 1000, next(units)
+    return f"{size:.3g} {unit}"
+
+
 @app.command("show")
-def show(plan: PlanName, overrides: Overrides = None) -> None:
+def show(plan: PlanName, overrides: Overrides = None, models: Models = None) -> None:
     """Write the plan out as it would run: every default, and the noise that its epsilon needs."""
+    from shared_models import own
     from shared_models.plan_file import write_plan
     from shared_models.resolve import resolve
     from simulations.scenarios import find_plan
 
+    own.bind(parse_models(models))
     print(write_plan(resolve(find_plan(plan, overrides or ()))), end="")
 
 
 @app.command("models")
-def models() -> None:
+def list_models() -> None:
     """List the networks a plan can name, with their options."""
     from rich.console import Console
     from rich.table import Table

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from veil.own_models import HELP, parse_models
+
 if TYPE_CHECKING:
     from server.federation import Outcome
     from server.run_folder import RunFolder
@@ -34,6 +36,7 @@ def simulate(
     workers: Annotated[int, typer.Option(min=0, help="Ray actors; 0 for one a processor.")] = 0,
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPU share of a Ray actor.")] = 0.0,
     ray_address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None,
+    models: Annotated[list[str] | None, typer.Option("--model", help=HELP, metavar="NAME=REFERENCE")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
 ) -> int:
     """Simulate a federation and write a run's folder."""
@@ -55,6 +58,7 @@ def simulate(
             gpus_per_worker=gpus_per_worker,
             ray_address=ray_address,
             actors=actors,
+            models=parse_models(models),
             observer=console,
         )
         if found is None:

@@ -85,7 +85,7 @@ def test_negative_labels_are_refused() -> None:
         (torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)),
         (torch.zeros(2, 1), torch.zeros(2, dtype=torch.int32)),
         (torch.zeros(2), torch.zeros(2, dtype=torch.int64)),
-        (torch.zeros(2, 1), torch.zeros(2, 1, dtype=torch.int64)),
+        (torch.zeros(2, 1), torch.zeros(2, 1, 1, dtype=torch.int64)),
     ],
 )
 def test_other_number_types_and_shapes_are_refused(x: torch.Tensor, y: torch.Tensor) -> None:

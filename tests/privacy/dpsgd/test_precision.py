@@ -12,13 +12,14 @@ from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from privacy.dpsgd.optimizer import PrivateOptimizer, as_rows, per_example_gradients
 from privacy.dpsgd.precision import Precision, outputs
 from privacy.noise import ReproducibleNoise
+from shared_models.example_form import ExampleForm
 from shared_models.registry import build, names
 
 SHAPE, CLASSES, N = (1, 12, 12), 3, 12
 
 
 def network(kind: str) -> nn.Module:
-    return build(kind, {}, input_shape=SHAPE, classes=CLASSES, seed=1).train()
+    return build(kind, {}, form=ExampleForm(SHAPE, CLASSES), seed=1).train()
 
 
 def data(n: int = N) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""Public data and pretrained weights that package registries ship: what there is, and how it is fetched."""
