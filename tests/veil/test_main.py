@@ -67,7 +67,7 @@ def csv_plan(folder: Path) -> str:
         (["simulate", "digit"], "digit: no such scenario or plan file; did you mean digits?"),
         (["simulate", "--set", "privacy.epsilom=3"], "digits: privacy.epsilom: unknown key; did you mean epsilon?"),
         (["simulate", "--set", "data.partition.clients=9999"], "data.partition.clients = 9999 is more than the 1441"),
-        (["simulate", "--set", "data.name=mnst"], "data.card: did you mean mnist? data.name = 'mnst' needs a [data.card]"),
+        (["simulate", "--set", "data.name=mnst"], "data.card: did you mean mnist? data.name = 'mnst' needs"),
         (
             ["simulate", "fashion", "--set", "data.path=/nowhere"],
             "data.path: /nowhere does not exist; give the path of the data",
