@@ -19,12 +19,14 @@ from veil.commands import (
     client,
     data,
     doctor,
+    export,
     features,
     ledger,
     plan,
     provision,
     report,
     scenarios,
+    serve,
     server,
     simulate,
     site,
@@ -44,6 +46,8 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(features.app, name="features")
 app.add_typer(data.app, name="data")
 app.command("report")(report.report)
+app.command("export")(export.export)
+app.command("serve")(serve.serve)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(budget.app, name="budget")
 app.add_typer(provision.app, name="provision")

@@ -19,13 +19,12 @@ from torch import Tensor
 from client.datasets.records import Records, StrArray
 from client.datasets.sources import did_you_mean, listed, partition_column
 from security.errors import UsageError
-from shared_models.cards import DataCard, table_width
-from shared_models.plan_data import CategoricalColumn, DataPlan, NumericColumn
+from shared_models.cards import DataCard
+from shared_models.plan_data import DataPlan, NumericColumn
+from shared_models.table_encoding import encode_table, unreadable
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Features = npt.NDArray[np.float32]
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -94,15 +93,12 @@ def table_records(
     if leave_out:
         table = table[_fits(table, card, target, person)]
     y = _labels(table[target], card.classes, source)
-    parts = [
-        _number(table[name], column, card.missing, source)
-        if isinstance(column, NumericColumn)
-        else _category(table[name], column)
-        for name, column in card.columns.items()
-    ]
-    x = np.concatenate(parts, axis=1) if parts else np.empty((len(table), table_width(card.columns)), np.float32)
+    for name, column in card.columns.items():
+        if isinstance(column, NumericColumn):
+            bad = unreadable(table[name], card.missing)
+            _refuse(table[name], bad, "is not a finite number nor one of data.card.missing", source)
     return Records(
-        x=torch.from_numpy(x),
+        x=torch.from_numpy(encode_table(table, card.columns, card.missing)),
         y=y,
         groups={} if group is None else {group: _text(table[group])},
         people=None if person is None else _people(table[person], card.missing, source),
@@ -127,8 +123,7 @@ def _fits(table: pd.DataFrame, card: DataCard, target: str, person: str | None) 
     fits = _classes(table[target], card.classes) >= 0
     for name, column in card.columns.items():
         if isinstance(column, NumericColumn):
-            values, is_missing = _values(table[name], card.missing)
-            fits &= is_missing | np.isfinite(values)
+            fits &= ~unreadable(table[name], card.missing)
     if person is not None:
         fits &= ~_nameless(table[person], card.missing)
     return fits
@@ -146,34 +141,6 @@ def _labels(texts: pd.Series[str], classes: Sequence[str], source: str) -> Tenso
     numbers = _classes(texts, classes)
     _refuse(texts, numbers < 0, f"is not one of the classes ({', '.join(classes)})", source)
     return torch.from_numpy(numbers)
-
-
-def _values(texts: pd.Series[str], missing: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Each record's number, NaN where it is none, and whether it is missing."""
-    import pandas as pd
-
-    is_missing = texts.isin(missing).to_numpy(dtype=bool)
-    return pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64), is_missing
-
-
-def _number(texts: pd.Series[str], column: NumericColumn, missing: Sequence[str], source: str) -> Features:
-    values, is_missing = _values(texts, missing)
-    _refuse(
-        texts,
-        ~is_missing & ~np.isfinite(values),
-        "is not a finite number nor one of data.card.missing",
-        source,
-    )
-    share = (np.clip(values, column.low, column.high) - column.low) / (column.high - column.low)
-    return np.stack([np.where(is_missing, 0.0, column.spread * (2 * share - 1)), is_missing], axis=1).astype(np.float32)
-
-
-def _category(texts: pd.Series[str], column: CategoricalColumn) -> Features:
-    import pandas as pd
-
-    places = pd.Index([value.strip() for value in column.values]).get_indexer(pd.Index(texts))
-    # -1, "none of them", picks the last place: the one for other and missing values.
-    return np.eye(len(column.values) + 1, dtype=np.float32)[places]
 
 
 def _nameless(texts: pd.Series[str], missing: Sequence[str]) -> npt.NDArray[np.bool_]:

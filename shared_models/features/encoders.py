@@ -87,13 +87,33 @@ class EncoderMap:
             UsageError: the weights aren't fetched, or a library is missing.
         """
         found = torch.empty(len(x), *self.shape(card.form))
-        network = _network(self.name)
+        network = self.network()
         with torch.inference_mode():
             for start in range(0, len(x), _AT_ONCE):
                 part = x[start : start + _AT_ONCE]
-                seen = part if self.takes == "texts" else _as_imagenet(part * card.std + card.mean)
+                seen = part if self.takes == "texts" else part * card.std + card.mean
                 found[start : start + _AT_ONCE] = network(seen)
         return found
+
+    def network(self) -> nn.Module:
+        """The map as a network in evaluation mode: of tokens, or of brightness from 0 to 1.
+
+        Raises:
+            UsageError: as `features`.
+        """
+        return _network(self.name)
+
+
+class _OfImages(nn.Module):
+    """An image network on brightness from 0 to 1."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        made: Tensor = self.network(_as_imagenet(images))
+        return made
 
 
 class _OfTexts(nn.Module):
@@ -117,10 +137,10 @@ def _as_imagenet(images: Tensor, side: int = SIDE) -> Tensor:
 
 
 _NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
-    "efficientnet-lite0": efficientnet_lite0,
+    "efficientnet-lite0": lambda: _OfImages(efficientnet_lite0()),
     "minilm": lambda: _OfTexts(minilm.LAYERS, keeps_places=False),
     "minilm-4": lambda: _OfTexts(minilm.LAYERS_BELOW, keeps_places=True),
-    "mobilenet-v2": mobilenet_v2,
+    "mobilenet-v2": lambda: _OfImages(mobilenet_v2()),
 }
 
 ENCODERS: Final = {

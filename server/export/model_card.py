@@ -1,0 +1,93 @@
+"""`MODEL_CARD.md`: what a model is, what it was trained on, what was promised to whom, and what it isn't for (Mitchell
+et al. 2019, arXiv 1810.03993)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from shared_models.cards import card_for
+from shared_models.plan import Plan
+from shared_models.registry import dry
+
+
+def model_card(plan: Plan, summary: Mapping[str, Any]) -> str:
+    """The card of a run's model, in Markdown. It holds nothing that the run's summary doesn't.
+
+    Args:
+        plan: resolved.
+        summary: as in `summary.json`.
+    """
+    return "\n".join(_lines(plan, summary)) + "\n"
+
+
+def _lines(plan: Plan, summary: Mapping[str, Any]) -> Iterator[str]:
+    card, network = card_for(plan.data), dry(plan)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
+    yield f"# {plan.name}"
+    yield ""
+    yield f"Trained by federated learning with Veil: plan `{summary['plan_digest'][:16]}`, {summary['rounds']} rounds."
+    yield ""
+    yield "## Model"
+    yield ""
+    yield f"- network: `{plan.model.name}`, {trained:,} trained numbers" + (f", {frozen:,} frozen" if frozen else "")
+    if plan.features is not None:
+        yield f"- on the features `{plan.features.name}`, which are public and were not trained here"
+    what = "the next token" if card.at_each_place else f"one of {len(card.classes)} classes: {_listed(card.classes)}"
+    yield f"- takes examples of shape {card.input_shape}, says {what}"
+    yield ""
+    yield "## Data"
+    yield ""
+    yield f"- `{plan.data.name}`: {card.source}; licence: {card.licence}"
+    yield f"- {summary['setting']} of {len(summary['privacy'].get('clients') or [])} clients"
+    yield ""
+    yield "## Privacy"
+    yield ""
+    yield from _privacy(plan, summary["privacy"])
+    yield ""
+    yield "## Evaluation"
+    yield ""
+    final = summary.get("final") or {}
+    if final:
+        where = (
+            "the server's own test records" if plan.evaluation.where == "server" else "records that clients held out"
+        )
+        yield f"On {where}, after the last round:"
+        yield ""
+        yield from (f"- {name.replace('_', ' ')}: {value:.4g}" for name, value in final.items())
+    else:
+        yield "The run evaluated nothing."
+    yield ""
+    yield "## Limits"
+    yield ""
+    yield "- How well it does on people or places that are not in this data was not measured."
+    yield "- Differences between groups of people were not measured unless the run's report shows them."
+    if plan.is_private:
+        yield "- The privacy figures hold under the conditions above, for the training: not for what users send."
+    else:
+        yield "- It may repeat what single records hold: nothing was done to prevent that."
+
+
+def _privacy(plan: Plan, privacy: Mapping[str, Any]) -> Iterator[str]:
+    if not plan.is_private:
+        yield "None: plain federated learning protects nobody."
+        return
+    epsilon = privacy["epsilon_max"]
+    shown = "not finite" if epsilon is None else f"{epsilon:.4g}"
+    yield f"- epsilon {shown} at delta {privacy['delta']:g}, for: {privacy['unit']} ({privacy['relation']})"
+    yield f"- who must be trusted: {plan.privacy.trust}; accountant: {privacy['accountant']}"
+    yield f"- how settings were chosen: {privacy['selection']}"
+    claim = privacy.get("claim")
+    yield f"- claim: {claim}" if claim else "- **no claim**:"
+    yield from (f"  - {one['text']}" for one in (privacy.get("withdrawn") or []) if not claim)
+    for title, key in (("It rests on", "assumptions"), ("Not protected", "disclosed")):
+        remarks = privacy.get(key) or []
+        if remarks:
+            yield f"- {title}:"
+            yield from (f"  - {one['text']}" for one in remarks)
+
+
+def _listed(classes: tuple[str, ...], most: int = 12) -> str:
+    more = f" and {len(classes) - most} more" if len(classes) > most else ""
+    return ", ".join(classes[:most]) + more

@@ -1,0 +1,161 @@
+"""An exported model behind HTTP: one batch endpoint, a health check, and the questions' form as an OpenAPI page.
+
+It answers on the address that it is given, 127.0.0.1 unless told otherwise, without encryption or sign-in: put a proxy
+that has both in front of it. Questions are neither kept nor logged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from security.errors import UsageError
+from server.export.formats import FILES, onnx_session
+from server.export.inputs import Inputs
+from shared_models.plan import Plan
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+MOST_AT_ONCE: Final = 256
+"""Questions of one request."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model that answers.
+
+    Attributes:
+        plan: whose.
+        inputs: the form of a question.
+        session: of onnxruntime.
+    """
+
+    plan: Plan
+    inputs: Inputs
+    session: Any
+
+    @classmethod
+    def open(cls, plan: Plan, folder: Path) -> Predictor:
+        """The model that `veil export` has written to a folder.
+
+        Raises:
+            UsageError: there is none, or onnxruntime isn't installed.
+        """
+        path = folder / FILES["onnx"]
+        if not path.is_file():
+            raise UsageError(f"{path}: isn't there; write it first: veil export RUN")
+        return cls(plan, Inputs.of(plan), onnx_session(path))
+
+    def answers(self, questions: list[Any]) -> list[dict[str, Any]]:
+        """For each question the class, and the probability of each; of a language model, those of the next token.
+
+        Raises:
+            UsageError: a question isn't as the data's card says.
+        """
+        x = self.inputs.encode(questions)
+        logits: npt.NDArray[np.float64] = np.asarray(self.session.run(None, {"inputs": x})[0], dtype=np.float64)
+        if logits.ndim > 2:
+            last = np.maximum((x != 0).cumsum(1).argmax(1), 0)
+            logits = logits[np.arange(len(x)), last]
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+        classes = self.inputs.classes
+        return [
+            {
+                "class": classes[int(row.argmax())],
+                "probabilities": {name: float(value) for name, value in zip(classes, row, strict=True)},
+            }
+            for row in probabilities
+        ]
+
+
+def service(predictor: Predictor) -> FastAPI:
+    """The web application.
+
+    Raises:
+        UsageError: FastAPI isn't installed.
+    """
+    try:
+        from fastapi import FastAPI
+        from fastapi.exceptions import RequestValidationError
+        from fastapi.responses import JSONResponse
+        from pydantic import BaseModel, ConfigDict, Field
+    except ImportError as error:
+        raise UsageError("veil serve: needs fastapi and uvicorn; pip install 'veil-fl[serve]'") from error
+
+    class Questions(BaseModel):
+        """What is asked."""
+
+        model_config = ConfigDict(extra="forbid")
+        inputs: list[Any] = Field(
+            min_length=1,
+            max_length=MOST_AT_ONCE,
+            description=_described(predictor.inputs),
+            examples=[_example(predictor)],
+        )
+
+    class Answer(BaseModel):
+        """To one of them."""
+
+        model_config = ConfigDict(populate_by_name=True)
+        guess: str = Field(alias="class", description="The likeliest class.")
+        probabilities: dict[str, float] = Field(description="Of each class.")
+
+    class Answers(BaseModel):
+        """One for each question, in their order."""
+
+        outputs: list[Answer]
+
+    app = FastAPI(title=f"Veil: {predictor.plan.name}", docs_url="/docs", redoc_url=None)
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        """Whether it answers."""
+        return {"status": "ok", "plan": predictor.plan.digest()}
+
+    def predict(questions: Any) -> Any:
+        """Answer a batch of questions."""
+        try:
+            return {"outputs": predictor.answers(questions.inputs)}
+        except UsageError as error:
+            return JSONResponse(status_code=422, content={"detail": str(error)})
+
+    @app.exception_handler(RequestValidationError)
+    def refused(_: Any, error: RequestValidationError) -> JSONResponse:
+        # Its own text would repeat what was sent.
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "body"
+        return JSONResponse(status_code=422, content={"detail": f"{where}: {first['msg']}"})
+
+    # FastAPI looks annotations that are texts up in the module, where this class isn't.
+    predict.__annotations__ = {"questions": Questions, "return": Any}
+    refusal = {422: {"description": "A question isn't as it should be."}}
+    app.post("/predict", response_model=Answers, responses=refusal)(predict)  # type: ignore[arg-type]
+    return app
+
+
+def _described(inputs: Inputs) -> str:
+    if inputs.kind == "text":
+        return "Texts."
+    if inputs.kind == "table":
+        return f"Records, each with a value or null for: {', '.join(inputs.card.columns)}."
+    return f"Numbers in nested lists of shape {list(inputs.shape)}, as the data has them before it is normalised."
+
+
+def _example(predictor: Predictor) -> list[Any]:
+    inputs = predictor.inputs
+    if inputs.kind == "text":
+        return ["a text"]
+    if inputs.kind == "table":
+        return [
+            {
+                name: column.values[0] if column.kind == "categorical" else (column.low + column.high) / 2
+                for name, column in inputs.card.columns.items()
+            }
+        ]
+    return [np.zeros(inputs.shape).tolist()]
