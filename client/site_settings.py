@@ -20,7 +20,7 @@ from shared_models.plan_data import located
 from shared_models.plan_section import Count, CountOrZero, Section
 from shared_models.toml_errors import read_section
 
-DataFormat = Literal["csv", "npz", "image-folder"]
+DataFormat = Literal["csv", "hugging-face", "image-folder", "jsonl", "npz", "parquet"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _TIME = r"(?:[01]\d|2[0-3]):[0-5]\d"
@@ -74,7 +74,7 @@ class DataSettings(Section):
     """A file of the owner's that answers the plans of one name. Public facts about it come from the plan's card."""
 
     name: str = Field(min_length=1, max_length=100, description="Plans whose data.name is this train on the file.")
-    format: DataFormat = Field(description="csv, npz or image-folder.")
+    format: DataFormat = Field(description="csv, hugging-face, image-folder, jsonl, npz or parquet.")
     path: str = Field(min_length=1, description="File or folder; relative to site.toml.")
     person_column: str = Field(
         "", description="Column that names the people; plans that count people must mean this one. None: no such plans."

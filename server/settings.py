@@ -55,7 +55,9 @@ class TestDataSettings(Section):
     __test__ = False  # the name is not a test's
 
     name: str = Field(description="The plans whose data.name is this.")
-    format: Literal["csv", "npz", "image-folder"] = Field("csv", description="How the file is read.")
+    format: Literal["csv", "hugging-face", "image-folder", "jsonl", "npz", "parquet"] = Field(
+        "csv", description="How the file is read."
+    )
     path: str = Field(min_length=1, description="File or folder; relative to server.toml.")
 
 

@@ -13,7 +13,16 @@ from types import MappingProxyType
 
 from security.errors import UsageError, did_you_mean
 from shared_models.example_form import ExampleForm
-from shared_models.plan_data import TEXTS, CardPlan, CategoricalColumn, Column, DataPlan, NumericColumn
+from shared_models.plan_data import (
+    TABLES,
+    TEXTS,
+    CardPlan,
+    CategoricalColumn,
+    Column,
+    DataPlan,
+    NumericColumn,
+    TextPlan,
+)
 from shared_models.tokens import vocabulary_of
 
 
@@ -30,6 +39,7 @@ class DataCard:
         at_each_place: whether what is predicted is the token after each one (a language model); `classes` are then
             the tokens.
         target: column to predict, for tables.
+        text_column: of a table, the one that holds a text to classify, in place of columns.
         columns: the columns of a table that are used, with their public bounds or values. A plan's are in the
             order of their names: that of its text is no part of its digest, and must not move the features.
         missing: texts of a table that mean a missing value.
@@ -44,6 +54,7 @@ class DataCard:
     vocabulary: int | None = None
     at_each_place: bool = False
     target: str | None = None
+    text_column: str | None = None
     columns: Mapping[str, Column] = field(default_factory=lambda: MappingProxyType({}))
     missing: tuple[str, ...] = ()
     source: str = "the user's own"
@@ -237,7 +248,7 @@ def card_for(data: DataPlan) -> DataCard:
     """The card of the data a plan names.
 
     Raises:
-        UsageError: the plan's own data (`csv`, `npz`, `image-folder`) is not fully described.
+        UsageError: the plan's own data is not fully described.
     """
     known = KNOWN.get(data.name)
     if known is not None:
@@ -249,7 +260,7 @@ def card_for(data: DataPlan) -> DataCard:
             f"data.card: {did_you_mean(data.name, KNOWN)}data.name = '{data.name}' needs a [data.card] with its public "
             f"facts (classes, columns or input_shape); data sets that bring their own: {', '.join(sorted(KNOWN))}"
         )
-    return _own_card(data.name, data.card)
+    return _own_card(data.name, data.card, data.texts)
 
 
 def _of_texts(known: DataCard, data: DataPlan) -> DataCard:
@@ -263,17 +274,22 @@ def _of_texts(known: DataCard, data: DataPlan) -> DataCard:
     )
 
 
-def _own_card(name: str, card: CardPlan) -> DataCard:
+def _own_card(name: str, card: CardPlan, texts: TextPlan) -> DataCard:
     _refuse_repeats("data.card.classes", card.classes)
     for column_name, column in card.columns.items():
         if isinstance(column, CategoricalColumn):
             _refuse_repeats(f"data.card.columns.{column_name}.values", column.values)
-    if name == "csv":
-        if card.target is None or not card.columns:
-            raise UsageError("data.card: data.name = 'csv' needs data.card.target and [data.card.columns]")
-        if card.target in card.columns:
+    vocabulary = None
+    if name in TABLES:
+        if card.target is None or bool(card.columns) == (card.text is not None):
+            raise UsageError(
+                f"data.card: data.name = '{name}' needs data.card.target, and [data.card.columns] or data.card.text"
+            )
+        if card.target in card.columns or card.target == card.text:
             raise UsageError(f"data.card.columns.{card.target}: is the target; remove it from the columns")
         shape: tuple[int, ...] = (table_width(card.columns),)
+        if card.text is not None:
+            shape, vocabulary = (texts.places,), vocabulary_of(texts)
     else:
         if card.input_shape is None:
             raise UsageError(f"data.card.input_shape: data.name = '{name}' needs the shape of one example")
@@ -284,7 +300,9 @@ def _own_card(name: str, card: CardPlan) -> DataCard:
         classes=card.classes,
         mean=card.mean,
         std=card.std,
+        vocabulary=vocabulary,
         target=card.target,
+        text_column=card.text,
         columns=MappingProxyType(dict(sorted(card.columns.items()))),
         missing=card.missing,
     )

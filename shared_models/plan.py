@@ -514,6 +514,9 @@ class Plan(Section):
             del meaning["features"]
         if meaning["data"]["text"] is None:
             del meaning["data"]["text"]
+        card = meaning["data"]["card"]
+        if isinstance(card, dict) and card["text"] is None:
+            del card["text"]
         for name in ("adaptive", "correlated"):
             if meaning["privacy"][name] is None:
                 del meaning["privacy"][name]

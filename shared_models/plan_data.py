@@ -16,6 +16,8 @@ _COLUMN: Final = "numeric or categorical."
 
 TEXTS: Final = ("sentences", "sentiment", "shakespeare")
 """Sets of texts."""
+TABLES: Final = ("csv", "hugging-face", "jsonl", "parquet")
+"""Forms of one's own records of columns."""
 LANGUAGE: Final = ("shakespeare",)
 """Those of them whose task is the next character."""
 
@@ -96,13 +98,14 @@ Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind"
 
 
 class CardPlan(Section):
-    """Public facts about the user's own data (`csv`, `npz`, `image-folder`): nothing here is computed from it."""
+    """Public facts about the user's own data: nothing here is computed from it."""
 
     classes: tuple[str, ...] = Field(min_length=2, strict=False, description="Names of the classes, in order.")
-    target: str | None = Field(None, description="csv: the column to predict.")
-    columns: dict[str, Column] = Field(default_factory=dict, description="csv: the columns used, by name.")
+    target: str | None = Field(None, description="tables: the column to predict.")
+    columns: dict[str, Column] = Field(default_factory=dict, description="tables: the columns used, by name.")
+    text: str | None = Field(None, description="tables: in place of columns, the one that holds a text to classify.")
     missing: tuple[str, ...] = Field(
-        ("", "?", "NA", "nan", "NaN"), strict=False, description="csv: texts that mean a missing value."
+        ("", "?", "NA", "nan", "NaN"), strict=False, description="tables: texts that mean a missing value."
     )
     input_shape: tuple[Count, ...] | None = Field(
         None, strict=False, description="npz, image-folder: shape of one example, e.g. [1, 28, 28]."
@@ -131,7 +134,7 @@ class DataPlan(Section):
     name: str = Field(
         "digits",
         description="Data set: adult, digits, fashion-mnist, heart-disease, mnist, sentences, sentiment, shakespeare, "
-        "watch; or one's own: csv, image-folder, npz.",
+        "watch; or one's own: csv, hugging-face, image-folder, jsonl, npz, parquet.",
     )
     path: str | None = Field(
         None, description="File or folder of the data, where the set needs one; relative to the plan's file."
@@ -163,8 +166,12 @@ class DataPlan(Section):
 
     @model_validator(mode="after")
     def _texts(self) -> Self:
-        if self.text is not None and self.name not in TEXTS:
-            raise ValueError(f"text is for sets of texts ({', '.join(TEXTS)}), name = '{self.name}' is none")
+        own = self.card is not None and self.card.text is not None
+        if self.text is not None and self.name not in TEXTS and not own:
+            raise ValueError(
+                f"text is for sets of texts ({', '.join(TEXTS)}, or one's own with card.text), name = '{self.name}' is "
+                "none"
+            )
         if self.name in LANGUAGE and self.texts.tokens != "characters":
             raise ValueError(f"text.tokens = '{self.texts.tokens}' with name = '{self.name}': allowed: characters")
         if self.name in LANGUAGE and isinstance(self.partition, DirichletPartition | PathologicalPartition):

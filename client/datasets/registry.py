@@ -13,13 +13,13 @@ from typing import Final
 
 from client.datasets import (
     adult,
-    csv_table,
     digits,
     fashion_mnist,
     heart_disease,
     image_folder,
     mnist,
     npz,
+    own_tables,
     sentences,
     sentiment,
     shakespeare,
@@ -30,13 +30,13 @@ from client.datasets.sources import did_you_mean
 from client.datasets.split import bound_rows_per_person, split
 from security.errors import UsageError
 from shared_models.cards import DataCard, card_for
-from shared_models.plan_data import DataPlan, IidPartition
+from shared_models.plan_data import TABLES, DataPlan, IidPartition
 
 # Loaders import what they read with (pandas, scikit-learn, Pillow, ...) when they are called: a client that
 # only has a CSV file needs neither the others' libraries nor their start-up time.
 _LOADERS: Final[Mapping[str, Callable[[DataPlan, DataCard], Parts]]] = {
+    **dict.fromkeys(TABLES, own_tables.load),
     "adult": adult.load,
-    "csv": csv_table.load,
     "digits": digits.load,
     "fashion-mnist": fashion_mnist.load,
     "heart-disease": heart_disease.load,
@@ -51,7 +51,7 @@ _LOADERS: Final[Mapping[str, Callable[[DataPlan, DataCard], Parts]]] = {
 
 # Files of one's own.
 _OWN: Final[Mapping[str, Callable[..., Parts]]] = {
-    "csv": csv_table.load,
+    **dict.fromkeys(TABLES, own_tables.load),
     "npz": npz.load,
     "image-folder": image_folder.load,
 }
@@ -113,7 +113,7 @@ def load_file(data: DataPlan, *, kind: str, path: Path, split_key: bytes, leave_
 
     Args:
         data: the plan's [data]; where it says that the data lies is another machine's business.
-        kind: what the file is: csv, npz or image-folder.
+        kind: what the file is: one of `TABLES`, npz or image-folder.
         path: of the file or folder.
         split_key: as for `load`.
         leave_out: whether a record that the card doesn't describe is left out, each by itself, in place of an error.
@@ -146,8 +146,8 @@ def misfit(data: DataPlan, kind: str) -> str | None:
         UsageError: as `card_for`.
     """
     card = card_for(data)
-    if kind == "csv" and card.target is None:
-        return f"'{data.name}' is no table: a csv file can't hold it; save it as npz"
+    if kind in TABLES and card.target is None:
+        return f"'{data.name}' is no table: a {kind} file can't hold it; save it as npz"
     if kind == "image-folder" and (len(card.input_shape) != 3 or card.input_shape[0] not in (1, 3)):
         return f"'{data.name}' has no images: an image-folder can't hold it; save it as csv or npz"
     if kind == "image-folder" and data.person_column is not None:

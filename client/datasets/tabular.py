@@ -22,6 +22,7 @@ from security.errors import UsageError
 from shared_models.cards import DataCard
 from shared_models.plan_data import DataPlan, NumericColumn
 from shared_models.table_encoding import encode_table, unreadable
+from shared_models.tokens import tokens_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,14 +67,14 @@ def table_records(
     Args:
         table: stripped text, indexed by line numbers for errors.
         data: says which column names the person and which the natural clients.
-        card: target, classes and columns.
+        card: target, classes, and the columns or the text.
         source: name of the file, for errors.
         leave_out: whether a record that the card doesn't describe is left out, each by itself, in place of an error.
 
     Returns:
         Records with x (n, `table_width(card.columns)`): for each column of the card, in the card's order, a
         number takes two places (scaled to [-1, 1], and 1 if missing), a category one for each value and one
-        for any other.
+        for any other. Where the card names a text, its tokens (n, places).
 
     Raises:
         UsageError: a column is not in the table, a target is not one of the classes, a number is none, or a
@@ -83,6 +84,7 @@ def table_records(
     if target is None:
         raise ValueError(f"the card of '{card.name}' names no target")
     asked = {"data.card.target": target, "data.partition.column": group, "data.person_column": person}
+    asked["data.card.text"] = card.text_column
     asked |= {f"data.card.columns.{name}": name for name in card.columns}
     for key, name in asked.items():
         if name is not None and name not in table.columns:
@@ -97,8 +99,12 @@ def table_records(
         if isinstance(column, NumericColumn):
             bad = unreadable(table[name], card.missing)
             _refuse(table[name], bad, "is not a finite number nor one of data.card.missing", source)
+    if card.text_column is None:
+        x = encode_table(table, card.columns, card.missing)
+    else:
+        x = tokens_of(table[card.text_column].tolist(), data.texts).astype(np.float32)
     return Records(
-        x=torch.from_numpy(encode_table(table, card.columns, card.missing)),
+        x=torch.from_numpy(x),
         y=y,
         groups={} if group is None else {group: _text(table[group])},
         people=None if person is None else _people(table[person], card.missing, source),

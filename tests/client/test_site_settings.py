@@ -108,7 +108,10 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         ('[server]\naddress = "https://fl.example.org:443"\n', "server.address = 'https://fl.example.org:443': must"),
         ('[server]\nproxy = "proxy:3128"\n', "server: proxy should be http://HOST:PORT"),
         ('[server]\nadress = "x"\n', "server.adress: unknown key; did you mean address?"),
-        ('[[data]]\nname = "a"\nformat = "xls"\npath = "x"\n', "data.0.format = 'xls': allowed: 'csv', 'npz', 'image-"),
+        (
+            '[[data]]\nname = "a"\nformat = "xls"\npath = "x"\n',
+            "data.0.format = 'xls': allowed: 'csv', 'hugging-face', 'image-",
+        ),
         ('[[data]]\nname = "a"\nformat = "csv"\n', "data.0.path: missing, give it a value"),
         ('[approval]\nplans = "always"\n', "approval.plans = 'always': allowed: 'ask', 'policy'"),
         ("[resources]\nthreads = 0\n", "resources.threads = 0: should be greater than or equal to 1"),

@@ -120,7 +120,7 @@ def test_the_card_of_images(name: str) -> None:
     ("name", "card", "message"),
     [
         ("csv", {"columns": {"age": AGE}}, r"^data\.card: data\.name = 'csv' needs data\.card\.target"),
-        ("csv", {"target": "y"}, r"^data\.card: data\.name = 'csv' needs data\.card\.target and \[data\.card\.columns"),
+        ("csv", {"target": "y"}, r"^data\.card: data\.name = 'csv' needs data\.card\.target, and "),
         ("csv", {"target": "age", "columns": {"age": AGE}}, r"^data\.card\.columns\.age: is the target"),
         ("npz", {}, r"^data\.card\.input_shape: data\.name = 'npz' needs the shape of one example"),
         ("npz", {"classes": ["a", "a "], "input_shape": [3]}, r"^data\.card\.classes: 'a' is there more than once"),

@@ -195,6 +195,7 @@ RICH: dict[str, dict[str, Any]] = {
             "name": "sentiment",
             "partition": {"kind": "iid", "clients": 4},
             "text": {"tokens": "words", "vocabulary": 500, "places": 30},
+            "card": {"classes": ["a", "b"], "target": "y", "text": "note"},
         },
     },
     "skewed": {"data": {"partition": {"kind": "size-skewed", "clients": 5, "growth": "square"}}},
