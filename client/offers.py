@@ -26,12 +26,13 @@ from shared_models.features.apply import model_shape
 from shared_models.features.encoders import ENCODERS
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan
-from shared_models.registry import count_parameters
+from shared_models.registry import dry
 from shared_models.resolve import resolve
 
 _MOST_ROUNDS: Final = 100_000  # every planned round is counted when the ledger admits a plan
 # In float32: weights, where the round began, gradient and its sum, an optimiser's two moments; and twice for the check.
 _BYTES_A_PARAMETER: Final = 48
+_BYTES_FROZEN: Final = 12  # the weight, and in float64 for the check
 _BYTES_A_VALUE: Final = 128  # of an example: the check's batch of four, in float64, and what is made of it
 
 
@@ -169,7 +170,11 @@ def least_memory(plan: Plan) -> int:
     values = math.prod(card_for(plan.data).input_shape)
     derived = plan.features is not None and plan.features.name not in ENCODERS
     matrices = 4 * math.prod(model_shape(plan)) ** 2 if derived else 0
-    return _BYTES_A_PARAMETER * count_parameters(plan) + _BYTES_A_VALUE * values + matrices
+    network = dry(plan)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
+    weights = _BYTES_A_PARAMETER * trained + _BYTES_FROZEN * frozen
+    return weights + _BYTES_A_VALUE * values + matrices
 
 
 @lru_cache(maxsize=8)

@@ -28,6 +28,7 @@ from security.errors import UsageError
 from security.frames import ACCEPTED, PENDING
 from security.homes import SiteHome
 from security.identity import Identity
+from shared_models import own
 from shared_models.faults import Fault
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan
@@ -136,6 +137,7 @@ class DeployedSite:
         self.approvals = Approvals(home.approvals, clock=clock)
         self.pending = PendingPlans(home.pending)
         self._settings = settings
+        own.bind(settings.models)
         self._stamp = stamp_of(home.settings)
         self._federation = federation
         self._books = books
@@ -187,6 +189,7 @@ class DeployedSite:
                 if found.site != self.name:
                     raise UsageError(f"{self.home.settings}: site = '{found.site}', but this is '{self.name}'; mend it")
                 self._settings, self._stamp = found, stamp
+                own.bind(found.models)
             return self._settings
 
     def consider(self, plan_text: str, digest: str) -> Verdict:

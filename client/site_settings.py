@@ -153,7 +153,7 @@ class SiteSettings(SitePolicy):
 
 
 def read_settings(path: Path) -> SiteSettings:
-    """Read `site.toml`; paths in it become absolute, and the owner's own networks known to this process.
+    """Read `site.toml`; paths in it become absolute. Whoever goes by it binds its `models` (`shared_models.own`).
 
     Raises:
         UsageError: it can't be read, or says something that can't be; one line for each thing that is wrong.
@@ -168,5 +168,5 @@ def read_settings(path: Path) -> SiteSettings:
     data = tuple(file.model_copy(update={"path": located(file.path, folder)}) for file in settings.data)
     hook = settings.schedule.hook
     schedule = settings.schedule.model_copy(update={"hook": located(hook, folder) if hook else ""})
-    own.bind(settings.models, folder)
-    return settings.model_copy(update={"data": data, "schedule": schedule})
+    models = own.references(settings.models, folder)
+    return settings.model_copy(update={"data": data, "schedule": schedule, "models": models})

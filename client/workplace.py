@@ -18,7 +18,9 @@ from client.datasets.partition import client_ids
 from client.datasets.records import Records
 from client.heap import keep_freed_memory
 from client.trainer import choose_device
+from shared_models import own
 from shared_models.features.apply import check_source, model_form
+from shared_models.frozen import check_frozen
 from shared_models.parameters import Layout, layout_of
 from shared_models.plan import Plan
 from shared_models.plan_data import NaturalPartition
@@ -107,7 +109,6 @@ def provide_records(plan_digest: str, given: Provided) -> None:
     _provided[plan_digest] = given
 
 
-@lru_cache(maxsize=2)
 def workplace(plan_text: str, device: str = "auto") -> Workplace:
     """The workplace of a resolved plan.
 
@@ -119,10 +120,17 @@ def workplace(plan_text: str, device: str = "auto") -> Workplace:
         UsageError: the plan isn't valid, this version can't give its privacy or derives other features, or its model
             mixes examples (rule 7).
     """
+    return made_workplace(plan_text, device, tuple(sorted(own.bound().items())))
+
+
+@lru_cache(maxsize=2)
+def made_workplace(plan_text: str, device: str, _bound: tuple[tuple[str, str], ...]) -> Workplace:
+    """As `workplace`, of networks of the owner's own as they are bound; kept for the last plans."""
     keep_freed_memory()
     plan = parse_plan(plan_text, where="plan")
     check_source(plan)
     model = build_for(plan)
+    check_frozen(plan, model)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
         from shared_models.private_trainable import check_private_trainable
 

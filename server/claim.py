@@ -16,10 +16,13 @@ from privacy.report.conditions import BATCH_INFLUENCE
 from server import central_claim
 from server.remark import Remark
 from server.run_state import RunState
+from shared_models import own
+from shared_models.features.encoders import ENCODERS
 from shared_models.plan import Plan
 from shared_models.plan_central import is_central
 from shared_models.plan_correlated import is_correlated
 from shared_models.plan_data import NaturalPartition
+from shared_models.registry import PRETRAINED
 
 __all__ = [
     "NO_PRIVACY",
@@ -264,6 +267,14 @@ def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
         found.append(Remark(code="evaluation-data", text="the server's own evaluation data is not protected (rule 11)"))
     if plan.evaluation.where != "none":
         found += _chosen_on_test_records(plan)
+    if _is_pretrained(plan):
+        found.append(
+            Remark(
+                code="pretrained",
+                text="what frozen parts were pretrained on is not protected; records that were among it, least of all "
+                "(rule 11)",
+            )
+        )
     if plan.privacy.selection == "uncharged":
         found.append(
             Remark(
@@ -272,6 +283,12 @@ def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
             )
         )
     return found
+
+
+def _is_pretrained(plan: Plan) -> bool:
+    """Whether a part of the model was trained elsewhere, or may have been: of one's own networks nobody can tell."""
+    of_features = plan.features is not None and plan.features.name in ENCODERS
+    return of_features or plan.model.name in PRETRAINED or plan.model.name in own.bound()
 
 
 def _chosen_on_test_records(plan: Plan) -> list[Remark]:

@@ -39,6 +39,7 @@ from server.queue import Queue
 from server.settings import ServerSettings, read_settings
 from server.status import Status, certificate_status, queue_status, site_status
 from server.watchers import Watcher, Watchers
+from shared_models import own
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan
 
@@ -152,6 +153,7 @@ class _Service:
     ) -> _Service:
         """Everything but what others can see: nothing listens yet."""
         settings = read_settings(home.settings)
+        own.bind(settings.models)
         roster, revocations = RosterFile(home), Revocations.of_home(home)
         if settings.federation != roster.federation:
             raise UsageError(

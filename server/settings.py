@@ -95,7 +95,7 @@ class ServerSettings(Section):
 
 
 def read_settings(path: Path) -> ServerSettings:
-    """Read `server.toml`; the paths in it come back absolute, and one's own networks known to this process.
+    """Read `server.toml`; the paths in it come back absolute. Whoever goes by it binds its `models`.
 
     Raises:
         UsageError: it can't be read, or says something else; one line for each thing that is wrong.
@@ -106,8 +106,7 @@ def read_settings(path: Path) -> ServerSettings:
     if twice is not None:
         raise UsageError(f"{path}: data: two tables for the data set '{twice}'; keep one of them")
     located = tuple(one.model_copy(update={"path": str(_located(one.path, path.parent))}) for one in settings.data)
-    changes: dict[str, Any] = {"data": located}
-    own.bind(settings.models, path.parent)
+    changes: dict[str, Any] = {"data": located, "models": own.references(settings.models, path.parent)}
     return settings.model_copy(update=changes)
 
 

@@ -23,7 +23,7 @@ from shared_models.plan_data import (
     NumericColumn,
     TextPlan,
 )
-from shared_models.tokens import vocabulary_of
+from shared_models.tokens import character_names, vocabulary_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +270,7 @@ def _of_texts(known: DataCard, data: DataPlan) -> DataCard:
         known,
         input_shape=(data.texts.places,),
         vocabulary=vocabulary,
-        classes=tuple(map(str, range(vocabulary))) if known.at_each_place else known.classes,
+        classes=character_names() if known.at_each_place else known.classes,  # what comes next is a character
     )
 
 

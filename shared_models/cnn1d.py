@@ -76,6 +76,6 @@ def build(config: Cnn1dConfig, input_shape: tuple[int, ...], classes: int) -> Cn
     Raises:
         ValueError: the input is no signal of at least 8 times.
     """
-    if len(input_shape) != 2 or input_shape[1] < 8:
-        raise ValueError("takes signals (channels, times) of at least 8 times")
+    if len(input_shape) != 2 or not 8 <= input_shape[1] <= 65536:
+        raise ValueError("takes signals (channels, times) of 8 to 65536 times")
     return Cnn1d(config, input_shape[0], input_shape[1], classes)

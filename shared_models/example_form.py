@@ -8,6 +8,11 @@ PADDING = 0
 """The token that fills what a text is shorter than others; never one to be predicted."""
 
 
+MOST_PLACES = 2048
+"""Of a text or signal that networks go through place by place: a stranger's plan may ask for more, and they take time.
+"""
+
+
 @dataclass(frozen=True)
 class ExampleForm:
     """Public facts that a network is built for.

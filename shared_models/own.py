@@ -37,15 +37,28 @@ HUGGING_FACE: Final = "hugging-face:"
 _bound: dict[str, str] = {}
 
 
-def bind(models: Mapping[str, str], folder: Path | None = None) -> None:
-    """Have this process take names for these functions; what was bound before is forgotten.
+def bind(models: Mapping[str, str]) -> None:
+    """Have this process take names for these functions; what was bound before is forgotten, by all threads at once.
 
     Args:
         models: reference by name. One of Veil's own names is refused where a plan asks for it.
-        folder: where relative paths begin.
 
     Raises:
         UsageError: a name or reference that can't be. Nothing is imported yet.
+    """
+    global _bound  # noqa: PLW0603 - what names mean is the process' own
+    _bound = references(models)
+
+
+def references(models: Mapping[str, str], folder: Path | None = None) -> dict[str, str]:
+    """Checked references by name, paths in them absolute.
+
+    Args:
+        models: as of `bind`.
+        folder: where relative paths begin.
+
+    Raises:
+        UsageError: as `bind`.
     """
     found = {}
     for name, reference in models.items():
@@ -63,8 +76,7 @@ def bind(models: Mapping[str, str], folder: Path | None = None) -> None:
                 f"models.{name} = {reference!r}: give package.module:function, path/to/file.py:function or "
                 "hugging-face:FOLDER"
             )
-    _bound.clear()
-    _bound.update(found)
+    return found
 
 
 def _absolute(path: str, folder: Path | None) -> Path:
@@ -111,14 +123,17 @@ def build_own(name: str, options: Mapping[str, object], form: ExampleForm) -> nn
         made = function(form, **options)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"model.name = '{name}': {_bound[name]} failed: {type(error).__name__}: {reason}") from error
+        where = _bound.get(name)
+        raise UsageError(f"model.name = '{name}': {where} failed: {type(error).__name__}: {reason}") from error
     if not isinstance(made, nn.Module):
-        raise UsageError(f"model.name = '{name}': {_bound[name]} gave a {type(made).__name__}, not a torch module")
+        raise UsageError(f"model.name = '{name}': {_bound.get(name)} gave a {type(made).__name__}, not a torch module")
     return made
 
 
 def _function(name: str) -> Callable[..., Any]:
-    reference = _bound[name]
+    reference = _bound.get(name)
+    if reference is None:  # the owner has taken it back
+        raise UsageError(f"model.name = '{name}': is bound to nothing any more")
     if reference.startswith(HUGGING_FACE):
         from shared_models.hugging_face import build
 

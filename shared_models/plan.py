@@ -61,6 +61,9 @@ class ModelPlan(Section):
 
     name: str = Field("cnn", description="Network: one of those `veil plan models` lists.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the network's own.")
+    frozen: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="In a resolved plan: SHA-256 over what of the network doesn't learn, where there is any."
+    )
 
 
 class ConstantSchedule(Section):
@@ -103,9 +106,10 @@ class TrainingPlan(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Part of an example's target that is spread evenly over all classes."
     )
-    class_weights: tuple[Positive, ...] | None = Field(
+    class_weights: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] | None = Field(
         None,
         strict=False,
+        min_length=2,
         description="What the loss of each class' examples is multiplied by, in the order of the classes: public "
         "numbers, or made of released counts.",
     )
@@ -512,6 +516,8 @@ class Plan(Section):
             del meaning["federation"]["population"]
         if meaning["features"] is None:
             del meaning["features"]
+        if meaning["model"]["frozen"] is None:
+            del meaning["model"]["frozen"]
         if meaning["data"]["text"] is None:
             del meaning["data"]["text"]
         card = meaning["data"]["card"]

@@ -123,7 +123,7 @@ class TextPlan(Section):
         "vocabulary.",
     )
     vocabulary: Annotated[int, Field(ge=2, le=2**24)] = Field(8192, description="words: numbers of tokens there are.")
-    places: Annotated[int, Field(ge=1, le=8192)] = Field(
+    places: Annotated[int, Field(ge=1, le=2048)] = Field(
         64, description="Tokens of a record: a longer text is cut, a shorter one filled."
     )
 

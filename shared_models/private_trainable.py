@@ -31,6 +31,7 @@ _EXAMPLES = 4
 # Of other batches: what part of each example isn't zero, and what the example is multiplied by.
 _LENGTHS, _SIZES = (0.6, 0.2, 1.0, 0.4), (1.0, -100.0, 0.01, 100.0)
 _SEED = 20160424
+_LOW_TOKENS, _LAST_TOKENS = 1024, 32
 # Float64 keeps rounding near 1e-15, so anything above these is a real dependence.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 
@@ -73,6 +74,7 @@ def check_private_trainable(model: nn.Module, form: ExampleForm, engine: DpEngin
             if type(module) in _DROPOUT:
                 module.eval()
         _check_independent(probe, batch)
+        _check_signs(probe, batch)
         for some in batch.variants():
             _check_per_example_gradients(probe, some, engine)
 
@@ -119,6 +121,21 @@ class _Batch:
         for other in (*others, torch.zeros_like(self.inputs)):
             inputs = other.clone()
             inputs[example] = self.inputs[example]
+            yield _Batch(inputs, self.labels, self.form)
+
+    def sweeps(self) -> Iterator[_Batch]:
+        """The first example among others that hold, over all of these batches, the tokens that a network may take for
+        a sign: the low ones, where marks of beginning and end are, and the last ones."""
+        vocabulary = self.form.vocabulary
+        if vocabulary is None:
+            return
+        signs = torch.tensor(
+            sorted({*range(min(vocabulary, _LOW_TOKENS)), *range(max(0, vocabulary - _LAST_TOKENS), vocabulary)})
+        )
+        room = (len(self) - 1) * self.form.shape[0]
+        for some in torch.split(signs, room):
+            inputs = self.inputs.clone()
+            inputs[1:] = torch.nn.functional.pad(some, (0, room - len(some))).view(len(self) - 1, -1).to(inputs.dtype)
             yield _Batch(inputs, self.labels, self.form)
 
 
@@ -219,6 +236,19 @@ def _check_independent(model: nn.Module, batch: _Batch) -> None:
                 )
 
 
+def _check_signs(model: nn.Module, batch: _Batch) -> None:
+    """No example's logits depend on single tokens of its neighbours."""
+    with torch.no_grad():
+        alone = _logits(model, batch.alone(0))[0]
+        for crowd in batch.sweeps():
+            if not _close(alone, _logits(model, crowd)[0]):
+                culprit = _mixing_layer(model, batch.alone(0), crowd, 0)
+                raise UsageError(
+                    f"{culprit} mixes the examples of a batch: the logits of one "
+                    "change with the tokens of others; compute on each example by itself"
+                )
+
+
 def _check_per_example_gradients(model: nn.Module, batch: _Batch, engine: DpEngine) -> None:
     """The engine gives each parameter, for each example, the gradient that the example has alone."""
     outcomes = [_outcome(model, batch.alone(example), 0) for example in range(len(batch))]
@@ -280,6 +310,7 @@ def _outcome(model: nn.Module, batch: _Batch, example: int) -> _Outcome:
         return _Outcome(loss, dict.fromkeys(parameters))
     with _blaming_the_model("a backward pass"):
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        gradients = tuple(one.to_dense() if one is not None and one.is_sparse else one for one in gradients)
     return _Outcome(loss.detach(), dict(zip(parameters, gradients, strict=True)))
 
 

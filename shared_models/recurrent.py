@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from privacy.dpsgd.layers.recurrent import Gru, Lstm
-from shared_models.example_form import PADDING, ExampleForm
+from shared_models.example_form import MOST_PLACES, PADDING, ExampleForm
 
 _CELLS = {"lstm": Lstm, "gru": Gru}
 
@@ -94,8 +94,8 @@ def build(config: RecurrentConfig, form: ExampleForm) -> Recurrent:
     Raises:
         ValueError: the input is neither, or a language model would see what it is to predict.
     """
-    if form.vocabulary is None and len(form.shape) != 2:
-        raise ValueError("takes texts (places,) of tokens, or signals (channels, times)")
+    if (form.vocabulary is None and len(form.shape) != 2) or form.shape[-1] > MOST_PLACES:
+        raise ValueError(f"takes texts (places,) of tokens, or signals (channels, times), of at most {MOST_PLACES}")
     if form.at_each_place and config.bidirectional:
         raise ValueError("bidirectional: false, where the next token is to be predicted")
     return Recurrent(config, form)

@@ -52,6 +52,9 @@ def _of_values(build: Callable[[Any, tuple[int, ...], int], nn.Module]) -> Calla
     return checked
 
 
+PRETRAINED = ("minilm",)
+"""Networks whose weights were trained elsewhere."""
+
 _LARGEST_EXAMPLE = 1 << 28  # values
 
 _FACTORIES = {

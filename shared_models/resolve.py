@@ -18,7 +18,9 @@ from privacy.accountant import epsilon as epsilon_of
 from privacy.calibration import least_noise_multiplier, noise_multiplier_for
 from privacy.mechanisms import Release
 from security.errors import UsageError
+from shared_models.cards import card_for
 from shared_models.features.apply import check_source, model_form
+from shared_models.frozen import check_frozen
 from shared_models.plan import Plan, PrivacyPlan
 from shared_models.plan_adaptive import filled
 from shared_models.plan_central import central_grid, is_central, population_of
@@ -29,12 +31,26 @@ from shared_models.plan_secure_sum import COMPUTED, added_up, computed
 from shared_models.registry import build_for, check_options
 
 
+def _check_class_weights(plan: Plan) -> None:
+    """A weight too few would fail with the first record of that class: a refusal that depends on data (rule 5)."""
+    weights, form = plan.training.class_weights, card_for(plan.data).form
+    if weights is None:
+        return
+    if form.at_each_place:
+        raise UsageError("training.class_weights: a language model's tokens have none; remove them from the plan")
+    if len(weights) != form.classes:
+        raise UsageError(
+            f"training.class_weights: are {len(weights)}, the data has {form.classes} classes; give as many"
+        )
+
+
 def resolve(plan: Plan) -> Plan:
     """Fill in what the plan leaves open and check that it can run.
 
     Raises:
         UsageError: the model, its options, the data card or the privacy figures don't fit together.
     """
+    _check_class_weights(plan)
     options = check_options(plan.model.name, plan.model.options)
     model = build_for(plan)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
@@ -42,7 +58,7 @@ def resolve(plan: Plan) -> Plan:
 
         check_private_trainable(model, model_form(plan), plan.training.dp_engine)
     changes: dict[str, Any] = {
-        "model": plan.model.model_copy(update={"options": options}),
+        "model": plan.model.model_copy(update={"options": options, "frozen": check_frozen(plan, model)}),
         "federation": plan.federation.model_copy(update={"weighting": plan.weighting}),
     }
     if plan.features is not None:

@@ -39,6 +39,11 @@ def vocabulary_of(plan: TextPlan) -> int:
     return {"words": plan.vocabulary, "characters": CHARACTERS, "wordpiece": _WORDPIECES}[plan.tokens]
 
 
+def character_names() -> tuple[str, ...]:
+    """What each token of `characters` stands for."""
+    return ("(none)", *_CHARACTERS, "(other)")
+
+
 def tokens_of(texts: Sequence[str], plan: TextPlan) -> Tokens:
     """Numbers of tokens (n, places) of texts: cut at their end, or filled with padding.
 
@@ -66,10 +71,9 @@ def _numbers(texts: Sequence[str], plan: TextPlan) -> Sequence[Sequence[int]]:
     return [[_number_of_word(word, plan.vocabulary) for word in _WORD.findall(text.lower())] for text in texts]
 
 
-@lru_cache(maxsize=1 << 16)
 def _number_of_word(word: str, vocabulary: int) -> int:
-    """From 1; the same on every machine."""
-    digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
+    """From 1; the same on every machine. Nothing is remembered: words are people's."""
+    digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return 1 + int.from_bytes(digest, "big") % (vocabulary - 1)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from shared_models.attention import Block
-from shared_models.example_form import PADDING, ExampleForm
+from shared_models.example_form import MOST_PLACES, PADDING, ExampleForm
 from shared_models.recurrent import mean_of_text
 
 
@@ -103,6 +103,6 @@ def build(config: TransformerConfig, form: ExampleForm) -> Transformer:
     Raises:
         ValueError: the input is neither.
     """
-    if form.vocabulary is None and len(form.shape) != 2:
-        raise ValueError("takes texts (places,) of tokens, or signals (channels, times)")
+    if (form.vocabulary is None and len(form.shape) != 2) or form.shape[-1] > MOST_PLACES:
+        raise ValueError(f"takes texts (places,) of tokens, or signals (channels, times), of at most {MOST_PLACES}")
     return Transformer(config, form)

@@ -50,7 +50,10 @@ def _play(place: Workplace, plan: Plan, steps: int) -> None:
     if plan.is_private and plan.privacy.unit == "example":
         from client.private_trainer import gradient_sum, train_private
 
-        records = _random(model_form(plan), min(_MOST_RECORDS, max(1, round(per_batch / training.sample_rate))))
+        # Batches are as large as the plan's, of however many records here.
+        n = max(per_batch, min(_MOST_RECORDS, round(per_batch / training.sample_rate)))
+        records, training = _random(model_form(plan), n), training.model_copy(update={"sample_rate": per_batch / n})
+        plan = plan.model_copy(update={"training": training})
         if plan.is_joint:
             for _ in range(steps):
                 gradient_sum(place.model, start, records, plan, noise=SecretNoise())

@@ -31,6 +31,7 @@ from security.enrolment import approved_roster, check_roster
 from security.errors import UsageError
 from security.homes import SiteHome
 from security.identity import Identity
+from shared_models import own
 from shared_models.cards import KNOWN
 from shared_models.plan import Plan
 from shared_models.plan_data import DataPlan
@@ -85,7 +86,9 @@ class _Doctor:
 
     @cached_property
     def _settings(self) -> SiteSettings:
-        return read_settings(self._home.settings)
+        settings = read_settings(self._home.settings)
+        own.bind(settings.models)
+        return settings
 
     def home(self) -> Finding:
         self._home.check_here()

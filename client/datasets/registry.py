@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from client.datasets import (
     adult,
     digits,
@@ -135,6 +138,8 @@ def load_file(data: DataPlan, *, kind: str, path: Path, split_key: bytes, leave_
         raise UsageError(f"{path}: {refusal}")
     own = data.model_copy(update={"name": kind, "path": str(path), "partition": IidPartition()})
     records, _ = _OWN[kind](own, card, leave_out=leave_out)
+    if leave_out and card.vocabulary is not None:
+        records = records.take(np.flatnonzero(_are_tokens(records, card)))
     _check(records, card)
     return _bounded(records, data, key=split_key)
 
@@ -146,6 +151,8 @@ def misfit(data: DataPlan, kind: str) -> str | None:
         UsageError: as `card_for`.
     """
     card = card_for(data)
+    if card.at_each_place:
+        return f"'{data.name}' has a label at each place, which no file of one's own can hold"
     if kind in TABLES and card.target is None:
         return f"'{data.name}' is no table: a {kind} file can't hold it; save it as npz"
     if kind == "image-folder" and (len(card.input_shape) != 3 or card.input_shape[0] not in (1, 3)):
@@ -153,6 +160,13 @@ def misfit(data: DataPlan, kind: str) -> str | None:
     if kind == "image-folder" and data.person_column is not None:
         return f"the plan bounds each person's records, but a folder of images names nobody; save {data.name} as npz"
     return None
+
+
+def _are_tokens(records: Records, card: DataCard) -> npt.NDArray[np.bool_]:
+    """Which records hold numbers of tokens alone: others would end training in the midst of it (rule 5)."""
+    x = records.x.numpy()
+    found: npt.NDArray[np.bool_] = ((x >= 0) & (x < (card.vocabulary or 0)) & (x == np.rint(x))).all(axis=1)
+    return found
 
 
 def _bounded(records: Records, data: DataPlan, *, key: bytes) -> Records:
@@ -173,6 +187,9 @@ def _check(records: Records, card: DataCard) -> None:
         raise UsageError(
             f"{card.name}: records have shape {tuple(records.x.shape[1:])}, its card says {card.input_shape}"
         )
+    strange = 0 if card.vocabulary is None else int((~_are_tokens(records, card)).sum())
+    if strange:
+        raise UsageError(f"{card.name}: {strange} of {len(records)} records hold numbers that are no tokens")
     places = card.input_shape if card.at_each_place else ()
     if records.y.shape[1:] != places:
         raise UsageError(f"{card.name}: labels have shape {tuple(records.y.shape[1:])}, its card says {places}")

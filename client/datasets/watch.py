@@ -28,9 +28,6 @@ WINDOW: Final = 128
 _STEP: Final = 64
 _TEST: Final = (9, 10)  # people
 _COLUMNS: Final = ("person",)
-# Of accelerations in g, and of angular velocities in radians per second: what such a watch measures at rest and in
-# quick movement, not what is in these recordings.
-_SCALE: Final = np.array([1, 1, 1, 2, 2, 2], dtype=np.float32)
 _ALLOWED: Final = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -41,6 +38,8 @@ _ALLOWED: Final = {
 
 def load(data: DataPlan, card: DataCard) -> Parts:
     """Windows x (n, 6, 128) of people 1 to 8, and of 9 and 10 as the test part; each person may be a client.
+
+    Three accelerations in g, and three angular velocities in radians per second, as they were measured.
 
     Raises:
         UsageError: it isn't fetched yet, or damaged; or the plan names a column that isn't there.
@@ -77,7 +76,7 @@ def _windows(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]
     recordings = _read(path)
     x, y, people = [], [], []
     for signal, exercise, person in zip(recordings["X"], recordings["y"], recordings["subject"], strict=True):
-        values = (np.asarray(signal, dtype=np.float32) / _SCALE).T
+        values = np.asarray(signal, dtype=np.float32).T
         found = np.lib.stride_tricks.sliding_window_view(values, WINDOW, axis=1)[:, ::_STEP].transpose(1, 0, 2)
         x.append(found)
         y += [int(exercise)] * len(found)

@@ -85,6 +85,8 @@ class ExampleLoss:
         With probabilities p, weights w, smoothing s and K classes: the target of an example is t = (1 - s) w_y e_y +
         (s / K) w, and the gradient |t| p - t, |t| the sum of t (torch's weighted smoothing; without weights p - t).
         """
+        if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
+            raise ValueError(f"{len(self.class_weights)} weights for {logits.shape[1]} classes")
         slopes, rows = torch.softmax(logits, 1), torch.arange(len(labels), device=logits.device)
         if self.is_plain:
             slopes[rows, labels] -= 1

@@ -53,6 +53,7 @@ CODES = frozenset(
         "timing",
         "baselines",
         "client-names",
+        "pretrained",
         "evaluation-data",
         "test-records-best",
         "test-records-stop",

@@ -126,10 +126,14 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
 def _quantise(path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
 
-    whole = path.with_suffix(".whole.onnx")
-    path.rename(whole)
+    small = path.with_suffix(".int8.onnx")
+    before = logging.getLogger().level
     try:
-        logging.getLogger().setLevel(logging.ERROR)
-        quantize_dynamic(whole, path, weight_type=QuantType.QInt8)
+        logging.getLogger().setLevel(logging.ERROR)  # it speaks through the root logger
+        quantize_dynamic(path, small, weight_type=QuantType.QInt8)
+        small.replace(path)
+    except Exception as error:  # its errors have no common class
+        raise UsageError(f"--quantise int8: this network's weights can't be ({type(error).__name__})") from error
     finally:
-        whole.unlink(missing_ok=True)
+        logging.getLogger().setLevel(before)
+        small.unlink(missing_ok=True)

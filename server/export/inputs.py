@@ -70,15 +70,19 @@ class Inputs:
             found["text"] = self.text.model_dump(mode="json")
         return found
 
-    def _values(self, number: int, given: Any) -> npt.NDArray[np.float64]:
+    def _values(self, number: int, given: Any) -> npt.NDArray[np.float32]:
         try:
-            values = np.asarray(given, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise UsageError(f"inputs[{number}]: should be numbers in nested lists of shape {self.shape}") from None
-        if values.shape != self.shape:
-            raise UsageError(f"inputs[{number}]: has shape {values.shape}, should have {self.shape}")
+            found = np.asarray(given)
+        except ValueError:  # ragged
+            found = np.empty(0, dtype=object)
+        if found.dtype.kind not in "iuf":  # texts, truth values, numbers too large for any
+            raise UsageError(f"inputs[{number}]: should be numbers in nested lists of shape {self.shape}")
+        if found.shape != self.shape:
+            raise UsageError(f"inputs[{number}]: has shape {found.shape}, should have {self.shape}")
+        with np.errstate(over="ignore"):
+            values = found.astype(np.float32)
         if not np.isfinite(values).all():
-            raise UsageError(f"inputs[{number}]: holds a number that is not finite")
+            raise UsageError(f"inputs[{number}]: holds a number that is not finite, or too large")
         return values
 
     def _texts(self, questions: Sequence[Any]) -> npt.NDArray[np.float32]:
@@ -88,7 +92,11 @@ class Inputs:
                 raise UsageError(f"inputs[{number}]: should be a text")
             if len(given) > _MOST_TEXT:
                 raise UsageError(f"inputs[{number}]: is longer than {_MOST_TEXT} characters")
-        return tokens_of(questions, self.text).astype(np.float32)
+            if not given.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in given):
+                raise UsageError(f"inputs[{number}]: holds a character that is none (a lone surrogate)")
+        # What comes next is asked of a language model: of a long text its end counts.
+        texts = [one[-self.shape[0] :] for one in questions] if self.card.at_each_place else questions
+        return tokens_of(texts, self.text).astype(np.float32)
 
     def _records(self, questions: Sequence[Any]) -> npt.NDArray[np.float32]:
         import pandas as pd

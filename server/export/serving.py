@@ -21,6 +21,10 @@ from shared_models.plan import Plan
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+MOST_BYTES: Final = 16 << 20
+"""Of a request's body."""
+_DIGITS: Final = 12
+
 MOST_AT_ONCE: Final = 256
 """Questions of one request."""
 
@@ -111,7 +115,26 @@ def service(predictor: Predictor) -> FastAPI:
 
         outputs: list[Answer]
 
+    class Bounded:
+        """Refuses a body that doesn't say its length, or is too long, before it is read."""
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+                told = dict(scope["headers"]).get(b"content-length", b"")
+                length = int(told) if told.isdigit() and len(told) < _DIGITS else None
+                if length is None or length > MOST_BYTES:
+                    status = 411 if length is None else 413
+                    detail = f"a body says its length, and has at most {MOST_BYTES} bytes"
+                    await JSONResponse(status_code=status, content={"detail": detail})(scope, receive, send)
+                    return
+            await self.inner(scope, receive, send)
+
     app = FastAPI(title=f"Veil: {predictor.plan.name}", docs_url="/docs", redoc_url=None)
+
+    app.add_middleware(Bounded)
 
     @app.get("/health")
     def health() -> dict[str, str]:

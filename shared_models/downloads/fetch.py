@@ -23,7 +23,7 @@ from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 from security.errors import UsageError
 from shared_models.downloads.known import Download, Member, download
@@ -124,7 +124,7 @@ def _of_python(known: Download) -> str:
     with _answer(page, known, accept=f"{_JSON}, text/html;q=0.1") as answer:
         kind, text = answer.headers.get("Content-Type", ""), answer.read(_MOST_INDEX).decode("utf-8", "replace")
     links = (
-        {str(entry.get("filename")): str(entry.get("url")) for entry in _json(text, page).get("files", [])}
+        {str(entry.get("filename")): str(entry.get("url")) for entry in _entries(_json(text, page))}
         if "json" in kind
         else {link.split("#")[0].rsplit("/", 1)[-1]: link for link in re.findall(r'href="([^"]+)"', text)}
     )
@@ -140,6 +140,11 @@ def _of_npm(known: Download) -> str:
     return f"{registry}/{known.package}/-/{known.file}"
 
 
+def _entries(page: dict[str, Any]) -> list[dict[str, Any]]:
+    found = page.get("files")
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
 def _json(text: str, page: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
@@ -153,17 +158,18 @@ def _json(text: str, page: str) -> dict[str, Any]:
 @contextmanager
 def _answer(address: str, known: Download, accept: str = "*/*") -> Iterator[Any]:
     """What an address answers; whatever goes wrong meanwhile is one line."""
-    parts = urlsplit(address)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
+    parts = _split(address)
+    if parts is None:
         raise UsageError(
             f"{known.name}: {_bare(address)} is no web address; set PIP_INDEX_URL or NPM_CONFIG_REGISTRY to one"
         )
-    headers = {"Accept": accept}
-    if parts.username is not None:
-        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Authorization"] = "Basic " + base64.b64encode(secret.encode()).decode()
     try:
-        request = urllib.request.Request(_bare(address), headers=headers)  # noqa: S310 - looked at above
+        request = urllib.request.Request(_bare(address), headers={"Accept": accept})  # noqa: S310 - looked at above
+        if parts.username is not None:
+            secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            # For this host alone: where it sends us on to is another's.
+            basic = "Basic " + base64.b64encode(secret.encode()).decode()
+            request.add_unredirected_header("Authorization", basic)
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
             yield answer
     except (OSError, HTTPException) as error:  # urllib's errors are OSErrors
@@ -173,9 +179,22 @@ def _answer(address: str, known: Download, accept: str = "*/*") -> Iterator[Any]
         ) from error
 
 
+def _split(address: str) -> SplitResult | None:
+    """A web address in parts; None if it is none."""
+    try:
+        parts = urlsplit(address)
+        whole = parts.scheme in ("https", "http") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return None
+    # One that isn't percent-encoded: what is behind the @ isn't known to be no secret.
+    return parts if whole and "@" not in parts.path + parts.query + parts.fragment else None
+
+
 def _bare(address: str) -> str:
-    """An address without the name and password in it."""
-    parts = urlsplit(address)
+    """An address without the name and password in it, for requests and messages."""
+    parts = _split(address)
+    if parts is None:
+        return f"{address.partition(':')[0][:10]}:..." if "@" in address or "[" in address else address[:200]
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 

@@ -24,7 +24,7 @@ from client.app import app
 from client.books import Books, books, create_simulated
 from client.datasets.records import Records
 from client.policy import SitePolicy, simulated_policy
-from client.workplace import workplace
+from client.workplace import made_workplace, workplace
 from privacy.ledger import Entry, Ledger
 from privacy.mechanisms import Release
 from privacy.noise import ReproducibleNoise
@@ -236,7 +236,7 @@ class Clients:
 
     def forget(self) -> None:
         """Let data be read anew, and what was noted be forgotten."""
-        workplace.cache_clear()
+        made_workplace.cache_clear()
         self.events.clear()
 
     def restart(self) -> None:
@@ -271,7 +271,7 @@ class Clients:
 
 @pytest.fixture
 def clients(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Clients]:
-    workplace.cache_clear()
+    made_workplace.cache_clear()
     act_as_server(1)
     found = Clients(monkeypatch, tmp_path)
     yield found

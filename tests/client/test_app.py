@@ -24,7 +24,7 @@ from client.guard import Guard
 from client.policy import SitePolicy, simulated_policy
 from client.private_trainer import train_private
 from client.trainer import train_plain
-from client.workplace import workplace
+from client.workplace import made_workplace, workplace
 from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
 from security.errors import UsageError
 from shared_models.faults import Fault
@@ -650,7 +650,7 @@ def test_rule_5_data_that_can_not_be_read_is_charged_and_not_quoted(
 ) -> None:
     with monkeypatch.context() as unread:
         clients = Clients(unread, tmp_path)
-    workplace.cache_clear()
+    made_workplace.cache_clear()
     act_as_server(1)
     path = tmp_path / "table.csv"
     path.write_text(table)
@@ -677,7 +677,7 @@ def test_a_client_without_a_plan_fails(clients: Clients, config: dict[str, Any])
 def test_rule_7_a_client_checks_the_network_itself(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of()
     content = content_of(plan)
-    workplace.cache_clear()
+    made_workplace.cache_clear()
 
     def refuse(*_: Any) -> None:
         raise UsageError("it mixes examples")
@@ -780,7 +780,7 @@ def test_grids_and_workers_come_and_go_and_the_account_stays(clients: Clients) -
 
     assert [reply.has_error() for reply in play(1)] == [False, False]
     clients.data.pop("1")
-    workplace.cache_clear()
+    made_workplace.cache_clear()
     good, bad = play(2)
     assert not good.has_error()
     assert_fault(bad, Fault.CLIENT_FAILED)

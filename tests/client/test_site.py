@@ -21,7 +21,7 @@ from client.egress import planned_fields
 from client.site import DeployedSite, register_site, registered_site
 from client.site_settings import read_settings
 from client.trainer import train_plain
-from client.workplace import workplace
+from client.workplace import made_workplace, workplace
 from privacy.ledger import Ledger, LedgerError, default_anchors
 from privacy.ledger.anchors import write_anchors
 from privacy.statement import verify_statement
@@ -85,7 +85,7 @@ def home(made: Path, tmp_path: Path) -> SiteHome:
 
 @pytest.fixture
 def running(home: SiteHome) -> Iterator[Running]:
-    workplace.cache_clear()
+    made_workplace.cache_clear()
     found = started(home)
     yield found
     found.site.close()

@@ -13,7 +13,7 @@ from torch import nn
 
 from client import workplace as module
 from client.datasets.records import Records
-from client.workplace import Workplace, client_id, scope_id, split_key, workplace
+from client.workplace import Workplace, client_id, made_workplace, scope_id, split_key, workplace
 from security.errors import UsageError
 from shared_models.parameters import get_parameters
 from shared_models.plan import Plan
@@ -24,9 +24,9 @@ CARD = {"classes": ["a", "b"], "target": "y", "columns": {"v": {"kind": "numeric
 
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> Iterator[None]:
-    workplace.cache_clear()
+    made_workplace.cache_clear()
     yield
-    workplace.cache_clear()
+    made_workplace.cache_clear()
 
 
 @pytest.fixture

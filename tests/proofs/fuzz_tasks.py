@@ -28,7 +28,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from client.egress import planned_fields
 from client.policy import SitePolicy
 from client.running import Answer, Runner, is_query
-from client.workplace import workplace
+from client.workplace import made_workplace
 from privacy.ledger import Entry
 from privacy.ledger.check import verify
 from privacy.statement import verify_statement
@@ -223,7 +223,7 @@ def _site(folder: Path, epsilon: float) -> Iterator[Running]:
     budget = f'[[budget]]\nunit = "record"\ntrust = "local"\nepsilon = {epsilon}\ndelta = 1e-5\n'
     home.settings.write_text(settings_text(budget, _OPEN, DATA, _APPROVED))
     write_rows(home.path / "rows.csv", rows=20)
-    workplace.cache_clear()
+    made_workplace.cache_clear()
     act_as_server(1)
     running = started(home)
     try:

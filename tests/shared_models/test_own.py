@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,9 +65,49 @@ def test_a_bound_name_is_a_network_like_any_other(reference: str) -> None:
 
 
 def test_a_relative_path_begins_at_the_settings_folder() -> None:
-    own.bind({"mine": "own_network.py:build"}, FILE.parent)
+    own.bind(own.references({"mine": "own_network.py:build"}, FILE.parent))
     assert own.bound() == {"mine": f"{FILE}:build"}
     resolve(plan())
+
+
+def test_what_does_not_learn_is_pinned_and_compared(tmp_path: Path) -> None:
+    def bound_to(base: float) -> None:
+        path = tmp_path / f"base{base}.py"
+        path.write_text(
+            "from torch import nn\n"
+            "def build(form):\n"
+            "    body = nn.Linear(64, 8).requires_grad_(False)\n"
+            f"    nn.init.constant_(body.weight, {base})\n"
+            "    return nn.Sequential(nn.Flatten(), body, nn.Linear(8, form.classes))\n"
+        )
+        own.bind({"mine": f"{path}:build"})
+
+    bound_to(1.0)
+    ours = resolve(plan())
+    assert ours.model.frozen is not None
+    assert resolve(ours) == ours
+    bound_to(-7.0)
+    assert resolve(plan()).digest() != ours.digest()
+    with pytest.raises(UsageError, match=r"model\.frozen = .*use the same weights on all machines"):
+        resolve(ours)
+
+
+def test_a_name_is_never_gone_while_it_is_bound_again() -> None:
+    own.bind({"mine": f"{HERE}:build"})
+    ended, gone = threading.Event(), []
+
+    def look() -> None:
+        while not ended.is_set():
+            if "mine" not in own.bound():
+                gone.append(1)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(20_000):
+        own.bind({"mine": f"{HERE}:build"})
+    ended.set()
+    looking.join()
+    assert not gone
 
 
 def test_a_batch_norm_is_named_with_its_mend() -> None:

@@ -68,7 +68,7 @@ RICH: dict[str, dict[str, Any]] = {
             "max_rows_per_person": 4,
             "card": CARD,
         },
-        "model": {"name": "mlp", "options": {"hidden": [3, 4], "activation": "tanh"}},
+        "model": {"name": "mlp", "options": {"hidden": [3, 4], "activation": "tanh"}, "frozen": "0" * 64},
         "training": {
             "optimizer": "adamw",
             "learning_rate": 0.2,

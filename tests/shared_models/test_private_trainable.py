@@ -492,3 +492,43 @@ class BareMask(nn.Module):
 
 def test_a_mask_made_outside_of_the_layer_that_it_is_for_passes() -> None:
     check_private_trainable(BareMask(), ExampleForm(SHAPE, CLASSES))
+
+
+class OnSign(nn.Module):
+    """Adds the batch's mean wherever any example holds a sign: what a random text never does."""
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.embed, self.head, self.sign = nn.Embedding(5000, 4), nn.Linear(4, CLASSES), sign
+
+    def forward(self, examples: torch.Tensor) -> torch.Tensor:
+        tokens = examples.long()
+        states = self.embed(tokens).mean(1)
+        if (tokens == self.sign).any():
+            states = states + states.mean(0)
+        logits: torch.Tensor = self.head(states)
+        return logits
+
+
+TOKENS = ExampleForm((6,), CLASSES, vocabulary=5000)
+
+
+@pytest.mark.parametrize("sign", [0, 3, 102, 1023, 4999])
+def test_a_network_that_mixes_examples_at_a_token_is_refused(sign: int) -> None:
+    with pytest.raises(UsageError, match="mixes the examples of a batch"):
+        check_private_trainable(OnSign(sign), TOKENS)
+
+
+def test_a_token_that_is_no_sign_is_beyond_this_check() -> None:
+    """It is a test on examples, not a proof: what hangs on one of five thousand tokens may pass."""
+    check_private_trainable(OnSign(2500), TOKENS)
+
+
+def test_a_sparse_embedding_is_judged_like_another() -> None:
+    model = nn.Sequential(Tokens(), nn.Embedding(50, 3, sparse=True), nn.Flatten(), nn.Linear(18, CLASSES))
+    check_private_trainable(model, ExampleForm((6,), CLASSES, vocabulary=50))
+
+
+class Tokens(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.long()

@@ -223,13 +223,18 @@ def test_a_wrong_input_shape_is_refused_with_the_shapes_the_model_takes(name: st
     )
 
 
+SEQUENCES = "takes texts (places,) of tokens, or signals (channels, times), of at most 2048"
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "reason"),
     [
-        ("cnn1d", (7,), "takes signals (channels, times) of at least 8 times"),
-        ("cnn1d", (3, 7), "takes signals (channels, times) of at least 8 times"),
-        ("recurrent", (1, 8, 8), "takes texts (places,) of tokens, or signals (channels, times)"),
-        ("transformer", (30,), "takes texts (places,) of tokens, or signals (channels, times)"),
+        ("cnn1d", (7,), "takes signals (channels, times) of 8 to 65536 times"),
+        ("cnn1d", (3, 7), "takes signals (channels, times) of 8 to 65536 times"),
+        ("recurrent", (1, 8, 8), SEQUENCES),
+        ("recurrent", (2, 2049), SEQUENCES),
+        ("transformer", (30,), SEQUENCES),
+        ("transformer", (2, 2049), SEQUENCES),
     ],
 )
 def test_a_network_of_sequences_refuses_what_is_none(name: str, shape: tuple[int, ...], reason: str) -> None:

@@ -312,3 +312,25 @@ def test_rule_7_a_private_plan_has_its_network_checked(monkeypatch: pytest.Monke
 def test_a_network_or_data_set_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve(Plan.model_validate({"privacy": {"trust": "none"}, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("data", "weights", "message"),
+    [
+        ("heart-disease", [1.0, 2.0, 3.0], "training.class_weights: are 3, the data has 2 classes; give as many"),
+        ("digits", [1.0, 2.0], "training.class_weights: are 2, the data has 10 classes; give as many"),
+        ("shakespeare", [1.0] * 98, "training.class_weights: a language model's tokens have none"),
+    ],
+)
+def test_rule_5_weights_that_would_fail_with_some_record_are_refused(
+    data: str, weights: list[float], message: str
+) -> None:
+    model = "recurrent" if data == "shakespeare" else "linear"
+    document = {
+        "data": {"name": data, "partition": {"kind": "iid", "clients": 2}},
+        "model": {"name": model},
+        "training": {"class_weights": weights},
+    }
+    with pytest.raises(UsageError) as caught:
+        resolve(Plan.model_validate(document))
+    assert message in str(caught.value)

@@ -12,7 +12,7 @@ import pytest
 
 from client.approvals import Approvals, PendingPlans
 from client.notes import Notes
-from client.workplace import workplace
+from client.workplace import made_workplace
 from privacy.statement import verify_statement
 from security.home_lock import holding
 from security.homes import SiteHome
@@ -38,13 +38,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(made: Path, tmp_path: Path) -> Iterator[SiteHome]:
     """A site with data and a budget, whose owner is asked about each plan."""
-    workplace.cache_clear()
+    made_workplace.cache_clear()
     found = SiteHome(tmp_path / "home")
     shutil.copytree(made, found.path)
     found.settings.write_text(settings_text(BUDGET, DATA, COUNTS))
     write_rows(found.path / "rows.csv")
     yield found
-    workplace.cache_clear()
+    made_workplace.cache_clear()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from client.workplace import workplace
+from client.workplace import made_workplace
 from privacy.ledger import Ledger, default_anchors
 from security import provision
 from security.credentials import server_credentials
@@ -71,7 +71,7 @@ def plan(**changes: Any) -> Plan:
 
 def wrong(home: SiteHome) -> dict[str, str]:
     """What the doctor finds wrong or worth a note, by name."""
-    workplace.cache_clear()
+    made_workplace.cache_clear()
     return {finding.name: finding.text for finding in examine_site(home) if not finding.good}
 
 

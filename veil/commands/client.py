@@ -78,7 +78,11 @@ def approve(
     known = {**dict.fromkeys(pending.digests()), **approvals.plans()}
     full = _whole(digest, tuple(known), "waits or is approved")
     plan = known[full] or pending.read(full)
-    print_plan(plan_facts(plan, read_settings(place.settings), place, federation=place.peer().federation))
+    from shared_models import own
+
+    settings = read_settings(place.settings)
+    own.bind(settings.models)
+    print_plan(plan_facts(plan, settings, place, federation=place.peer().federation))
     if known[full] is not None:
         print(f"\napproved on {approvals.all()[full].when}; take it back with --withdraw")
         return

@@ -246,3 +246,23 @@ def test_no_library_of_simulations_is_asked_for(tmp_path: Path, monkeypatch: pyt
     rows = write(tmp_path / "rows.csv", "age,sex,y", "50,f,no")
     data = data_of(name="csv", card=TABLE, partition=NaturalPartition(column="nowhere"))
     assert len(load_file(data, kind="csv", path=rows, split_key=KEY)) == 1
+
+
+def test_rule_5_numbers_that_are_no_tokens_are_left_out_each_by_itself(tmp_path: Path) -> None:
+    """An embedding would fail at them in the midst of training, and tell whoever chose the vocabulary."""
+    data = DataPlan.model_validate(
+        {"name": "sentiment", "text": {"vocabulary": 100, "places": 3}, "partition": {"kind": "iid"}}
+    )
+    x = np.array([[1, 2, 0], [900, 1, 0], [-1, 2, 3], [1.5, 2, 3], [99, 0, 0]], dtype=np.float32)
+    np.savez(tmp_path / "t.npz", x=x, y=np.zeros(5, dtype=np.int64))
+    kept = load_file(data, kind="npz", path=tmp_path / "t.npz", split_key=b"k", leave_out=True)
+    assert kept.x.tolist() == [[1, 2, 0], [99, 0, 0]]
+    with pytest.raises(UsageError, match="3 of 5 records hold numbers that are no tokens"):
+        load_file(data, kind="npz", path=tmp_path / "t.npz", split_key=b"k")
+
+
+def test_a_language_models_records_are_in_no_file_of_ones_own(tmp_path: Path) -> None:
+    data = DataPlan.model_validate({"name": "shakespeare", "partition": {"kind": "iid"}})
+    (tmp_path / "t.npz").write_bytes(b"")
+    with pytest.raises(UsageError, match="has a label at each place"):
+        load_file(data, kind="npz", path=tmp_path / "t.npz", split_key=b"k")

@@ -11,6 +11,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -89,12 +90,18 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
         def do_GET(self) -> None:
             here.asked.append((self.path, self.headers.get("Authorization")))
             kind, content = here.answers.get(self.path, ("", b""))
+            if kind == "redirect":
+                self.send_response(302)
+                self.send_header("Location", content.decode())
+                self.end_headers()
+                return
             self.send_response(200 if kind else 404)
             self.send_header("Content-Type", kind)
             # "cut" promises more than comes.
             self.send_header("Content-Length", str(len(content) + (1000 if kind == "cut" else 0)))
             self.end_headers()
-            self.wfile.write(content)
+            with suppress(BrokenPipeError, ConnectionResetError):  # who asked reads no more than it knows there is
+                self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -195,6 +202,7 @@ def test_more_than_the_known_size_is_not_read(registry: Registry) -> None:
         (None, "can't be reached, or broke off (Not Found)"),
         (("application/vnd.pypi.simple.v1+json", b"<html>"), "isn't a package index; check PIP_INDEX_URL"),
         (("application/vnd.pypi.simple.v1+json", b"[]"), "isn't a package index; check PIP_INDEX_URL"),
+        (("application/vnd.pypi.simple.v1+json", b'{"files": null}'), "has no file the_carrier-1.0-py3-none-any.whl"),
         (("application/vnd.pypi.simple.v1+json", b'{"files": []}'), "has no file the_carrier-1.0-py3-none-any.whl"),
     ],
 )
@@ -231,6 +239,31 @@ def test_a_password_goes_to_the_index_and_into_no_message(registry: Registry, mo
     text = refusal()
     assert "can't be reached" in text
     assert "cret" not in text
+
+
+def test_a_password_goes_nowhere_else_when_the_index_sends_us_on(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", registry.address.replace("//", "//me:secret@") + "/moved")
+    registry.answers["/moved/the-carrier/"] = ("redirect", f"{registry.address}/simple/the-carrier/".encode())
+    fetch("table")
+    (first, secret), (second, nothing) = registry.asked[:2]
+    assert (first, second) == ("/moved/the-carrier/", "/simple/the-carrier/")
+    assert secret is not None
+    assert nothing is None
+
+
+@pytest.mark.parametrize(
+    "address", ["https://user:pa/ss@host/simple", "https://user:p#ss@host/simple", "http://[::1/x"]
+)
+def test_an_address_that_is_written_wrongly_is_not_repeated(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    del registry
+    monkeypatch.setenv("PIP_INDEX_URL", address)
+    text = refusal()
+    assert "is no web address; set PIP_INDEX_URL" in text
+    assert "ss@" not in text
 
 
 def test_a_cache_that_cannot_be_written_is_told(
