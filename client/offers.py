@@ -24,6 +24,7 @@ from shared_models.cards import card_for
 from shared_models.faults import Fault
 from shared_models.features.apply import model_shape
 from shared_models.features.encoders import ENCODERS
+from shared_models.parameters import size_of
 from shared_models.plan import Plan
 from shared_models.plan_file import parse_plan
 from shared_models.registry import dry
@@ -170,10 +171,8 @@ def least_memory(plan: Plan) -> int:
     values = math.prod(card_for(plan.data).input_shape)
     derived = plan.features is not None and plan.features.name not in ENCODERS
     matrices = 4 * math.prod(model_shape(plan)) ** 2 if derived else 0
-    network = dry(plan)
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
-    weights = _BYTES_A_PARAMETER * trained + _BYTES_FROZEN * frozen
+    size = size_of(dry(plan))
+    weights = _BYTES_A_PARAMETER * size.trained + _BYTES_FROZEN * size.frozen
     return weights + _BYTES_A_VALUE * values + matrices
 
 

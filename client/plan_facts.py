@@ -16,8 +16,9 @@ from privacy.mechanisms import Release
 from privacy.planning import rounds_admitted
 from security.homes import SiteHome
 from security.secure_sum.parameters import SumParameters
+from shared_models.parameters import size_of
 from shared_models.plan import Plan
-from shared_models.registry import count_parameters
+from shared_models.registry import dry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def plan_facts(plan: Plan, settings: SiteSettings, home: SiteHome, *, federation
         releases=releases,
         secure_sum=plan.secure_parameters() if plan.privacy.trust == "distributed" else None,
         leaves=_by_class(planned_fields(plan, settings.policy)),
-        parameters=count_parameters(plan),
+        parameters=size_of(dry(plan)).trained,
         memory=least_memory(plan),
         device=wanted_device(plan, settings.resources.device),
         data=settings.data_for(plan.data.name),

@@ -16,13 +16,12 @@ from privacy.report.conditions import BATCH_INFLUENCE
 from server import central_claim
 from server.remark import Remark
 from server.run_state import RunState
-from shared_models import own
 from shared_models.features.encoders import ENCODERS
 from shared_models.plan import Plan
 from shared_models.plan_central import is_central
 from shared_models.plan_correlated import is_correlated
 from shared_models.plan_data import NaturalPartition
-from shared_models.registry import PRETRAINED
+from shared_models.registry import PRETRAINED, names
 
 __all__ = [
     "NO_PRIVACY",
@@ -286,9 +285,10 @@ def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
 
 
 def _is_pretrained(plan: Plan) -> bool:
-    """Whether a part of the model was trained elsewhere, or may have been: of one's own networks nobody can tell."""
+    """Whether a part of the model was trained elsewhere, or may have been: of networks that aren't Veil's nobody can
+    tell."""
     of_features = plan.features is not None and plan.features.name in ENCODERS
-    return of_features or plan.model.name in PRETRAINED or plan.model.name in own.bound()
+    return of_features or plan.model.name in PRETRAINED or plan.model.name not in names()
 
 
 def _chosen_on_test_records(plan: Plan) -> list[Remark]:

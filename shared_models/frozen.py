@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+import torch
 from torch import nn
 
 from security.errors import UsageError
@@ -20,7 +21,8 @@ def frozen_digest(model: nn.Module) -> str | None:
     found = hashlib.sha256()
     for name, value in sorted(left.items()):
         found.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(-1).numpy().tobytes())
+        # As bytes: NumPy has no bfloat16.
+        found.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

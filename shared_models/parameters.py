@@ -81,6 +81,20 @@ class Layout:
         return "float16" if self.wire == "float16" else "float32"
 
 
+@dataclass(frozen=True)
+class Size:
+    """How many numbers a network has: those that learn and travel, and those that stay as they are."""
+
+    trained: int
+    frozen: int
+
+
+def size_of(model: torch.nn.Module) -> Size:
+    """The size of a network; also of one of shapes alone (torch's meta device)."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Size(trained, sum(p.numel() for p in model.parameters()) - trained)
+
+
 def layout_of(model: torch.nn.Module, wire: Wire, top_fraction: float | None = None) -> Layout:
     """The layout of a model's trainable parameters."""
     return Layout(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from security.errors import RunError
-from shared_models.parameters import Layout, layout_of, to_arrays, wire_bytes
+from shared_models.parameters import Layout, layout_of, size_of, to_arrays, wire_bytes
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import is_adaptive
 from shared_models.plan_file import write_plan
@@ -98,18 +98,17 @@ def estimate(plan: Plan, *, probe: bool = True) -> Estimate:
     """
     found = resolve(plan) if probe else plan
     network = dry(found)
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
+    size = size_of(network)
     layout = layout_of(network, found.federation.wire, found.federation.top_fraction)
     extra = 2 if found.training.optimizer in ("adam", "adamw") else 1 if found.training.momentum else 0
     return Estimate(
         plan=found,
-        trained=trained,
-        frozen=frozen,
+        trained=size.trained,
+        frozen=size.frozen,
         down=_down(layout),
         up=_up(found, layout),
         clients=_clients(found),
-        least_memory=_FLOAT * (frozen + trained * (2 + extra)),
+        least_memory=_FLOAT * (size.frozen + size.trained * (2 + extra)),
         probe=_measured(found) if probe else None,
     )
 

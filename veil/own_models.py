@@ -19,7 +19,9 @@ def parse_models(given: Iterable[str] | None) -> dict[str, str]:
     for text in given or ():
         name, equals, reference = text.partition("=")
         if not equals or not name or not reference:
-            raise UsageError(f"--model {text!r}: give NAME=package.module:function or NAME=path/to/file.py:function")
+            raise UsageError(
+                f"--model {text!r}: give NAME= and package.module:function, file.py:function or hugging-face:FOLDER"
+            )
         if name in found:
             raise UsageError(f"--model {name}: is there twice; keep one")
         found[name] = reference

