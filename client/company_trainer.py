@@ -56,6 +56,7 @@ def company_size(plan: Plan, model: nn.Module) -> int:
         and training.max_physical_batch is None
         and training.expected_batch_size * math.prod(model_shape(plan)) <= _MOST_VALUES
         and loss_of(plan).is_plain
+        and training.augment is None
         and _is_simple(model)
         and sum(p.numel() for p in model.parameters()) <= _MOST_PARAMETERS
     )

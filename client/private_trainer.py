@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from client.augment import augmented
 from client.datasets.records import Records
-from client.trainer import change_since, parts_of, seeded, trained_parameters
+from client.trainer import change_since, most_at_once, parts_of, seeded, trained_parameters
 from privacy.dpsgd.adaptive_optimizer import AdaptiveOptimizer
 from privacy.dpsgd.engine import private_gradient_step, private_hooks, values_left_as_factors
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
@@ -32,6 +33,7 @@ from shared_models.loss import loss_of
 from shared_models.parameters import Parameters, set_parameters
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import adapts_within_rounds, clipping_of
+from shared_models.plan_augment import copies_of
 from shared_models.schedule import learning_rate
 
 Batch = tuple[Tensor, Tensor]
@@ -93,12 +95,12 @@ def _private_steps(
         "noise": noise,
     }
     clipped: dict[str, Any] = {"clipping_norm": plan.privacy.clipping_norm, "mode": plan.privacy.clipping}
-    loss = loss_of(plan)
+    loss, copies = loss_of(plan), copies_of(plan)
     example = torch.zeros(1, *records.x.shape[1:], device=next(model.parameters()).device)
     private: PrivateOptimizer
     if adapts_within_rounds(plan):
         private = AdaptiveOptimizer(optimizer, clipping=clipping_of(plan), **noised, values_left_as_factors=left)
-    elif linear_head(model, example) is not None:
+    elif copies == 1 and linear_head(model, example) is not None:
         summed = SummedStep(model, optimizer, **noised, **clipped, loss=loss, precision=plan.training.precision)
         yield summed.step
         return
@@ -106,20 +108,23 @@ def _private_steps(
         private = PrivateOptimizer(optimizer, **noised, **clipped, values_left_as_factors=left)
     with private_hooks(model, engine):
         yield lambda microbatches: private_gradient_step(
-            model, private, loss, microbatches, precision=plan.training.precision
+            model, private, loss, microbatches, precision=plan.training.precision, copies=copies
         )
 
 
 def _private_batch(records: Records, plan: Plan, noise: NoiseSource, device: torch.device) -> Iterator[Batch]:
-    """A Poisson batch in parts that fit the memory; at rate 1 all records, without a copy where they fit."""
-    n, rate, most = len(records), plan.training.sample_rate, plan.training.max_physical_batch
+    """A Poisson batch in parts that fit the memory; at rate 1 all records, without a copy where they fit.
+
+    Of each record there are as many as the plan makes of it, beside each other.
+    """
+    n, rate, most = len(records), plan.training.sample_rate, most_at_once(plan)
     if rate == 1:
         parts: Iterable[Tensor | slice] = [slice(i, i + (most or n)) for i in range(0, n, most or n)] if n else []
     else:
         batch = poisson_batch(n, rate, noise)
         parts = parts_of(batch, plan) if len(batch) else []
     for part in parts:
-        yield records.x[part].to(device), records.y[part].to(device)
+        yield augmented(records.x[part].to(device), records.y[part].to(device), plan.training.augment)
 
 
 def gradient_sum(
@@ -152,6 +157,7 @@ def gradient_sum(
             loss=loss_of(plan),
             engine=plan.training.dp_engine,
             precision=plan.training.precision,
+            copies=copies_of(plan),
         )
 
 

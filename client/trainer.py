@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.augment import augmented
 from client.datasets.records import Records
 from client.local_optimizer import LocalOptimizer
 from privacy.dpsgd.precision import Precision, outputs
@@ -21,6 +22,7 @@ from security.errors import UsageError
 from shared_models.loss import loss_of
 from shared_models.parameters import Parameters, set_parameters
 from shared_models.plan import Plan
+from shared_models.plan_augment import copies_of
 from shared_models.schedule import learning_rate
 from shared_models.seeds import derive_seed
 
@@ -85,13 +87,13 @@ def train_plain(
     model.train()
     trained = trained_parameters(model)
     optimizer = LocalOptimizer(tuple(trained.values()), plan.training, learning_rate(plan, round_number))
-    of, total, seen = loss_of(plan), 0.0, 0
+    of, copies, total, seen = loss_of(plan), copies_of(plan), 0.0, 0
     with seeded(derive_seed(plan.seed, "dropout", round_number, client), device):
         for batch in batches_of(len(records), plan, round_number=round_number, client=client):
             optimizer.zero_grad()
             for part in parts_of(batch, plan):
-                x, y = records.x[part].to(device), records.y[part].to(device)
-                loss = of(outputs(model, x, plan.training.precision), y)
+                x, y = augmented(records.x[part].to(device), records.y[part].to(device), plan.training.augment)
+                loss = of(outputs(model, x, plan.training.precision), y) / copies
                 torch.autograd.backward(loss / len(batch))
                 total += float(loss.detach())
             optimizer.step()
@@ -115,7 +117,13 @@ def batches_of(n: int, plan: Plan, *, round_number: int, client: str) -> Iterato
 
 def parts_of(batch: Tensor, plan: Plan) -> tuple[Tensor, ...]:
     """An index batch in parts that fit the memory."""
-    return torch.split(batch, plan.training.max_physical_batch or len(batch))
+    return torch.split(batch, most_at_once(plan) or len(batch))
+
+
+def most_at_once(plan: Plan) -> int | None:
+    """How many records fit the memory with all their copies; None for any number."""
+    most = plan.training.max_physical_batch
+    return None if most is None else max(1, most // copies_of(plan))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from shared_models.parameters import Parameters
 
 _KEPT = 2
 _NAME = re.compile(r"round-(\d+)(?:\.(\d+))?")
+_AVERAGE = "average.safetensors"
 _HEAD = "state.json"
 _HEAD_DIGEST = "state.sha256"
 _SYNCED = "synced"  # an empty file in a checkpoint that has waited for the disk
@@ -37,6 +38,7 @@ class Checkpoint:
         plan_digest: digest of the plan it belongs to.
         state: the books of the run.
         parameters: the shared model.
+        average: the average of the rounds' models, where the plan keeps one.
         strategy: the strategy's memory, or None if it can't be kept.
         attachments: files of others that belong to the same moment (a simulation's clients).
     """
@@ -46,6 +48,7 @@ class Checkpoint:
     parameters: Parameters
     strategy: State | None
     attachments: Mapping[str, bytes] = field(default_factory=dict)
+    average: Parameters | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, durable: bool = True) -> None:
@@ -65,6 +68,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, durable: bool = Tru
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         write_parameters(temporary / "model.safetensors", checkpoint.parameters, durable=durable)
+        if checkpoint.average is not None:
+            write_parameters(temporary / _AVERAGE, checkpoint.average, durable=durable)
         if checkpoint.strategy is not None:
             write_arrays(temporary / "strategy.safetensors", checkpoint.strategy, durable=durable)
         for attachment, data in checkpoint.attachments.items():
@@ -130,12 +135,13 @@ def _load(path: Path) -> Checkpoint | None:
             return None
         if any(_digest_of(path / name) != digest for name, digest in head["files"].items()):
             return None
-        own = ("model.safetensors", "strategy.safetensors")
+        own = ("model.safetensors", "strategy.safetensors", _AVERAGE)
         return Checkpoint(
             plan_digest=head["plan_digest"],
             state=RunState.from_json(head["state"]),
             parameters=read_parameters(path / "model.safetensors"),
             strategy=load_file(path / own[1]) if own[1] in head["files"] else None,
+            average=read_parameters(path / _AVERAGE) if _AVERAGE in head["files"] else None,
             attachments={name: (path / name).read_bytes() for name in head["files"] if name not in own},
         )
     except (OSError, ValueError, KeyError, TypeError, UsageError):

@@ -24,6 +24,7 @@ from server.correlated_noise import FOLDER as NOISE
 from server.correlated_noise import CorrelatedNoise, forget
 from server.enrolment import enrol
 from server.evaluation import Evaluate
+from server.model_average import averaged
 from server.observer import Observer, RoundRecord
 from server.population import Population
 from server.replies import ClientFault, Head
@@ -101,6 +102,7 @@ class Federation:
     federation: str | None = None
     identities: Mapping[str, str] = field(default_factory=dict)
     simulated: bool = False
+    _average: Parameters | None = field(default=None, init=False)
     _left_out: set[str] = field(default_factory=set, init=False)
     _synced: float = field(default=-math.inf, init=False)  # when a checkpoint last waited for the disk
 
@@ -114,8 +116,14 @@ class Federation:
         plan = self.plan
         nodes = roster(self.grid, plan)
         strategy = make_strategy(plan)
-        if not is_central(plan):
-            return self._run(nodes, strategy, self._rounds(strategy))
+        if is_central(plan):
+            outcome = self._run_centrally(nodes, strategy)
+        else:
+            outcome = self._run(nodes, strategy, self._rounds(strategy))
+        return replace(outcome, parameters=self._kept(outcome.parameters))
+
+    def _run_centrally(self, nodes: dict[str, int], strategy: ServerStrategy) -> Outcome:
+        plan = self.plan
         books = Population.at(
             self.folder.population,
             plan,
@@ -174,10 +182,10 @@ class Federation:
                 return Outcome(failure[0], parameters, state, nodes, failure[1])
             del keep, memory  # with the model before
             if played.model is not None:
-                parameters = as_sent(played.model, self.layout)
+                parameters = self._next(number, played.model)
                 played = replace(played, model=parameters)
             asked = {c: node for c, node in asked.items() if c not in self._left_out}
-            evaluation, sent = self._evaluate(number, parameters, state, asked)
+            evaluation, sent = self._evaluate(number, self._kept(parameters), state, asked)
             stopped = state.progress.stop(plan.evaluation) if evaluation is not None else None
             record = self._record(number, cohort, played, evaluation, sent, time.monotonic() - begin, state)
             durable = self._waits_for_the_disk()
@@ -201,11 +209,23 @@ class Federation:
         parameters, state = self.initial, RunState()
         if self.resume is not None:
             parameters, state = self.resume.parameters, self.resume.state
+            self._average = self.resume.average
             self._restore(strategy, self.resume)
-            self.resume = replace(self.resume, parameters={}, strategy=None)
+            self.resume = replace(self.resume, parameters={}, average=None, strategy=None)
             state.skip_attempts()
         self.initial = {}
         return as_sent(parameters, self.layout), state
+
+    def _next(self, number: int, made: Parameters) -> Parameters:
+        """The model that a round has come to, as it is sent; taken into the average, where the plan keeps one."""
+        model, decay = as_sent(made, self.layout), self.plan.federation.model_average
+        if decay is not None:
+            self._average = averaged(self._average, model, decay=decay, rounds=number)
+        return model
+
+    def _kept(self, model: Parameters) -> Parameters:
+        """What is judged and kept of a run that has come to a model."""
+        return model if self._average is None else self._average
 
     def _rounds(self, strategy: ServerStrategy) -> Rounds:
         """How the plan's rounds are played."""
@@ -435,7 +455,7 @@ class Federation:
         Only by the server: clients would be charged for a judgement that the plan doesn't know.
         """
         if self.evaluate is not None and state.round % self.plan.evaluation.every:
-            state.evaluation = self.evaluate(parameters)
+            state.evaluation = self.evaluate(self._kept(parameters))
 
     def _epsilon_max(self, state: RunState) -> float | None:
         """From the server's own books; what clients say of themselves can only add to it."""
@@ -462,6 +482,7 @@ class Federation:
                 plan_digest=self.plan.digest(),
                 state=state,
                 parameters=parameters,
+                average=self._average,
                 strategy=memory,
                 attachments=self.attachments(),
             ),

@@ -24,6 +24,7 @@ from privacy.mechanisms import BandedFactorisation, ClientLevel, DpSgd, NoisyCou
 from privacy.sum_grid import SumGrid
 from shared_models.once import once
 from shared_models.plan_adaptive import AdaptivePlan, check_adaptive
+from shared_models.plan_augment import AugmentPlan
 from shared_models.plan_central import central_release, check_central, has_secret_cohorts
 from shared_models.plan_correlated import CorrelatedPlan, is_correlated
 from shared_models.plan_data import DataPlan, NaturalPartition, is_numbered
@@ -114,6 +115,9 @@ class TrainingPlan(Section):
         "numbers, or made of released counts.",
     )
     schedule: Schedule = Field(default_factory=ConstantSchedule, description="Learning rate over the rounds.")
+    augment: AugmentPlan | None = Field(
+        None, description="Records are trained on in changed copies: shifted, mirrored, scaled, with jitter."
+    )
     steps: Count | None = Field(None, description="Local steps a round; default 10 unless epochs is given.")
     epochs: Count | None = Field(
         None,
@@ -532,6 +536,8 @@ class Plan(Section):
             ("training", "company", 1),
             ("training", "label_smoothing", 0.0),
             ("training", "class_weights", None),
+            ("training", "augment", None),
+            ("federation", "model_average", None),
             ("privacy", "clipping", "flat"),
         ):
             if repr(meaning[section][name]) == repr(before):  # -0.0 is another text

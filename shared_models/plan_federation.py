@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from security.errors import did_you_mean
-from shared_models.plan_section import Count, Positive, Rate, Section
+from shared_models.plan_section import Count, Decay, Positive, Rate, Section
 
 MEAN_STRATEGIES: Final = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
 ROBUST_STRATEGIES: Final = ("krum", "multikrum", "bulyan", "fedmedian", "fedtrimmedavg")
@@ -72,6 +72,10 @@ class FederationPlan(Section):
     strategy_options: dict[str, Option] = Field(
         default_factory=dict,
         description="Options of the strategy's constructor, e.g. eta, server_momentum, beta.",
+    )
+    model_average: Decay | None = Field(
+        None,
+        description="Decay of an exponential average of the rounds' models, which is then what is judged and kept.",
     )
     min_clients: Count = Field(1, description="Fewest good updates a round needs; below it the run fails.")
     weighting: Literal["uniform", "examples"] | None = Field(

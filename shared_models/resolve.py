@@ -44,6 +44,19 @@ def _check_class_weights(plan: Plan) -> None:
         )
 
 
+def _check_augment(plan: Plan) -> None:
+    """What can't be done to a record would fail with the first that is drawn (rule 5)."""
+    augment = plan.training.augment
+    if augment is None:
+        return
+    if plan.features is not None:
+        raise UsageError("training.augment: what a feature map has made of records isn't changed; remove one of both")
+    try:
+        augment.check(card_for(plan.data).form)
+    except ValueError as error:
+        raise UsageError(f"training.augment: {error}") from error
+
+
 def resolve(plan: Plan) -> Plan:
     """Fill in what the plan leaves open and check that it can run.
 
@@ -51,6 +64,7 @@ def resolve(plan: Plan) -> Plan:
         UsageError: the model, its options, the data card or the privacy figures don't fit together.
     """
     _check_class_weights(plan)
+    _check_augment(plan)
     options = check_options(plan.model.name, plan.model.options)
     model = build_for(plan)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import privacy.dpsgd.opacus_convolution  # noqa: F401 - its sampler takes the place of Opacus' own
 from privacy.dpsgd.bookkeeping import OWN_ATTRIBUTE, BookKeeping
 from privacy.dpsgd.bookkeeping import values_left_as_factors as book_keeping_factors
+from privacy.dpsgd.copies import join_copies
 from privacy.dpsgd.optimizer import PrivateOptimizer
 from privacy.dpsgd.precision import Precision, outputs
 from security.errors import UsageError
@@ -80,6 +81,7 @@ def private_gradient_step(
     microbatches: Iterable[tuple[Tensor, Tensor]],
     *,
     precision: Precision = "float32",
+    copies: int = 1,
 ) -> None:
     """One private step, inside `private_hooks(model)`. It returns no loss: that would be private, and unnoised.
 
@@ -89,24 +91,34 @@ def private_gradient_step(
         loss_fn: of (outputs, targets), summed over examples; in a mean, each would weigh on the others.
         microbatches: (inputs, targets), together one Poisson batch with each example once; none if it is empty.
         precision: what the model's layers compute in.
+        copies: of each record that stand beside each other in a batch (`privacy.dpsgd.copies`), and count as one.
 
     Raises:
         UsageError: if the loss is a module that does not sum.
         RuntimeError: if the model is in evaluation mode, or examples and gradients disagree in number.
     """
-    at_once = _examples_at_once(optimizer)
+    at_once = max(1, _examples_at_once(optimizer) // copies)
     if getattr(loss_fn, "reduction", "sum") != "sum":
         raise UsageError(f"a private step needs a summed loss: give {type(loss_fn).__name__} reduction='sum'")
     if not model.training:
         raise RuntimeError("in evaluation mode there are no per-example gradients: call model.train() first")
     for microbatch in microbatches:
-        parts = -(-len(microbatch[1]) // at_once)
+        records = -(-len(microbatch[1]) // copies)
+        parts = -(-records // at_once)
         if not parts:
             continue
-        for inputs, targets in zip(*(torch.tensor_split(part, parts) for part in microbatch), strict=True):
-            torch.autograd.backward(loss_fn(outputs(model, inputs, precision), targets))
-            optimizer.accumulate(examples=len(targets))
+        for inputs, targets in zip(*(_split(part, parts, copies) for part in microbatch), strict=True):
+            torch.autograd.backward(loss_fn(outputs(model, inputs, precision), targets) / copies)
+            join_copies(optimizer.params, copies)
+            optimizer.accumulate(examples=len(targets) // copies)
     optimizer.step()
+
+
+def _split(batch: Tensor, parts: int, copies: int) -> tuple[Tensor, ...]:
+    """A batch in parts of whole records."""
+    if copies == 1:
+        return torch.tensor_split(batch, parts)
+    return tuple(part.flatten(0, 1) for part in torch.tensor_split(batch.reshape(-1, copies, *batch.shape[1:]), parts))
 
 
 def _examples_at_once(optimizer: PrivateOptimizer) -> int:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from privacy.dpsgd.clipping import ClippingMode, clipping_factors
+from privacy.dpsgd.copies import join_copies
 from privacy.dpsgd.engine import DpEngine, check_layers, private_hooks
 from privacy.dpsgd.example_loss import PLAIN, ExampleLoss
 from privacy.dpsgd.linear_head import LinearHead, linear_head
@@ -44,6 +45,7 @@ def clipped_gradient_sum(
     loss: ExampleLoss = PLAIN,
     engine: DpEngine = "bookkeeping",
     precision: Precision = "float32",
+    copies: int = 1,
 ) -> npt.NDArray[np.float64]:
     """The sum over examples of the gradient of their loss, each clipped to a norm.
 
@@ -57,6 +59,7 @@ def clipped_gradient_sum(
         loss: of single examples.
         engine: what makes them, where it isn't in closed form.
         precision: what the layers compute in; of a linear head, those below it.
+        copies: of each record that stand beside each other in a batch (`privacy.dpsgd.copies`), and count as one.
 
     Returns:
         Flat, in the order of the trained parameters.
@@ -66,15 +69,15 @@ def clipped_gradient_sum(
         ValueError: more than `MOST_EXAMPLES`.
     """
     check_layers(model)
-    parts = _parts(microbatches)
+    parts = _parts(microbatches, copies)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = _Compensated(sum(parameter.numel() for parameter in trained))
     first = next(parts, None)
     if first is not None:
-        head = linear_head(model, first[0])
+        head = linear_head(model, first[0]) if copies == 1 else None  # a mean of copies is no outer product
         parts_too = chain([first], parts)
         found = (
-            _of_hooks(model, trained, parts_too, clipping_norm, mode, loss, engine, precision)
+            _of_hooks(model, trained, parts_too, clipping_norm, mode, loss, engine, precision, copies)
             if head is None
             else _of_head(model, head, parts_too, clipping_norm, mode, loss, precision)
         )
@@ -83,13 +86,13 @@ def clipped_gradient_sum(
     return total.value().numpy()
 
 
-def _parts(microbatches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    seen = 0
+def _parts(microbatches: Iterable[tuple[Tensor, Tensor]], copies: int) -> Iterator[tuple[Tensor, Tensor]]:
+    seen, size = 0, max(1, _PART // copies) * copies
     for x, y in microbatches:
-        seen += len(y)
+        seen += len(y) // copies
         if seen > MOST_EXAMPLES:
             raise ValueError(f"more than {MOST_EXAMPLES} examples in one sum of gradients")
-        yield from ((x[i : i + _PART], y[i : i + _PART]) for i in range(0, len(y), _PART))
+        yield from ((x[i : i + size], y[i : i + size]) for i in range(0, len(y), size))
 
 
 def _of_head(
@@ -114,11 +117,13 @@ def _of_hooks(
     loss: ExampleLoss,
     engine: DpEngine,
     precision: Precision,
+    copies: int,
 ) -> Iterator[Tensor]:
     with private_hooks(model, engine):
         for inputs, classes in parts:
-            torch.autograd.backward(loss(outputs(model, inputs, precision), classes))
-            check_per_example(trained, len(classes))
+            torch.autograd.backward(loss(outputs(model, inputs, precision), classes) / copies)
+            join_copies(trained, copies)
+            check_per_example(trained, len(classes) // copies)
             gradients = [as_rows(gradient) for gradient in per_example_gradients(trained)]
             factors = clipping_factors(gradients, clipping_norm, mode)
             usable = factors[0] > 0  # 0 x NaN is NaN: such rows have to go
