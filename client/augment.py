@@ -34,6 +34,8 @@ def augmented(x: Tensor, y: Tensor, plan: AugmentPlan | None) -> tuple[Tensor, T
         x = _shifted(x, plan.shift)
     if plan.scale:
         x = x * _of_each(x, 1 + plan.scale * (2 * torch.rand(len(x), device=x.device) - 1))
+    if plan.turn:
+        x = _turned(x, plan.turn)
     if plan.jitter:
         x = x + plan.jitter * torch.randn_like(x)
     return x, y
@@ -50,6 +52,16 @@ def _shifted(x: Tensor, most: int) -> Tensor:
         window = window.reshape(len(x), 1, *(size if axis == other else 1 for other in range(2, x.ndim)))
         framed = framed.gather(axis, window.expand(*framed.shape[:axis], size, *framed.shape[axis + 1 :]))
     return framed
+
+
+def _turned(x: Tensor, angle: float) -> Tensor:
+    """Signals (n, 3 sensors, times), each as if its sensors had been turned in space, all alike."""
+    one, two, three = (angle * torch.randn(3, len(x), 1, device=x.device)).unbind()
+    zero = torch.zeros_like(one)
+    # The exponential of a skew-symmetric matrix is a rotation, about the vector of its three entries.
+    rows = (torch.cat(row, 1) for row in ((zero, -three, two), (three, zero, -one), (-two, one, zero)))
+    turns = torch.linalg.matrix_exp(torch.stack(list(rows), 1))
+    return (turns[:, None] @ x.reshape(len(x), -1, 3, x.shape[2])).reshape(x.shape)
 
 
 def _of_each(x: Tensor, values: Tensor) -> Tensor:

@@ -31,12 +31,17 @@ class AugmentPlan(Section):
     scale: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="A copy is multiplied by a number between 1 - scale and 1 + scale."
     )
+    turn: Annotated[float, Field(ge=0, le=3.2)] = Field(
+        0.0,
+        description="Signals whose channels are triples of axes in space, as an accelerometer's: standard deviation of "
+        "the angle, in radians, that a copy is turned by about each axis.",
+    )
     jitter: NonNegative = Field(0.0, description="Standard deviation of noise in each value of a copy.")
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
-        if not (self.shift or self.flip or self.scale or self.jitter):
-            raise ValueError("copies that are all alike teach nothing; give shift, flip, scale or jitter")
+        if not (self.shift or self.flip or self.scale or self.turn or self.jitter):
+            raise ValueError("copies that are all alike teach nothing; give shift, flip, scale, turn or jitter")
         return self
 
     def check(self, form: ExampleForm) -> None:
@@ -51,6 +56,8 @@ class AugmentPlan(Section):
             raise ValueError(f"shift: records of {form.shape} have no places to move along; remove it")
         if self.shift and self.shift >= min(form.shape[1:]):
             raise ValueError(f"shift = {self.shift} moves examples of {form.shape} out of sight; give less")
+        if self.turn and (len(form.shape) != 2 or form.shape[0] % 3):
+            raise ValueError(f"turn: records of {form.shape} are no signals of three axes each; remove it")
         if self.flip and len(form.shape) != 3:
             raise ValueError(f"flip: records of {form.shape} are no images; remove it")
 

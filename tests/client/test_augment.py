@@ -74,6 +74,21 @@ def test_a_scaled_copy_is_its_record_times_one_number_within_bounds() -> None:
     assert 1.18 < most <= 1.2
 
 
+def test_a_turned_signal_keeps_lengths_and_angles_of_its_triples() -> None:
+    x = torch.randn(50, 6, 16)
+    copies, _ = augmented(x, torch.zeros(50), AugmentPlan(turn=0.5))
+    before, after = (value.reshape(50, 2, 3, 16) for value in (x, copies))
+    products = [torch.einsum("nsat,nsau->nstu", value, value) for value in (before, after)]
+    torch.testing.assert_close(products[1], products[0], atol=1e-4, rtol=1e-4)
+    # Both sensors by the same rotation, and none of them a mirror image.
+    turns = [torch.linalg.lstsq(before[:, s].mT, after[:, s].mT).solution.mT for s in (0, 1)]
+    torch.testing.assert_close(turns[0], turns[1], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(torch.linalg.det(turns[0]), torch.ones(50), atol=1e-3, rtol=1e-3)
+    traces = turns[0].diagonal(dim1=1, dim2=2).sum(1)
+    angles = torch.arccos(((traces - 1) / 2).clamp(-1, 1))
+    assert 0.5 < float(angles.square().mean()) / (3 * 0.5**2) < 1.6  # of 150 squares: false alarm below 1e-4
+
+
 def test_jitter_is_noise_of_the_asked_size_in_each_value() -> None:
     copies, _ = augmented(torch.zeros(100, 100), torch.zeros(100), AugmentPlan(jitter=0.5))
     assert abs(float(copies.std()) - 0.5) < 0.02  # 5.6 standard errors: false alarm 2e-8

@@ -82,7 +82,7 @@ RICH: dict[str, dict[str, Any]] = {
             "company": 10,
             "label_smoothing": 0.1,
             "class_weights": [1.0, 2.5],
-            "augment": {"copies": 4, "shift": 2, "flip": True, "scale": 0.1, "jitter": 0.05},
+            "augment": {"copies": 4, "shift": 2, "flip": True, "scale": 0.1, "turn": 0.2, "jitter": 0.05},
             "max_physical_batch": 4,
             "dp_engine": "opacus",
             "precision": "bfloat16",

@@ -37,6 +37,8 @@ def test_copies_cost_nothing() -> None:
         ((13,), {"shift": 1}, "no places to move along"),
         ((13,), {"flip": True}, "no images"),
         ((6, 128), {"flip": True}, "no images"),
+        ((4, 128), {"turn": 0.1}, "no signals of three axes"),
+        ((3, 8, 8), {"turn": 0.1}, "no signals of three axes"),
     ],
 )
 def test_what_an_example_has_no_room_for_is_refused(
@@ -55,7 +57,7 @@ def test_tokens_are_not_changed() -> None:
     ("shape", "augment"),
     [
         ((1, 28, 28), {"copies": 4, "shift": 3, "flip": True, "scale": 0.1, "jitter": 0.1}),
-        ((6, 128), {"shift": 16, "scale": 0.2}),
+        ((6, 128), {"shift": 16, "scale": 0.2, "turn": 0.3}),
         ((13,), {"jitter": 0.1}),
     ],
 )
