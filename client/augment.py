@@ -60,8 +60,9 @@ def _turned(x: Tensor, angle: float) -> Tensor:
     zero = torch.zeros_like(one)
     # The exponential of a skew-symmetric matrix is a rotation, about the vector of its three entries.
     rows = (torch.cat(row, 1) for row in ((zero, -three, two), (three, zero, -one), (-two, one, zero)))
-    turns = torch.linalg.matrix_exp(torch.stack(list(rows), 1))
-    return (turns[:, None] @ x.reshape(len(x), -1, 3, x.shape[2])).reshape(x.shape)
+    turns: Tensor = torch.linalg.matrix_exp(torch.stack(list(rows), 1))
+    made: Tensor = turns[:, None] @ x.reshape(len(x), -1, 3, x.shape[2])
+    return made.reshape(x.shape)
 
 
 def _of_each(x: Tensor, values: Tensor) -> Tensor:
