@@ -131,6 +131,10 @@ def made_workplace(plan_text: str, device: str, _bound: tuple[tuple[str, str], .
     check_source(plan)
     model = build_for(plan)
     check_frozen(plan, model)
+    if plan.training.gradient_checkpointing:
+        from privacy.dpsgd.gradient_checkpointing import checkpoint_layers  # brings the engine, and with it Opacus
+
+        checkpoint_layers(model)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
         from shared_models.private_trainable import check_private_trainable
 

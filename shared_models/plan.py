@@ -142,6 +142,11 @@ class TrainingPlan(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="What a network's layers compute in; norms, sums and parameters stay float32."
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Whether a network's alike layers keep nothing but their inputs and are run again in the backward "
+        "pass: less memory for a third more time.",
+    )
     proximal_mu: NonNegative = Field(0.0, description="Weight of FedProx' proximal term (arXiv 1812.06127).")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where a client computes.")
     threads: Count = Field(1, description="Torch threads of a client; part of the plan so that results stay equal.")
@@ -150,6 +155,15 @@ class TrainingPlan(Section):
     def _steps_or_epochs(self) -> Self:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give steps or epochs, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_of_layers_run_again(self) -> Self:
+        if self.gradient_checkpointing and self.dp_engine == "opacus":
+            raise ValueError(
+                "gradient_checkpointing with dp_engine = 'opacus': its hooks would see a layer's inputs twice; "
+                "allowed: bookkeeping"
+            )
         return self
 
     @property
@@ -537,6 +551,7 @@ class Plan(Section):
             ("training", "label_smoothing", 0.0),
             ("training", "class_weights", None),
             ("training", "augment", None),
+            ("training", "gradient_checkpointing", False),
             ("federation", "model_average", None),
             ("privacy", "clipping", "flat"),
         ):

@@ -67,6 +67,10 @@ def resolve(plan: Plan) -> Plan:
     _check_augment(plan)
     options = check_options(plan.model.name, plan.model.options)
     model = build_for(plan)
+    if plan.training.gradient_checkpointing:
+        from privacy.dpsgd.gradient_checkpointing import checkpoint_layers  # brings the engine, and with it Opacus
+
+        checkpoint_layers(model)
     if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
         from shared_models.private_trainable import check_private_trainable
 

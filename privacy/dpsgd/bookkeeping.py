@@ -12,7 +12,9 @@ Beside Opacus' hooks (`privacy.dpsgd.engine`) it makes the same gradients, and l
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,6 +33,8 @@ from security.errors import UsageError
 
 _log = logging.getLogger(__name__)
 
+_AT_WORK: ContextVar[BookKeeping | None] = ContextVar("book-keeping", default=None)
+
 OWN_ATTRIBUTE = "book_keeping_run"
 """On a parameter with gradients: which run of the network they are of."""
 
@@ -44,6 +48,11 @@ def values_left_as_factors(model: nn.Module) -> int:
     )
 
 
+def at_work() -> BookKeeping | None:
+    """The hooks on the network that is being run, if there are any."""
+    return _AT_WORK.get()
+
+
 class BookKeeping:
     """Hooks on a network that leave per-example gradients in `grad_sample` of each trained parameter.
 
@@ -55,8 +64,9 @@ class BookKeeping:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._trained: list[nn.Parameter] = []
-        self._running = False
+        self._running = self._again = False
         self._removed = False
         self._run = self._examples = 0
         self._anchors: dict[torch.device, Tensor] = {}
@@ -103,6 +113,7 @@ class BookKeeping:
             return
         self._run += 1
         self._running = True
+        _AT_WORK.set(self)
         tensors = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor) and value.ndim]
         self._examples = len(tensors[0]) if tensors else 1
         self._given = {value.untyped_storage().data_ptr() for value in tensors}
@@ -118,13 +129,29 @@ class BookKeeping:
     def _switch_on(self) -> None:
         # The graph is made by now, and knows of no parameter: what asks for gradients from here on changes nothing.
         self._running = False
+        _AT_WORK.set(None)
         for parameter in self._trained:
             parameter.requires_grad_(True)
         self._trained = []
 
+    @contextmanager
+    def run_again(self) -> Iterator[None]:
+        """Inside, a part of the network is run a second time, in the backward pass: as the first time, but nobody
+        watches, for the gradients come to what was made then."""
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        self._again = True
+        try:
+            yield
+        finally:
+            self._again = False
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
     def _ran(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], made: Any) -> Any:
         """A layer was run: watch what it made."""
-        if not self._running or not torch.is_grad_enabled():
+        if not (self._running or self._again) or not torch.is_grad_enabled():
             return None
         given = (*inputs, *named.values())
         if len(given) == 1:
@@ -136,7 +163,7 @@ class BookKeeping:
             )
         if any(made is value for value in given):
             made = made.clone()
-        if layer in self._repeated:
+        if layer in self._repeated and not self._again:
             raise UsageError(
                 f"layer {name}, a {type(layer).__name__}, can't be trained privately: it is run for one example after "
                 "the other, or once for the batch and once again; run it on all examples at once"
@@ -152,7 +179,7 @@ class BookKeeping:
         )
 
     def _tap(self, name: str, made: Tensor, gradients: Gradients) -> Tensor:
-        if not self._running or not torch.is_grad_enabled():
+        if not (self._running or self._again) or not torch.is_grad_enabled():
             return made
         return self._watched(made, _Call(name, None, (), {}), gradients)
 
@@ -168,7 +195,8 @@ class BookKeeping:
             if made._is_view():
                 made = made.clone()
             watched = _Tap.apply(made, self._anchor(made.device))  # type: ignore[no-untyped-call]
-        watched.register_hook(partial(self._came_back, self._run, call, gradients))  # type: ignore[no-untyped-call]
+        if not self._again:
+            watched.register_hook(partial(self._came_back, self._run, call, gradients))  # type: ignore[no-untyped-call]
         return watched
 
     def _anchor(self, device: torch.device) -> Tensor:

@@ -13,11 +13,15 @@ from torch import nn
 
 from client import workplace as module
 from client.datasets.records import Records
+from client.private_trainer import train_private
+from client.trainer import train_plain
 from client.workplace import Workplace, client_id, made_workplace, scope_id, split_key, workplace
+from privacy.noise import ReproducibleNoise
 from security.errors import UsageError
 from shared_models.parameters import get_parameters
 from shared_models.plan import Plan
-from shared_models.plan_file import write_plan
+from shared_models.plan_file import plan_from, write_plan
+from shared_models.resolve import resolve
 
 CARD = {"classes": ["a", "b"], "target": "y", "columns": {"v": {"kind": "numeric", "low": 0.0, "high": 1.0}}}
 
@@ -257,3 +261,44 @@ def test_principle_2_a_budget_by_name_is_never_lost_where_names_are_in_the_data(
     with pytest.raises(ValueError, match="names clients by ids that are in the data"):
         scope_id(place, context(**{"partition-id": 1}))
     assert scope_id(place, context(**{"client-id": "berlin"})) == "berlin"
+
+
+@pytest.mark.parametrize("trust", ["none", "local"])
+def test_a_plan_whose_layers_are_run_again_trains_to_the_same_bits(trust: str) -> None:
+    """Gradient checkpointing changes memory and time alone."""
+    changes = []
+    for again in (False, True):
+        noise = {"noise_multiplier": 1.0, "noise": "reproducible"} if trust == "local" else {}
+        plan = plan_from(
+            {
+                "model": {"name": "vit", "options": {"dropout": 0.1}},
+                "training": {"gradient_checkpointing": again, "steps": 2},
+                "privacy": {"trust": trust, **noise},
+            },
+            where="test",
+        )
+        place = workplace(write_plan(resolve(plan)))
+        start = get_parameters(place.model)
+        records = Records(x=torch.rand(8, 1, 8, 8), y=torch.arange(8)) if not changes else changes[0][1]
+        if trust == "none":
+            change = train_plain(place.model, start, records, place.plan, round_number=1, client="0")[0]
+        else:
+            change = train_private(
+                place.model, start, records, place.plan, round_number=1, noise=ReproducibleNoise(b"client")
+            )
+        changes.append((change, records))
+    assert changes[0][0].keys() == changes[1][0].keys()
+    assert all(np.array_equal(value, changes[1][0][name]) for name, value in changes[0][0].items())
+
+
+def test_a_plan_for_opacus_hooks_runs_no_layer_again() -> None:
+    with pytest.raises(UsageError, match=r"training: gradient_checkpointing with dp_engine = 'opacus'"):
+        plan_from(
+            {"training": {"gradient_checkpointing": True, "dp_engine": "opacus"}, "privacy": {"epsilon": 3.0}},
+            where="test",
+        )
+
+
+def test_a_network_without_alike_layers_is_refused_when_the_plan_is_resolved() -> None:
+    with pytest.raises(UsageError, match=r"no list of alike layers"):
+        resolve(plan_from({"training": {"gradient_checkpointing": True}, "privacy": {"epsilon": 3.0}}, where="test"))

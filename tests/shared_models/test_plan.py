@@ -136,7 +136,7 @@ RICH: dict[str, dict[str, Any]] = {
     "fixed": {
         "data": {"partition": {"kind": "pathological", "clients": 5, "classes_per_client": 3}},
         "features": {"name": "scattering", "source": "0" * 64},
-        "training": {"schedule": {"kind": "constant", "warmup_rounds": 1}},
+        "training": {"schedule": {"kind": "constant", "warmup_rounds": 1}, "gradient_checkpointing": True},
         "federation": {"cohort": {"sampling": "fixed", "size": 4}, "wire": "top-k", "top_fraction": 0.25},
     },
     "secure": {

@@ -95,7 +95,15 @@ def test_the_population_is_part_of_the_digest_where_there_is_one() -> None:
     del meaning["privacy"]["clipping"]
     del meaning["data"]["text"], meaning["model"]["frozen"]
     del meaning["federation"]["model_average"]
-    for name in ("augment", "dp_engine", "precision", "company", "label_smoothing", "class_weights"):
+    for name in (
+        "augment",
+        "gradient_checkpointing",
+        "dp_engine",
+        "precision",
+        "company",
+        "label_smoothing",
+        "class_weights",
+    ):
         del meaning["training"][name]
     text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
     assert local.digest() == hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,223 @@
+"""Every network on data of its kind: without privacy, under local DP, and by joint steps over secure sums.
+
+    python -m simulations.studies.zoo --out docs/evidence/zoo.txt
+
+One row for each network and data set, at most four runs in a row: no privacy, local DP at epsilon 8, and, up to 200,000
+trained parameters, joint DP-SGD at epsilon 3 and 8. Sums are made without masks, which changes no number.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared_models.plan import Plan
+from shared_models.plan_file import plan_from
+from shared_models.registry import build_for
+from simulations.studies.study import Cell, Result, play
+
+MOST_JOINT = 200_000
+"""Trained parameters of a network that joint steps are tried with."""
+
+Keys = Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A data set and how it is dealt out.
+
+    Attributes:
+        keys: of the plan.
+        clients: how many it is dealt to.
+        records: public number of a client's records.
+    """
+
+    keys: Keys
+    clients: int
+    records: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A network on a data set.
+
+    Attributes:
+        data: a name in `DATA`.
+        model: as the table names it.
+        keys: of the plan, in all runs.
+        plain, local: keys of these runs; None where there is none.
+        joint: keys by epsilon.
+    """
+
+    data: str
+    model: str
+    keys: Keys = field(default_factory=dict)
+    plain: Keys | None = None
+    local: Keys | None = None
+    joint: Mapping[float, Keys] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+        return f"{self.model} on {self.data}"
+
+
+def _iid(name: str, clients: int, records: int, **keys: object) -> Data:
+    partition = {"data.name": name, "data.partition.kind": "iid", "data.partition.clients": clients}
+    return Data(keys=partition | keys, clients=clients, records=records)
+
+
+DATA: Mapping[str, Data] = {
+    "mnist": _iid("mnist", 5, 1600),
+    "fashion-mnist": _iid("fashion-mnist", 10, 6000),
+    "digits": _iid("digits", 5, 287),
+    "watch": Data(
+        keys={"data.name": "watch", "data.partition.kind": "natural", "data.partition.column": "person"},
+        clients=8,
+        records=360,
+    ),
+    "adult": _iid("adult", 10, 3256),
+    "sentiment": _iid("sentiment", 5, 3000, **{"data.text.places": 32}),
+    "shakespeare": _iid("shakespeare", 10, 5000),
+}
+
+
+def plain(rounds: int, rate: float, batch: int, *, epochs: int = 1, momentum: float = 0.9, **keys: object) -> Keys:
+    """A run without privacy."""
+    return {
+        "privacy.trust": "none",
+        "federation.rounds": rounds,
+        "training.epochs": epochs,
+        "training.expected_batch_size": batch,
+        "training.learning_rate": rate,
+        "training.momentum": momentum,
+        **_keys(keys),
+    }
+
+
+def local(rounds: int, rate: float, *, steps: int, sampled: float, clip: float = 1.0, **keys: object) -> Keys:
+    """A run in which each client makes its own noise."""
+    return {
+        "privacy.trust": "local",
+        "privacy.epsilon": 8.0,
+        "privacy.clipping_norm": clip,
+        "federation.rounds": rounds,
+        "training.steps": steps,
+        "training.sample_rate": sampled,
+        "training.learning_rate": rate,
+        **_keys(keys),
+    }
+
+
+def joint(
+    rounds: int, rate: float, *, sampled: float, clip: float = 1.0, momentum: float = 0.9, **keys: object
+) -> Keys:
+    """A run whose rounds are steps of all clients together."""
+    return {
+        "privacy.trust": "distributed",
+        "privacy.clipping_norm": clip,
+        "secure_sum.masks": False,
+        "secure_sum.honest": 1.0,
+        "secure_sum.corrupt": 0.0,
+        "federation.rounds": rounds,
+        "federation.strategy": "fedavgm",
+        "federation.strategy_options.server_momentum": momentum,
+        "training.sample_rate": sampled,
+        "training.learning_rate": rate,
+        **_keys(keys),
+    }
+
+
+def _keys(given: Mapping[str, object]) -> Keys:
+    """Names of arguments can't hold a point."""
+    return {name.replace("__", "."): value for name, value in given.items()}
+
+
+ROWS: Sequence[Row] = ()
+
+
+def cells(seed: int, rows: Sequence[Row] = ROWS) -> list[Cell]:
+    """The study's runs."""
+    found = []
+    for row in rows:
+        for name, keys in settings(row).items():
+            found.append(Cell(name=f"{row.name}, {name}", plan=_plan(row, keys), seed=seed))
+    return found
+
+
+def settings(row: Row) -> dict[str, Keys]:
+    """A row's runs by name."""
+    named: dict[str, Keys] = {}
+    if row.plain is not None:
+        named["no privacy"] = row.plain
+    if row.local is not None:
+        named["local, epsilon 8"] = row.local
+    for epsilon, keys in row.joint.items():
+        named[f"joint, epsilon {epsilon:g}"] = {"privacy.epsilon": epsilon, **keys}
+    return named
+
+
+def _plan(row: Row, keys: Keys) -> Plan:
+    data = DATA[row.data]
+    raw: dict[str, object] = {}
+    every = {"evaluation.every": keys["federation.rounds"], **data.keys, **row.keys, **keys}
+    if "training.expected_batch_size" not in every:
+        rate = every["training.sample_rate"]
+        assert isinstance(rate, float)
+        every["training.expected_batch_size"] = max(1, round(rate * data.records))
+    if every["privacy.trust"] == "distributed":
+        every["secure_sum.clients"] = data.clients
+    for path, value in every.items():
+        *tables, key = path.split(".")
+        table = raw
+        for name in tables:
+            inner = table.setdefault(name, {})
+            assert isinstance(inner, dict)
+            table = inner
+        table[key] = value
+    return plan_from(raw, where=row.name)
+
+
+def trained(row: Row) -> int:
+    """Trained parameters of a row's network."""
+    plan = next(iter(cells(1, [row]))).plan
+    return sum(p.numel() for p in build_for(plan).parameters() if p.requires_grad)
+
+
+def report(results: Sequence[Result], rounds: Mapping[str, int]) -> str:
+    """The study as text.
+
+    Args:
+        results: of the cells.
+        rounds: of each cell, by name.
+    """
+    lines = [f"{'':58s}{'score':>8s}{'epsilon':>9s}{'minutes':>9s}{'kB up':>9s}{'kB down':>9s}"]
+    lines += [f"{'':76s}{'a client and round':>18s}"]
+    for one in results:
+        epsilon = "-" if one.epsilon is None else f"{one.epsilon:.3f}"
+        lines.append(f"{one.name:58s}{100 * one.final['accuracy']:8.2f}{epsilon:>9s}{one.seconds / 60:9.1f}")
+    del rounds
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Play the study and write its table."""
+    parser = argparse.ArgumentParser(prog="python -m simulations.studies.zoo", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="rows and runs whose name holds this")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=Path("build/studies/zoo"))
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(arguments)
+    made = [cell for cell in cells(given.seed) if given.only in cell.name]
+    results = play(made, given.folder, processes=given.processes, say=print)
+    text = report(results, {})
+    print(text)
+    if given.out is not None:
+        given.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
