@@ -1,4 +1,4 @@
-"""Every network that a plan can name takes part in a whole run of every kind: its model moves, and no claim is broken."""
+"""Every network that a plan can name takes part in a whole run of each kind: its model moves, no claim is broken."""
 
 from __future__ import annotations
 
