@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from client.asking import check_plan, known_entry, request_and_model, run_and_round
 from client.company_trainer import train_in_company
 from client.contribution import contribution
+from client.datasets.records import Records
 from client.egress import check_query
 from client.entrusted import entrusted_joint, entrusted_update
 from client.error_feedback import ErrorFeedback
@@ -29,8 +30,10 @@ from client.workplace import Workplace, workplace
 from privacy.ledger import LedgerError
 from security.secure_sum.aborts import SecureSumError
 from shared_models.faults import Fault
-from shared_models.parameters import Parameters
+from shared_models.histograms import COUNTS
+from shared_models.parameters import Parameters, to_arrays
 from shared_models.plan_central import is_central
+from shared_models.plan_statistics import statistics_release
 from shared_models.protocol import (
     ARRAYS,
     CLIENT_ID,
@@ -185,6 +188,8 @@ def _train(
             {ARRAYS: feedback.encode(change, seed=0), METRICS: metrics}
         )  # value by value: no chance in it
     records = site.training_records(place)
+    if plan.statistics is not None:
+        return _histograms(place, guard, site, records, request)
     if plan.is_private:
         from client.private_trainer import train_private
 
@@ -208,6 +213,16 @@ def _train(
         metrics = MetricRecord({WEIGHT: weight, TRAIN_LOSS: loss})
     arrays = feedback.encode(change, seed=derive_seed(plan.seed, "wire", round_number, site.client))
     return RecordDict({ARRAYS: arrays, METRICS: metrics})
+
+
+def _histograms(place: Workplace, guard: Guard, site: Site, records: Records, request: Request) -> RecordDict:
+    from client.statistics import exact_counts, noisy_counts
+
+    release = statistics_release(place.plan)
+    noise = noise_of(place.plan, "noise", site.client, request.round)
+    counts = noisy_counts(exact_counts(records, place.plan), release, noise)
+    arrays = to_arrays({COUNTS: counts}, place.layout)
+    return RecordDict({ARRAYS: arrays, METRICS: MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})})
 
 
 def _share(

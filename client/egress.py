@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, Literal
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from client.policy import SitePolicy
@@ -119,6 +120,8 @@ def classify(
         raise EgressError("the policy entrusts this federation with nothing")
     if plan.is_private and phase == "evaluate" and not policy.release.counts:
         raise EgressError("the policy lets no counts out")
+    if plan.statistics is not None and not policy.release.statistics:
+        raise EgressError("the policy lets no statistics out")
     fields = (_PRIVATE if plan.is_private else _PLAIN)[phase]
     more: Fields = {}
     if phase == "train":
@@ -129,6 +132,8 @@ def classify(
         _check_masked(reply, plan)
     if gives_joint(plan) and phase == "train":
         _check_joint(reply, layout)
+    if plan.statistics is not None and plan.privacy.trust == "local":
+        _check_counts(reply, layout)
     if plan.is_private and phase == "train" and reply[METRICS][WEIGHT] != 1:
         # Public only while it is the public constant (rule 1).
         raise EgressError(f"{METRICS}.{WEIGHT}: under privacy the weight is 1 for everybody")
@@ -190,6 +195,17 @@ def _check_joint(reply: RecordDict, layout: Layout) -> None:
         read_array(reply.array_records[ARRAYS][JOINT], JOINT, (layout.size + 1,), "float32")
     except LayoutError:
         raise EgressError(f"{ARRAYS}.{JOINT}: no update with its bit") from None
+
+
+def _check_counts(reply: RecordDict, layout: Layout) -> None:
+    """Whole numbers, as many as the plan has bins: counts whose noise is on no grid are none that were priced."""
+    (name, shape), *_ = layout.entries
+    try:
+        found = read_array(reply.array_records[ARRAYS][name], name, shape, "float32")
+    except LayoutError:
+        raise EgressError(f"{ARRAYS}.{name}: no counts") from None
+    if not (np.isfinite(found).all() and (found == np.rint(found)).all()):
+        raise EgressError(f"{ARRAYS}.{name}: no whole numbers")
 
 
 def _checked(reply: RecordDict, fields: Fields, more: Fields, names: tuple[str, ...]) -> dict[str, Disclosure]:

@@ -86,6 +86,9 @@ class ReleasePolicy(Section):
         strict=False,
         description="Federations whose server is trusted with unprotected updates; no epsilon holds against it.",
     )
+    statistics: bool = Field(
+        False, description="Noisy histograms of the columns, for plans with [statistics]; charged like everything else."
+    )
     counts: bool = Field(False, description="Noisy counts of right and all examples, charged like everything else.")
     unprotected: tuple[Unprotected, ...] = Field(
         (), strict=False, description="Fields sent as they are beside a private update; they withdraw the claim."
@@ -113,7 +116,10 @@ class SitePolicy(Section):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return self.model_dump(mode="json")
+        found = self.model_dump(mode="json")
+        if not self.release.statistics:  # policies from before there were any keep their digest
+            del found["release"]["statistics"]
+        return found
 
     def budget_for(self, balance: Balance) -> Budget | None:
         """The budget that limits a balance, if the site has one."""
@@ -132,7 +138,7 @@ class SitePolicy(Section):
             return Fault.POLICY_FEDERATION
         if allow.plans is not None and plan.digest() not in allow.plans:
             return Fault.POLICY_PLAN
-        if allow.models is not None and plan.model.name not in allow.models:
+        if plan.statistics is None and allow.models is not None and plan.model.name not in allow.models:
             return Fault.POLICY_MODEL
         if not plan.is_private:
             return None if federation in self.release.entrust else Fault.POLICY_ENTRUST
@@ -148,7 +154,9 @@ class SitePolicy(Section):
         largest = privacy.clipping_norm if privacy.adaptive is None else (privacy.adaptive.most_norm or math.inf)
         if largest > allow.largest_clipping_norm:
             return Fault.POLICY_CLIPPING
-        if plan.evaluates_at_clients and not self.release.counts:
+        if (plan.evaluates_at_clients and not self.release.counts) or (
+            plan.statistics is not None and not self.release.statistics
+        ):
             return Fault.POLICY_FIELD
         if privacy.trust == "distributed":
             return self._refusal_of_sum(plan)
@@ -220,6 +228,7 @@ def _simulated_policy(plan: Plan, client: str) -> SitePolicy:
         allow=Allow(reproducible_noise=True, unmasked_sums=True, least_honest=1, least_cohort=2),
         release=ReleasePolicy(
             entrust=() if plan.is_private and not is_central(plan) else (plan.name,),
+            statistics=plan.statistics is not None,
             counts=plan.evaluates_at_clients,
             unprotected=plan.privacy.unprotected if plan.is_private else (),
             statement="full",

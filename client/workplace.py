@@ -135,7 +135,8 @@ def made_workplace(plan_text: str, device: str, _bound: tuple[tuple[str, str], .
         from privacy.dpsgd.gradient_checkpointing import checkpoint_layers  # brings the engine, and with it Opacus
 
         checkpoint_layers(model)
-    if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
+    by_record = plan.privacy.unit == "example"  # a client's whole update may mix its records as it likes
+    if plan.is_private and by_record and plan.statistics is None:
         from shared_models.private_trainable import check_private_trainable
 
         check_private_trainable(model, model_form(plan), plan.training.dp_engine)

@@ -101,7 +101,14 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
     job.folder.drop_summary()  # of an earlier end, if the run goes on: it would pass for this one's after a crash
     startup = time.monotonic() - job.begun
     outcome = federation.run()
-    write_parameters(job.folder.model, outcome.parameters)
+    if plan.statistics is None:
+        write_parameters(job.folder.model, outcome.parameters)
+    else:
+        from server.statistics import statistics_of_run, write_statistics
+
+        released = statistics_of_run(plan, outcome.parameters, outcome.state)
+        if released is not None:
+            write_statistics(job.folder, released)
     statements, gaps = _statements(job, grid, outcome) if plan.is_private else ({}, [])
     job.folder.write_summary(
         summarise(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from privacy import accountant
 from privacy.accountant import ACCOUNTANT, RELATION
-from privacy.mechanisms import DpSgd, RoundedGaussianSum
+from privacy.mechanisms import DpSgd, NoisyHistograms, RoundedGaussianSum
 from privacy.report.catalogue import upper
 from privacy.report.conditions import BATCH_INFLUENCE
 from server import central_claim
@@ -71,7 +71,8 @@ def privacy_unit(plan: Plan) -> str:
     if plan.privacy.unit == "client" and plan.is_private:
         return "client, all that it holds"
     bound, release = plan.data.max_rows_per_person, plan.train_release()
-    if bound is None or not isinstance(release, DpSgd | RoundedGaussianSum) or release.records_per_unit < bound:
+    of_records = release if isinstance(release, DpSgd | NoisyHistograms | RoundedGaussianSum) else None
+    if bound is None or of_records is None or of_records.records_per_unit < bound:
         return "record, not person"
     return f"person, at most {bound} record{'s' if bound > 1 else ''} each"
 
@@ -185,7 +186,7 @@ def assumptions(plan: Plan) -> list[Remark]:
             "proof that noise was added",
         ),
     ]
-    if plan.privacy.unit == "example":
+    if plan.privacy.unit == "example" and plan.statistics is None:
         found.append(
             Remark(
                 code="batch-independence",

@@ -10,6 +10,7 @@ clients.log       where in the code clients failed, if a simulation's did
 ledger.sqlite     what each virtual client has spent; beside it the secret that their signatures follow from
 population.sqlite what a trusted server has charged to the whole population, where it adds the noise
 statements/       what each client says, and signs, that it spent
+statistics.json   what a plan with [statistics] has released, in place of a model
 report.html       the privacy-budget report; report.json holds its facts
 ```
 """
@@ -74,6 +75,10 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def statistics(self) -> Path:
+        return self.path / "statistics.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -213,13 +218,35 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{self.statements}: can't be read") from error
 
+    def read_statistics(self) -> dict[str, Any]:
+        """What the run has released, as its file says.
+
+        Raises:
+            UsageError: it is no run of statistics, has not ended, or the file is damaged.
+        """
+        try:
+            found = json.loads(self.statistics.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UsageError(
+                f"{self.path}: no statistics here; give the folder of a finished run whose plan has [statistics]"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.statistics}: can't be read") from error
+        if not isinstance(found, dict):
+            raise UsageError(f"{self.statistics}: holds no statistics")
+        return found
+
     def drop_summary(self) -> None:
-        """Remove summary.json and the report, if there are any: the run has not ended yet.
+        """Remove summary.json, the report and statistics, if there are any: the run has not ended yet.
 
         Signed statements stay: they prove what was spent, should a ledger be lost.
         """
         try:
-            for path in (self.summary, *(self.report.with_suffix(suffix) for suffix in (".html", ".json", ".pdf"))):
+            for path in (
+                self.summary,
+                self.statistics,
+                *(self.report.with_suffix(suffix) for suffix in (".html", ".json", ".pdf")),
+            ):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self.summary, error) from error

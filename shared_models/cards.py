@@ -20,7 +20,9 @@ from shared_models.plan_data import (
     CategoricalColumn,
     Column,
     DataPlan,
+    NormalisationPlan,
     NumericColumn,
+    Scale,
     TextPlan,
 )
 from shared_models.tokens import character_names, vocabulary_of
@@ -250,6 +252,30 @@ def card_for(data: DataPlan) -> DataCard:
     Raises:
         UsageError: the plan's own data is not fully described.
     """
+    return _normalised(_card_for(data), data.normalisation)
+
+
+class NormalisedColumn(NumericColumn):
+    """A number that is normalised by released statistics once it is clipped, in place of its bounds."""
+
+    scale: Scale
+
+
+def _normalised(card: DataCard, normalisation: NormalisationPlan | None) -> DataCard:
+    if normalisation is None:
+        return card
+    columns = dict(card.columns)
+    for name, scale in normalisation.columns.items():
+        column = columns.get(name)
+        if not isinstance(column, NumericColumn):
+            raise UsageError(
+                f"data.normalisation.columns.{name}: {did_you_mean(name, columns)}no number of the card; remove it"
+            )
+        columns[name] = NormalisedColumn(**column.model_dump(), scale=scale)
+    return dataclasses.replace(card, columns=MappingProxyType(columns))
+
+
+def _card_for(data: DataPlan) -> DataCard:
     known = KNOWN.get(data.name)
     if known is not None:
         if data.card is not None:

@@ -20,7 +20,15 @@ from pydantic import Field, model_validator
 
 from privacy.example_sum_grid import ExampleSumGrid
 from privacy.lifetime import Balance, Terms, multiset
-from privacy.mechanisms import BandedFactorisation, ClientLevel, DpSgd, NoisyCounts, NoisySum, Release
+from privacy.mechanisms import (
+    BandedFactorisation,
+    ClientLevel,
+    DpSgd,
+    NoisyCounts,
+    NoisyHistograms,
+    NoisySum,
+    Release,
+)
 from privacy.sum_grid import SumGrid
 from shared_models.once import once
 from shared_models.plan_adaptive import AdaptivePlan, check_adaptive
@@ -46,9 +54,24 @@ from shared_models.plan_secure_sum import (
     sum_grid,
     sum_release,
 )
+from shared_models.plan_statistics import StatisticsPlan, check_statistics, statistics_release, with_defaults
 
 if TYPE_CHECKING:
     from security.secure_sum.parameters import SumParameters
+
+# Keys that are no part of the digest where they are not given.
+_LATER: Final = (
+    ("secure_sum",),
+    ("features",),
+    ("statistics",),
+    ("model", "frozen"),
+    ("data", "text"),
+    ("data", "normalisation"),
+    ("data", "card", "text"),
+    ("federation", "population"),
+    ("privacy", "adaptive"),
+    ("privacy", "correlated"),
+)
 
 # What the key says that tells the tables of a kind apart.
 _SCHEDULE: Final = "constant, cosine or step."
@@ -272,6 +295,12 @@ class Plan(Section):
     federation: FederationPlan = Field(default_factory=FederationPlan)
     evaluation: EvaluationPlan = Field(default_factory=EvaluationPlan)
     secure_sum: SecureSumPlan | None = Field(None, description="Secure sums; with privacy.trust = 'distributed' only.")
+    statistics: StatisticsPlan | None = Field(None, description="Noisy histograms, in place of a model.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, raw: Any) -> Any:
+        return with_defaults(raw)
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -349,6 +378,7 @@ class Plan(Section):
 
     @model_validator(mode="after")
     def _secure_sum(self) -> Self:
+        check_statistics(self)
         check_secure_sum(self)
         return self
 
@@ -453,9 +483,10 @@ class Plan(Section):
         honest, corrupt = honest_and_corrupt(self)
         return parameters_for(cohort=clients, corrupt=corrupt, honest=honest)
 
-    def train_release(self) -> BandedFactorisation | ClientLevel | DpSgd | NoisySum | None:
-        """What one round of training releases of a client's data, or None without privacy. With correlated noise it is
-        what all rounds release together: `planned_trainings` says how often a run makes such a release.
+    def train_release(self) -> BandedFactorisation | ClientLevel | DpSgd | NoisyHistograms | NoisySum | None:
+        """What one round of training, or of statistics, releases of a client's data, or None without privacy. With
+        correlated noise it is what all rounds release together: `planned_trainings` says how often a run makes such a
+        release.
 
         Under distributed trust it is a sum that the client takes part in, priced by the noise of the fewest honest
         clients that it opens for (rule 2). Under central trust it is what a round releases of every client, whether it
@@ -470,6 +501,8 @@ class Plan(Section):
             return sum_release(self)
         if self.privacy.trust == "central":
             return central_release(self)
+        if self.statistics is not None:
+            return statistics_release(self)
         if self.privacy.noise_multiplier is None:
             raise ValueError("the plan is not resolved: its noise multiplier is unknown")
         return DpSgd(
@@ -526,24 +559,14 @@ class Plan(Section):
         All but `data.path`: where data lies is the business of the machine it lies on.
         """
         meaning = self.model_dump(mode="json", exclude={"data": {"path"}})
-        if meaning["secure_sum"] is None:  # plans from before there were any keep their digest
-            del meaning["secure_sum"]
-        elif getattr(self.secure_sum, "masks", None) is True:
+        for *path, key in _LATER:  # plans from before there were any keep their digest
+            table: Any = meaning
+            for part in path:
+                table = table[part] if isinstance(table, dict) else None
+            if isinstance(table, dict) and table.get(key, ...) is None:
+                del table[key]
+        if getattr(self.secure_sum, "masks", None) is True:  # likewise
             del meaning["secure_sum"]["masks"]
-        if meaning["federation"]["population"] is None:  # likewise
-            del meaning["federation"]["population"]
-        if meaning["features"] is None:
-            del meaning["features"]
-        if meaning["model"]["frozen"] is None:
-            del meaning["model"]["frozen"]
-        if meaning["data"]["text"] is None:
-            del meaning["data"]["text"]
-        card = meaning["data"]["card"]
-        if isinstance(card, dict) and card["text"] is None:
-            del card["text"]
-        for name in ("adaptive", "correlated"):
-            if meaning["privacy"][name] is None:
-                del meaning["privacy"][name]
         for section, name, before in (
             ("training", "dp_engine", "bookkeeping"),
             ("training", "precision", "float32"),

@@ -114,6 +114,22 @@ class CardPlan(Section):
     std: Positive = Field(1.0, description="npz, image-folder: public constant every value is divided by.")
 
 
+class Scale(Section):
+    """How a number is normalised, once it is clipped to its public bounds."""
+
+    mean: float = Field(description="Subtracted from every value; what a missing one counts as.")
+    scale: Positive = Field(description="What every value is divided by then, such as a standard deviation.")
+
+
+class NormalisationPlan(Section):
+    """Released statistics by which numbers are normalised, in place of their public bounds."""
+
+    statistics: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="Digest of the plan that released them, where they are charged."
+    )
+    columns: dict[str, Scale] = Field(default_factory=dict, description="Numbers that are normalised, by column.")
+
+
 class TextPlan(Section):
     """How a text becomes numbers of tokens: by public rules, the same everywhere."""
 
@@ -155,6 +171,9 @@ class DataPlan(Section):
     )
     text: TextPlan | None = Field(None, description="How texts become tokens, where the set holds texts.")
     card: CardPlan | None = Field(None, description="Public description of the user's own data.")
+    normalisation: NormalisationPlan | None = Field(
+        None, description="Released statistics of the data; `veil data normalise` writes them."
+    )
 
     @model_validator(mode="after")
     def _person(self) -> Self:

@@ -133,7 +133,7 @@ def sum_grid(plan: Plan, *, dimension: int | None = None) -> SumGrid | ExampleSu
             noise_multiplier=privacy.noise_multiplier,
             honest=honest,
             dimension=dimension,
-            batch_size=plan.training.expected_batch_size,
+            batch_size=plan.training.expected_batch_size if plan.statistics is None else plan.statistics.most_records,
             clients=cohort_size(plan),
         )
     return SumGrid.of(

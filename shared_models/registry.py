@@ -23,6 +23,7 @@ from shared_models import cnn, cnn1d, convnet, inception, linear, minilm, mlp, o
 from shared_models.cards import card_for
 from shared_models.example_form import ExampleForm
 from shared_models.features.apply import model_form
+from shared_models.histograms import build_counts
 from shared_models.plan import Plan
 
 
@@ -171,6 +172,8 @@ def build_for(plan: Plan) -> nn.Module:
     Raises:
         UsageError: as `build`, or the plan's own data is not fully described.
     """
+    if plan.statistics is not None:  # the counts are what travels, in place of a network
+        return build_counts(plan)
     return build(plan.model.name, plan.model.options, form=model_form(plan), seed=plan.seed)
 
 
@@ -189,6 +192,9 @@ def dry(plan: Plan) -> nn.Module:
     Raises:
         UsageError: as `count_parameters`.
     """
+    if plan.statistics is not None:
+        with torch.device("meta"):
+            return build_counts(plan)
     if _is_own(plan.model.name):
         options = own.own_options(plan.model.name, plan.model.options)
         with torch.random.fork_rng(devices=[]), torch.device("meta"):

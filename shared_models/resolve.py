@@ -21,6 +21,7 @@ from security.errors import UsageError
 from shared_models.cards import card_for
 from shared_models.features.apply import check_source, model_form
 from shared_models.frozen import check_frozen
+from shared_models.histograms import resolved_statistics
 from shared_models.plan import Plan, PrivacyPlan
 from shared_models.plan_adaptive import filled
 from shared_models.plan_central import central_grid, is_central, population_of
@@ -63,6 +64,8 @@ def resolve(plan: Plan) -> Plan:
     Raises:
         UsageError: the model, its options, the data card or the privacy figures don't fit together.
     """
+    if plan.statistics is not None:
+        plan = plan.model_copy(update={"statistics": resolved_statistics(plan)})
     _check_class_weights(plan)
     _check_augment(plan)
     options = check_options(plan.model.name, plan.model.options)
@@ -71,7 +74,8 @@ def resolve(plan: Plan) -> Plan:
         from privacy.dpsgd.gradient_checkpointing import checkpoint_layers  # brings the engine, and with it Opacus
 
         checkpoint_layers(model)
-    if plan.is_private and plan.privacy.unit == "example":  # a client's whole update may mix its records as it likes
+    by_record = plan.privacy.unit == "example"  # a client's whole update may mix its records as it likes
+    if plan.is_private and by_record and plan.statistics is None:
         from shared_models.private_trainable import check_private_trainable
 
         check_private_trainable(model, model_form(plan), plan.training.dp_engine)
@@ -196,7 +200,7 @@ def _rounded_up(epsilon: float) -> float:
 
 
 def _calibrated(plan: Plan, epsilon: float) -> float:
-    if plan.privacy.trust in ("distributed", "central"):
+    if plan.privacy.trust in ("distributed", "central") or plan.statistics is not None:
 
         def release(noise_multiplier: float) -> Release:
             privacy = plan.privacy.model_copy(update={"noise_multiplier": noise_multiplier})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from shared_models.cards import table_width
+from shared_models.cards import NormalisedColumn, table_width
 from shared_models.plan_data import CategoricalColumn, Column, NumericColumn
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ Features = npt.NDArray[np.float32]
 def encode_table(table: pd.DataFrame, columns: Mapping[str, Column], missing: Sequence[str]) -> Features:
     """Features (n, `table_width(columns)`) of a table of stripped text, column by column in the card's order.
 
-    A number takes two places (scaled to [-spread, spread], and 1 if missing; one that is no number counts as missing
-    here: `unreadable` finds those), a category one for each value and one for any other.
+    A number takes two places (scaled to [-spread, spread], or normalised by released statistics; and 1 if missing; one
+    that is no number counts as missing here: `unreadable` finds those), a category one for each value and one for any
+    other.
 
     Args:
         table: has every column of the card, as text.
@@ -58,8 +59,12 @@ def _values(texts: pd.Series[str], missing: Sequence[str]) -> tuple[npt.NDArray[
 def _number(texts: pd.Series[str], column: NumericColumn, missing: Sequence[str]) -> Features:
     values, is_missing = _values(texts, missing)
     is_missing = is_missing | ~np.isfinite(values)
-    share = (np.clip(values, column.low, column.high) - column.low) / (column.high - column.low)
-    return np.stack([np.where(is_missing, 0.0, column.spread * (2 * share - 1)), is_missing], axis=1).astype(np.float32)
+    clipped = np.clip(values, column.low, column.high)
+    if isinstance(column, NormalisedColumn):
+        found = (clipped - column.scale.mean) / column.scale.scale
+    else:
+        found = column.spread * (2 * (clipped - column.low) / (column.high - column.low) - 1)
+    return np.stack([np.where(is_missing, 0.0, found), is_missing], axis=1).astype(np.float32)
 
 
 def _category(texts: pd.Series[str], column: CategoricalColumn) -> Features:

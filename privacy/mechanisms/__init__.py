@@ -6,6 +6,7 @@ from privacy.mechanisms.counts import NoisyCounts
 from privacy.mechanisms.distributed import DiscreteGaussianSum, SkellamSum
 from privacy.mechanisms.dp_sgd import DpSgd
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.histograms import NoisyHistograms
 from privacy.mechanisms.noisy_sum import NoisySum, rounded_sensitivity
 from privacy.mechanisms.release import FromTables, Mechanism, Release, RenyiPriced, canonical, release_from_json
 from privacy.mechanisms.rounded_gaussian import LEAST_SHARE as LEAST_ROUNDED_SHARE
@@ -21,6 +22,7 @@ __all__ = [
     "Gaussian",
     "Mechanism",
     "NoisyCounts",
+    "NoisyHistograms",
     "NoisySum",
     "Release",
     "RenyiPriced",

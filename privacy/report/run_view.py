@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from privacy.mechanisms import BandedFactorisation, DpSgd, NoisyCounts, Release, RoundedGaussianSum, release_from_json
+from privacy.mechanisms import (
+    BandedFactorisation,
+    DpSgd,
+    NoisyCounts,
+    NoisyHistograms,
+    Release,
+    RoundedGaussianSum,
+    release_from_json,
+)
 from privacy.report import figures, inventory
 from privacy.report.accounts import Lifetime
 from privacy.report.figures import Counts
@@ -74,6 +82,9 @@ class Run:
             return None
         noise, rate, steps = values
         records = int(unit.partition(":")[2] or 1)
+        statistics = self.plan.get("statistics")
+        if statistics is not None:
+            return NoisyHistograms(noise_multiplier=noise, columns=len(statistics["columns"]), records_per_unit=records)
         return DpSgd(noise_multiplier=noise, sample_rate=rate, steps=steps, records_per_unit=records)
 
     def evaluation_release(self) -> Release | None:

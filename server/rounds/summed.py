@@ -12,6 +12,7 @@ from security.errors import RunError
 from shared_models.parameters import Layout, Parameters, unflat
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import after_round, summed_values
+from shared_models.plan_statistics import record_norm
 from shared_models.schedule import learning_rate
 from shared_models.secure_context import rotation_seed
 
@@ -69,6 +70,8 @@ def update_of(
     if norm is not None:
         mean, following = after_round(plan, mean, norm, round_number=round_number)
         return unflat(mean, layout), following
+    if plan.statistics is not None:  # clients put counts in, shortened to a record's length of 1
+        return unflat(mean * np.float32(record_norm(plan)), layout), None
     if plan.is_joint:
         mean = mean * np.float32(-learning_rate(plan, round_number) / plan.training.expected_batch_size)
     return unflat(mean, layout), None

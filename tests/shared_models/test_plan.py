@@ -127,6 +127,19 @@ RICH: dict[str, dict[str, Any]] = {
             "baselines": True,
         },
     },
+    "statistics": {
+        "data": {"name": "csv", "path": "a.csv", "card": CARD},
+        "privacy": {"epsilon": 0.5},
+        "statistics": {"columns": ["age", "y"], "bins": 8, "edges": {"age": [20.0, 65.0]}, "most_records": 5000},
+    },
+    "normalised": {
+        "data": {
+            "name": "csv",
+            "path": "a.csv",
+            "card": CARD,
+            "normalisation": {"statistics": "0" * 64, "columns": {"age": {"mean": 40.0, "scale": 12.5}}},
+        },
+    },
     "plain": {
         "data": {"partition": {"kind": "natural", "column": "site"}},
         "training": {"epochs": 2, "schedule": {"kind": "step", "warmup_rounds": 1, "every": 3, "factor": 0.5}},
@@ -337,6 +350,8 @@ def test_an_unknown_key_is_refused_in_every_table(name: str) -> None:
         ("model", "options"),
         ("federation", "strategy_options"),
         ("data", "card", "columns"),
+        ("data", "normalisation", "columns"),
+        ("statistics", "edges"),
         ("privacy", "client_budgets"),
     }
     for path in tables - free:

@@ -101,6 +101,8 @@ def _progress(client: Mapping[str, Any]) -> str:
 
 
 def _asks(plan: Plan) -> str:
+    if plan.statistics is not None:
+        return "histograms, once, and no model: how many records lie in each bin, with noise"
     training = plan.training
     work = f"{training.epochs} epochs" if training.epochs is not None else f"{training.local_steps} steps"
     text = f"{plan.federation.rounds} rounds of {work}"
@@ -170,8 +172,11 @@ def _leaves(facts: PlanFacts) -> Iterable[str]:
 
 
 def _release(release: Release, times: int, plan: Plan) -> str:
-    from privacy.mechanisms import BandedFactorisation, ClientLevel, DpSgd, NoisyCounts, NoisySum
+    from privacy.mechanisms import BandedFactorisation, ClientLevel, DpSgd, NoisyCounts, NoisyHistograms, NoisySum
 
+    if plan.statistics is not None:
+        how = release.describe() if isinstance(release, NoisyHistograms | NoisySum) else type(release).__name__
+        return f"{times} x how many records lie in each bin of {', '.join(plan.statistics.columns or ())}; {how}"
     if isinstance(release, NoisySum) and plan.is_joint:
         return f"{times} x a joint step on each record's gradient, {_clipped(plan)}; {release.describe()}"
     if isinstance(release, NoisySum):

@@ -26,6 +26,7 @@ from server.run_folder import RunFolder
 from shared_models.plan import Plan
 from simulations.repeat import Repeated
 from simulations.run import client_log_hint
+from veil.commands.statistics_view import statistics_tables
 
 _SHOWN_ROUNDS = 12
 _SHOWN_CLIENTS = 20
@@ -163,6 +164,10 @@ class Console:
         self._rich.print(_outcome(summary))
         self._rich.print()
         self._rich.print(_result_table(summary, client_log_hint(folder)))
+        if folder.statistics.is_file():
+            self._rich.print()
+            for table in statistics_tables(folder.read_statistics()):
+                self._rich.print(table)
         if summary.get("baselines"):
             self._rich.print()
             if summary["privacy"]["trust"] != "none":

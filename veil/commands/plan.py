@@ -62,6 +62,11 @@ def check(
     if privacy.trust == "central":
         print(what + _central(found))
         return
+    if found.statistics is not None:
+        release = found.train_release()
+        assert release is not None
+        print(f"{what}one release: {release.describe()} (add/remove one, PLD)")
+        return
     print(
         f"{what}{found.federation.rounds} rounds of "
         f"{found.training.local_steps} steps, noise multiplier {privacy.noise_multiplier:.4g} (add/remove one, PLD)"
@@ -88,6 +93,8 @@ def _batches(plan: Plan) -> str:
     """What goes into a sum, where it is not what whole rounds of training changed."""
     if not plan.is_joint:
         return ""
+    if plan.statistics is not None:
+        return f" (histograms of {len(plan.statistics.columns or ())} columns)"
     rate = plan.training.sample_rate
     batch = "all records" if rate == 1 else f"Poisson batches of rate {rate:g}"
     return f" (one step on the clipped gradients of {batch})"
