@@ -245,6 +245,16 @@ def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
                 values={"column": column},
             )
         )
+    if plan.data.normalisation is not None:
+        digest = plan.data.normalisation.statistics
+        found.append(
+            Remark(
+                code="normalisation",
+                text=f"numbers are normalised by statistics that plan {digest[:16]} released: they are charged there, "
+                "and a site's ledger adds both plans up",
+                values={"plan": digest[:16]},
+            )
+        )
     if is_central(plan):
         found += central_claim.disclosed(plan)
     if plan.privacy.trust == "distributed":

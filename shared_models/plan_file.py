@@ -24,13 +24,20 @@ from shared_models.toml_errors import TOO_DEEP, checked, parse, quoted, read_tex
 def read_plan(path: Path, overrides: Iterable[str] = (), *, where: str | None = None) -> Plan:
     """Read a plan from a TOML file and apply `KEY=VALUE` overrides; errors name it by `where`, or by its path.
 
-    A relative `data.path` in the file is one from the file's own folder; one in an override stays as it is given.
+    A relative `data.path` or `data.schema` in the file is one from the file's own folder; one in an override stays as
+    it is given. The schema that is named is written into the plan's [data]: a plan that is read from anything but a
+    file names none.
 
     Raises:
-        UsageError: the file can't be read, isn't TOML, or isn't a plan.
+        UsageError: the file can't be read, isn't TOML, or isn't a plan; or its schema isn't one.
     """
-    text, where = read_text(path), where or str(path)
-    return plan_from(_beside(parse(text, where), path.parent), where=where, overrides=overrides)
+    text, where, overrides = read_text(path), where or str(path), tuple(overrides)
+    raw = _beside(parse(text, where), path.parent)
+    schema = _named_schema(raw, overrides, where)
+    if schema is not None:
+        raw = _with_schema(raw, schema, where)
+        overrides = tuple(one for one in overrides if _keys(one.partition("=")[0]) != ["data", "schema"])
+    return plan_from(raw, where=where, overrides=overrides)
 
 
 def parse_plan(text: str, *, where: str, overrides: Iterable[str] = ()) -> Plan:
@@ -65,9 +72,37 @@ def write_plan(plan: Plan) -> str:
 def _beside(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The document of a file in that folder, its `data.path` absolute."""
     data = raw.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("path"), str):
+    if not isinstance(data, dict):
         return raw
-    return {**raw, "data": {**data, "path": located(data["path"], folder)}}
+    paths = {key: located(data[key], folder) for key in ("path", "schema") if isinstance(data.get(key), str)}
+    return {**raw, "data": {**data, **paths}} if paths else raw
+
+
+def _named_schema(raw: Mapping[str, Any], overrides: tuple[str, ...], where: str) -> str | None:
+    """The schema that a plan's file names, or an override; None if there is none."""
+    try:
+        data = _override(raw, overrides).get("data")
+    except RecursionError as error:
+        raise UsageError(f"{where}: {TOO_DEEP}") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema is not None and not isinstance(schema, str):
+        raise UsageError(f"{where}: data.schema = {short(schema)}: should be the path of a data.toml")
+    return schema
+
+
+def _with_schema(raw: Mapping[str, Any], schema: str, where: str) -> dict[str, Any]:
+    """The document with what a schema says in place of its name."""
+    from shared_models.schema_card import plan_tables, read_schema
+
+    data = {key: value for key, value in dict(raw.get("data", {})).items() if key != "schema"}
+    tables = {
+        key: value.model_dump(exclude_none=True) if isinstance(value, BaseModel) else value
+        for key, value in plan_tables(read_schema(Path(schema).expanduser())).items()
+    }
+    twice = next((key for key in tables if key in data), None)
+    if twice is not None:
+        raise UsageError(f"{where}: data.{twice} is what data.schema says; remove one of the two")
+    return {**raw, "data": {**data, **tables}}
 
 
 # --- overrides ----------------------------------------------------------------------------------------------------

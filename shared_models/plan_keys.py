@@ -30,9 +30,20 @@ class Key:
     meaning: str
 
 
+_SCHEMA = Key(
+    "data.schema",
+    "text",
+    "-",
+    "In a plan's file: a data.toml, whose card, people, text and normalisation are read into [data]; relative to the "
+    "plan's file.",
+)
+
+
 def plan_keys() -> list[Key]:
     """All keys, in the order of the plan's sections."""
-    return list(_keys(Plan, "", tag=""))
+    found = list(_keys(Plan, "", tag=""))
+    after = next(place for place, key in enumerate(found) if key.path == "data.path")
+    return [*found[: after + 1], _SCHEMA, *found[after + 1 :]]
 
 
 def plan_keys_markdown() -> str:

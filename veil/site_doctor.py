@@ -197,7 +197,7 @@ class _Doctor:
                 try:
                     records = load_file(data, kind=file.format, path=path, split_key=key)
                 except UsageError as error:
-                    found.append(_bad(f"data {file.name}", str(error)))
+                    found.append(_bad(f"data {file.name}", f"{error} (veil data check lists all)"))
                 else:
                     found.append(_good(f"data {file.name}", f"{path}: {len(records)} records, as the card says"))
         return found

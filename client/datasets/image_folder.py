@@ -25,6 +25,20 @@ _FORMATS: Final = ("PNG", "JPEG")  # decoders of rarer formats stay out of reach
 _MODES: Final = {1: "L", 3: "RGB"}
 
 
+class ImageError(UsageError):
+    """An image that can't be used.
+
+    Attributes:
+        kind: "size", "depth" (more than 8 bits a channel) or "damaged".
+        text: what is wrong, without the path.
+    """
+
+    def __init__(self, path: Path, kind: str, text: str) -> None:
+        super().__init__(f"{path}: {text}")
+        self.kind = kind
+        self.text = text
+
+
 def load(data: DataPlan, card: DataCard, *, leave_out: bool = False) -> Parts:
     """All images below `data.path`, x (n, channels, height, width); there is no test part.
 
@@ -37,22 +51,16 @@ def load(data: DataPlan, card: DataCard, *, leave_out: bool = False) -> Parts:
     """
     if len(card.input_shape) != 3 or card.input_shape[0] not in _MODES:
         raise UsageError(f"data.card.input_shape: images need [1 or 3, height, width], not {list(card.input_shape)}")
-    folders = _class_folders(data_path(data), card.classes, leave_out=leave_out)
-    files = [
-        (path, number)
-        for number, folder in folders.items()
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    ]
+    files = list(image_files(data_path(data), card.classes, leave_out=leave_out))
     pixels = np.empty((len(files), *card.input_shape), dtype=np.uint8)
     numbers: list[int] = []
     if files:
-        image = _pillow()
+        image = pillow()
         with warnings.catch_warnings():
             warnings.simplefilter("error", image.DecompressionBombWarning)
             for path, number in files:
                 try:
-                    pixels[len(numbers)] = _decode(image, path, card.input_shape)
+                    pixels[len(numbers)] = decode(image, path, card.input_shape)
                 except UsageError:
                     if not leave_out:
                         raise
@@ -60,6 +68,18 @@ def load(data: DataPlan, card: DataCard, *, leave_out: bool = False) -> Parts:
                 numbers.append(number)
     labels, pixels = torch.tensor(numbers, dtype=torch.int64), pixels[: len(numbers)]
     return Records(x=normalise(pixels, card), y=labels), None
+
+
+def image_files(root: Path, classes: tuple[str, ...], *, leave_out: bool = False) -> Iterator[tuple[Path, int]]:
+    """Every image below a folder with the number of its class.
+
+    Raises:
+        UsageError: a folder is not a class, or none is; with `leave_out` such folders are passed over.
+    """
+    for number, folder in _class_folders(root, classes, leave_out=leave_out).items():
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                yield path, number
 
 
 def _class_folders(root: Path, classes: tuple[str, ...], *, leave_out: bool) -> dict[int, Path]:
@@ -83,20 +103,22 @@ def _class_folders(root: Path, classes: tuple[str, ...], *, leave_out: bool) -> 
     return dict(sorted(folders.items()))
 
 
-def _decode(image: ModuleType, path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def decode(image: ModuleType, path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """One image as (channels, height, width)."""
     channels, height, width = shape
     try:
         with _whole_images_only(), image.open(path, formats=_FORMATS) as picture:
             # The header tells the size; what is too large is refused before a pixel of it is unpacked.
             if picture.size != (width, height):
-                raise UsageError(
-                    f"{path}: is {picture.size[0]} x {picture.size[1]} pixels (width x height), "
-                    f"data.card.input_shape asks for {width} x {height}; resize it"
+                raise ImageError(
+                    path,
+                    "size",
+                    f"is {picture.size[0]} x {picture.size[1]} pixels (width x height), "
+                    f"data.card.input_shape asks for {width} x {height}; resize it",
                 )
             # Converting more than 8 bits a channel would clip instead of scale.
             if picture.mode.startswith(("I", "F")):
-                raise UsageError(f"{path}: has more than 8 bits a channel; save it with 8")
+                raise ImageError(path, "depth", "has more than 8 bits a channel; save it with 8")
             values = np.asarray(picture.convert(_MODES[channels]), dtype=np.uint8)
     except (
         OSError,
@@ -105,7 +127,9 @@ def _decode(image: ModuleType, path: Path, shape: tuple[int, ...]) -> npt.NDArra
         image.DecompressionBombError,
         image.DecompressionBombWarning,
     ) as error:
-        raise UsageError(f"{path}: is damaged, too large or not a PNG or JPEG image; mend or remove it") from error
+        raise ImageError(
+            path, "damaged", "is damaged, too large or not a PNG or JPEG image; mend or remove it"
+        ) from error
     return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
 
@@ -122,7 +146,7 @@ def _whole_images_only() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _pillow() -> ModuleType:
+def pillow() -> ModuleType:
     try:
         from PIL import Image
     except ImportError as error:

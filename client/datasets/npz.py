@@ -47,7 +47,7 @@ def load(data: DataPlan, card: DataCard, *, leave_out: bool = False) -> Parts:
     if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
         raise UsageError(f"{path}: y is {y.dtype} of shape {y.shape}; it must be {len(x)} integers, one for each x")
     if leave_out:
-        fits = (y >= 0) & (y < len(card.classes)) & np.isfinite(x).reshape(len(x), -1).all(axis=1)
+        fits = (y >= 0) & (y < len(card.classes)) & np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
         if person is not None:
             fits &= _text(path, person, arrays[person], len(x)) != ""
         arrays = {name: array[fits] if len(array) == len(y) else array for name, array in arrays.items()}

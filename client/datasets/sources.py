@@ -54,13 +54,14 @@ def listed(names: Iterable[str]) -> str:
     values, and an error never shows a record.
     """
     names = list(names)
-    if any(_is_number(name) for name in names):
+    if any(is_number(name) for name in names):
         return f"{len(names)}, some named by numbers, so none is shown (is the header line missing?)"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return (", ".join(repr(name) for name in names[:_SHOWN]) or "none") + more
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text reads as a number."""
     try:
         float(text)
     except ValueError:

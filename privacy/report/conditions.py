@@ -53,6 +53,7 @@ CODES = frozenset(
         "timing",
         "baselines",
         "client-names",
+        "normalisation",
         "pretrained",
         "evaluation-data",
         "test-records-best",

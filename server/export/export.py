@@ -48,7 +48,10 @@ def trained_network(folder: RunFolder, *, best: bool = False) -> nn.Module:
     Raises:
         UsageError: there is no run, or its model is missing, damaged or another plan's.
     """
-    network, path = build_for(folder.read_plan()), folder.best_model if best else folder.model
+    plan = folder.read_plan()
+    if plan.statistics is not None:
+        raise UsageError(f"{folder.path}: is a run of statistics, which has no model; see statistics.json there")
+    network, path = build_for(plan), folder.best_model if best else folder.model
     try:
         set_parameters(network, read_parameters(path))
     except (KeyError, RuntimeError) as error:

@@ -113,7 +113,7 @@ def policy(site: str, plans: Sequence[Plan]) -> dict[str, Any]:
     return {
         "budget": list(budgets.values()),
         "allow": {"federations": [FEDERATION], "models": sorted({plan.model.name for plan in plans})},
-        "release": {"entrust": [FEDERATION], "counts": True, "statement": "full"},
+        "release": {"entrust": [FEDERATION], "counts": True, "statistics": True, "statement": "full"},
         "approval": {"plans": "ask" if site == ASKING else "policy"},
         "schedule": {"on_battery": True},
     }

@@ -56,6 +56,7 @@ reproducible_noise = false
 [release]
 entrust = ["heart"]
 counts = true
+statistics = true
 unprotected = ["examples", "train-loss"]
 statement = "epsilon"
 """
@@ -99,7 +100,11 @@ def test_a_whole_policy_is_read(tmp_path: Path) -> None:
             reproducible_noise=False,
         ),
         release=ReleasePolicy(
-            entrust=("heart",), counts=True, unprotected=("examples", "train-loss"), statement="epsilon"
+            entrust=("heart",),
+            counts=True,
+            statistics=True,
+            unprotected=("examples", "train-loss"),
+            statement="epsilon",
         ),
     )
 

@@ -36,10 +36,10 @@ def print_plan(facts: PlanFacts) -> None:
     _say("plan", f"{plan.name} of {facts.federation}")
     _say("digest", facts.digest)
     _say("asks", _asks(plan))
-    _say(
-        "model",
-        f"{plan.model.name}, {facts.parameters:,} parameters; at least {max(1, facts.memory >> 20)} MB of memory",
-    )
+    made = f"{plan.model.name}, {facts.parameters:,} parameters"
+    if plan.statistics is not None:
+        made = f"none: {facts.parameters:,} counts"
+    _say("model", f"{made}; at least {max(1, facts.memory >> 20)} MB of memory")
     _say("computes", f"on {facts.device}, {plan.training.threads} thread{'s' * (plan.training.threads > 1)}")
     data = facts.data
     where = "none at this site" if data is None else f"{data.format} at {data.path}"
@@ -65,7 +65,10 @@ def plan_line(plan: Plan) -> str:
     what = "no privacy"
     if plan.is_private:
         what = f"epsilon {plan.privacy.epsilon:g} a {privacy_unit(plan).partition(',')[0]}, {plan.privacy.trust}"
-    return f"{plan.digest()[:16]}  {plan.name}: {plan.federation.rounds} rounds, {plan.model.name}, {what}"
+    work = f"{plan.federation.rounds} rounds, {plan.model.name}"
+    if plan.statistics is not None:
+        work = "statistics"
+    return f"{plan.digest()[:16]}  {plan.name}: {work}, {what}"
 
 
 def print_status(status: Mapping[str, Any]) -> None:
