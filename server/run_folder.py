@@ -10,7 +10,7 @@ clients.log       where in the code clients failed, if a simulation's did
 ledger.sqlite     what each virtual client has spent; beside it the secret that their signatures follow from
 population.sqlite what a trusted server has charged to the whole population, where it adds the noise
 statements/       what each client says, and signs, that it spent
-statistics.json   what a plan with [statistics] has released, in place of a model
+statistics.json   what a plan with [statistics] has released, in place of a model; statistics.svg: a picture of it
 report.html       the privacy-budget report; report.json holds its facts
 ```
 """
@@ -245,6 +245,7 @@ class RunFolder:
             for path in (
                 self.summary,
                 self.statistics,
+                self.statistics.with_suffix(".svg"),
                 *(self.report.with_suffix(suffix) for suffix in (".html", ".json", ".pdf")),
             ):
                 path.unlink(missing_ok=True)

@@ -35,10 +35,18 @@ def statistics_of_run(plan: Plan, parameters: Parameters, state: RunState) -> St
 
 
 def write_statistics(folder: RunFolder, found: Statistics) -> None:
-    """Write `statistics.json`; its schema is docs/schemas/statistics.schema.json.
+    """Write `statistics.json`, whose schema is docs/schemas/statistics.schema.json, and a picture of it.
 
     Raises:
         RunError: it can't be written.
     """
     text = json.dumps(found.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
     write_atomically(folder.statistics, (text + "\n").encode())
+    from privacy.report.charts.histograms import Counted, draw_histograms  # brings a template engine
+
+    columns = [
+        Counted(name=one.column, counts=one.counts, names=one.names, edges=one.edges, noise=found.noise)
+        for one in found.columns
+    ]
+    title = f"Released counts of {found.clients} clients; the band is what noise alone reaches (95 %)"
+    write_atomically(folder.statistics.with_suffix(".svg"), draw_histograms(columns, title=title).encode())

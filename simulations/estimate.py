@@ -109,7 +109,7 @@ def estimate(plan: Plan, *, probe: bool = True) -> Estimate:
         up=_up(found, layout),
         clients=_clients(found),
         least_memory=_FLOAT * (size.frozen + size.trained * (2 + extra)),
-        probe=_measured(found) if probe else None,
+        probe=_measured(found) if probe and found.statistics is None else None,  # counting is no training
     )
 
 

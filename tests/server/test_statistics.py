@@ -72,6 +72,7 @@ def test_counts_over_all_clients_are_released_with_the_noise_that_is_told(trust:
     assert [row["charged_rounds"] for row in privacy["clients"]] == [1] * 4
     assert all(row["statement"] == "verified" for row in privacy["clients"])
     assert not folder.model.exists()
+    assert b"Released counts of 4 clients" in folder.statistics.with_suffix(".svg").read_bytes()
     with Ledger.open(folder.ledger, durable=False) as ledger:
         for scope in ledger.scopes():
             (own,) = ledger.account(scope, Balance(unit="record", trust=trust)).plans

@@ -114,3 +114,17 @@ def test_plans_without_it_keep_their_digest() -> None:
     plain = plan_from({"privacy": {"trust": "none"}}, where="test")
     assert plain.digest() == "7bce696159140cba37bc0a739d9d70fa7a485b93102c06985c595acc54acf5c3"
     assert Plan.model_validate({**plain.model_dump(), "statistics": None}).digest() == plain.digest()
+
+
+@pytest.mark.parametrize("probe", [True, False])
+def test_an_estimate_says_how_many_counts_there_are(probe: bool) -> None:
+    from simulations.estimate import estimate
+
+    raw = {"data": {"name": "csv", "path": "x", "card": CARD}, "statistics": {"bins": 5}, "privacy": {"epsilon": 0.5}}
+    found = estimate(plan_from(raw, where="test"), probe=probe)
+    assert (found.trained, found.frozen, found.probe) == (17, 0, None)
+
+
+def test_text_that_is_predicted_at_each_place_has_nothing_to_count() -> None:
+    with pytest.raises(UsageError, match="a label at each place"):
+        statistics_plan(data={"name": "shakespeare", "partition": {"kind": "iid", "clients": 4}})

@@ -157,7 +157,10 @@ def _estimate_lines(found: Estimate) -> Iterator[str]:
 
     plan, rounds = found.plan, found.plan.federation.rounds
     frozen = f", {found.frozen:,} frozen, which don't travel" if found.frozen else ""
-    yield f"network: {plan.model.name}, {found.trained:,} numbers learn{frozen}"
+    if plan.statistics is None:
+        yield f"network: {plan.model.name}, {found.trained:,} numbers learn{frozen}"
+    else:
+        yield f"no network: {found.trained:,} counts"
     yield f"a client and round: {_size(found.down)} down, {_size(found.up)} up"
     if found.clients is not None:
         total = found.clients * rounds
