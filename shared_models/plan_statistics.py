@@ -104,6 +104,9 @@ def check_statistics(plan: Plan) -> None:
         ("privacy.clipping", privacy.clipping, "flat"),
         ("privacy.unprotected", privacy.unprotected, ()),
         ("privacy.adaptive", privacy.adaptive, None),
+        ("federation.model_average", plan.federation.model_average, None),
+        ("training.augment", plan.training.augment, None),
+        ("training.gradient_checkpointing", plan.training.gradient_checkpointing, False),
         ("features", plan.features, None),
         ("data.normalisation", plan.data.normalisation, None),
     ):

@@ -43,6 +43,8 @@ def test_the_counts_take_the_place_of_a_network() -> None:
         ({"evaluation": {"where": "server"}}, r"evaluation\.where"),
         ({"evaluation": {"where": "clients"}}, r"evaluation\.where"),
         ({"training": {"sample_rate": 0.5}}, r"training\.sample_rate"),
+        ({"training": {"gradient_checkpointing": True}}, r"training\.gradient_checkpointing"),
+        ({"federation": {"model_average": 0.9}}, r"federation\.model_average"),
         ({"privacy": {"noise_multiplier": 2.0, "clipping_norm": 0.5}}, r"privacy\.clipping_norm"),
         ({"privacy": {"noise_multiplier": 2.0, "unprotected": ["examples"]}}, r"privacy\.unprotected"),
         ({"privacy": {"trust": "none"}}, "allowed: unit = 'example', trust = 'local' or 'distributed'"),
