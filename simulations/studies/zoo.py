@@ -80,7 +80,7 @@ DATA: Mapping[str, Data] = {
     ),
     "adult": _iid("adult", 10, 3256),
     "sentiment": _iid("sentiment", 5, 3000, **{"data.text.places": 32}),
-    "shakespeare": _iid("shakespeare", 10, 5000),
+    "shakespeare": _iid("shakespeare", 10, 3500),
 }
 
 
@@ -135,7 +135,163 @@ def _keys(given: Mapping[str, object]) -> Keys:
     return {name.replace("__", "."): value for name, value in given.items()}
 
 
-ROWS: Sequence[Row] = ()
+COSINE: Keys = {"training.schedule.kind": "cosine"}
+AVERAGED: Keys = {"federation.model_average": 0.9}
+SHIFTED: Keys = {"training.augment.shift": 2}
+FLIPPED: Keys = {"training.augment.shift": 2, "training.augment.flip": True}
+WORN: Keys = {
+    "training.augment.turn": 0.3,
+    "training.augment.shift": 16,
+    "training.augment.scale": 0.1,
+    "training.augment.jitter": 0.05,
+}
+"""A watch sits otherwise on each arm."""
+
+
+def _copies(number: int) -> Keys:
+    return {"training.augment.copies": number}
+
+
+def _image(model: str, options: Keys, *, plain_rounds: int, rate: float, steps: int, joint_rate: float) -> Row:
+    """A network on MNIST."""
+    both = joint(steps, joint_rate, sampled=0.125) | COSINE | AVERAGED
+    return Row(
+        data="mnist",
+        model=model,
+        keys={"model.name": model, "model.options": dict(options)} | SHIFTED,
+        plain=plain(plain_rounds, rate, 32) | COSINE | AVERAGED,
+        local=local(20, 0.5, steps=5, sampled=0.1) | COSINE | AVERAGED,
+        joint={3.0: both, 8.0: both},
+    )
+
+
+def _features(data: str, name: str, *, rate: float, steps: int, clip: float = 2.0) -> Row:
+    """A linear head on frozen features."""
+    both = joint(steps, rate, sampled=1.0, clip=clip) | COSINE | AVERAGED
+    return Row(
+        data=data,
+        model=f"{name} + linear",
+        keys={"model.name": "linear", "features.name": name},
+        plain=plain(20, rate / 4, 64) | COSINE,
+        local=local(steps, rate / 2, steps=1, sampled=1.0, clip=clip) | {"federation.strategy": "fedavgm"} | AVERAGED,
+        joint={3.0: both, 8.0: both},
+    )
+
+
+ROWS: Sequence[Row] = (
+    Row(
+        data="fashion-mnist",
+        model="cnn",
+        keys={"model.name": "cnn"} | FLIPPED,
+        plain=plain(40, 0.05, 32) | COSINE | AVERAGED,
+        local=local(20, 0.5, steps=10, sampled=0.05) | COSINE | AVERAGED,
+        joint={
+            3.0: joint(200, 1.0, sampled=0.05) | COSINE | AVERAGED,
+            8.0: joint(200, 1.0, sampled=0.05) | COSINE | AVERAGED,
+        },
+    ),
+    _image("cnn", {}, plain_rounds=60, rate=0.05, steps=200, joint_rate=1.0),
+    _image("convnet", {"channels": [8, 16], "hidden": 32}, plain_rounds=30, rate=0.02, steps=100, joint_rate=0.5),
+    _image("resnet", {}, plain_rounds=20, rate=0.05, steps=100, joint_rate=1.0),
+    _image("inception", {}, plain_rounds=15, rate=0.05, steps=100, joint_rate=1.0),
+    _image("vit", {}, plain_rounds=60, rate=0.05, steps=200, joint_rate=0.5),
+    _image("mlp", {}, plain_rounds=30, rate=0.05, steps=200, joint_rate=0.5),
+    _features("mnist", "scattering", rate=1.0, steps=80),
+    _features("mnist", "mobilenet-v2", rate=1.0, steps=80),
+    _features("mnist", "efficientnet-lite0", rate=1.0, steps=80),
+    Row(
+        data="watch",
+        model="cnn1d",
+        keys={"model.name": "cnn1d", "model.options": {"channels": [16, 32, 32]}} | WORN,
+        plain=plain(80, 0.05, 32) | COSINE | AVERAGED,
+        local=local(40, 0.5, steps=5, sampled=0.25) | COSINE | AVERAGED | _copies(2),
+        joint={e: joint(400, 0.7, sampled=0.125) | COSINE | AVERAGED | _copies(2) for e in (3.0, 8.0)},
+    ),
+    Row(
+        data="watch",
+        model="recurrent",
+        keys={"model.name": "recurrent", "model.options": {"cell": "gru", "hidden": 48}} | WORN,
+        plain=plain(60, 0.1, 32) | COSINE | AVERAGED,
+        local=local(30, 0.5, steps=5, sampled=0.25) | COSINE | AVERAGED,
+        joint={e: joint(200, 0.7, sampled=0.25) | COSINE | AVERAGED for e in (3.0, 8.0)},
+    ),
+    Row(
+        data="watch",
+        model="transformer",
+        keys={"model.name": "transformer", "model.options": {"dim": 32, "heads": 4, "depth": 2}} | WORN,
+        plain=plain(60, 0.05, 32) | COSINE | AVERAGED,
+        local=local(20, 0.5, steps=5, sampled=0.25) | COSINE | AVERAGED,
+        joint={e: joint(100, 0.7, sampled=0.25) | COSINE | AVERAGED for e in (3.0, 8.0)},
+    ),
+    Row(
+        data="adult",
+        model="linear",
+        keys={"model.name": "linear"},
+        plain=plain(20, 0.1, 64) | COSINE,
+        local=local(40, 1.0, steps=5, sampled=0.2) | COSINE | AVERAGED,
+        joint={e: joint(100, 1.0, sampled=0.5) | COSINE | AVERAGED for e in (3.0, 8.0)},
+    ),
+    Row(
+        data="adult",
+        model="mlp",
+        keys={"model.name": "mlp"},
+        plain=plain(20, 0.05, 64) | COSINE | AVERAGED,
+        local=local(40, 0.5, steps=5, sampled=0.1) | COSINE | AVERAGED,
+        joint={e: joint(200, 0.5, sampled=0.1) | COSINE | AVERAGED for e in (3.0, 8.0)},
+    ),
+    Row(
+        data="sentiment",
+        model="minilm, LoRA",
+        keys={"model.name": "minilm", "features.name": "minilm-4", "data.text.tokens": "wordpiece"},
+        plain=plain(6, 0.1, 32),
+        local=local(10, 0.5, steps=8, sampled=0.05) | COSINE | AVERAGED,
+        joint={e: joint(100, 0.5, sampled=0.05) | COSINE | AVERAGED for e in (3.0, 8.0)},
+    ),
+    Row(
+        data="sentiment",
+        model="minilm + linear",
+        keys={"model.name": "linear", "features.name": "minilm", "data.text.tokens": "wordpiece"},
+        plain=plain(20, 0.5, 64) | COSINE,
+        local=local(40, 1.0, steps=1, sampled=1.0) | {"federation.strategy": "fedavgm"} | AVERAGED,
+        joint={e: joint(80, 2.0, sampled=1.0) | COSINE | AVERAGED for e in (3.0, 8.0)},
+    ),
+    Row(
+        data="sentiment",
+        model="recurrent",
+        keys={"model.name": "recurrent", "model.options": {"bidirectional": True}, "data.text.vocabulary": 4096},
+        plain=plain(15, 0.5, 32) | COSINE | AVERAGED,
+        local=local(20, 1.0, steps=5, sampled=0.1) | COSINE | AVERAGED,
+        joint={e: joint(150, 1.0, sampled=0.1) | COSINE | AVERAGED for e in (3.0, 8.0)},
+    ),
+    Row(
+        data="sentiment",
+        model="transformer",
+        keys={
+            "model.name": "transformer",
+            "model.options": {"dim": 32, "heads": 4, "depth": 1},
+            "data.text.vocabulary": 4096,
+        },
+        plain=plain(15, 0.2, 32) | COSINE | AVERAGED,
+        local=local(20, 1.0, steps=5, sampled=0.1) | COSINE | AVERAGED,
+        joint={e: joint(150, 1.0, sampled=0.1) | COSINE | AVERAGED for e in (3.0, 8.0)},
+    ),
+    Row(
+        data="shakespeare",
+        model="recurrent",
+        keys={"model.name": "recurrent", "model.options": {"hidden": 128}},
+        plain=plain(8, 1.0, 32) | COSINE,
+        local=local(20, 2.0, steps=5, sampled=0.02) | COSINE | AVERAGED,
+        joint={e: joint(200, 2.0, sampled=0.02) | COSINE | AVERAGED for e in (3.0, 8.0)},
+    ),
+    Row(
+        data="shakespeare",
+        model="transformer",
+        keys={"model.name": "transformer"},
+        plain=plain(6, 0.1, 32) | COSINE,
+        local=local(10, 1.0, steps=5, sampled=0.02) | COSINE | AVERAGED,
+        joint={e: joint(100, 1.0, sampled=0.02) | COSINE | AVERAGED for e in (3.0, 8.0)},
+    ),
+)
 
 
 def cells(seed: int, rows: Sequence[Row] = ROWS) -> list[Cell]:
@@ -206,12 +362,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Play the study and write its table."""
     parser = argparse.ArgumentParser(prog="python -m simulations.studies.zoo", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="rows and runs whose name holds this")
+    parser.add_argument("--only", nargs="*", default=[""], help="rows and runs whose name holds one of these")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("build/studies/zoo"))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
-    made = [cell for cell in cells(given.seed) if given.only in cell.name]
+    made = [cell for cell in cells(given.seed) if any(part in cell.name for part in given.only)]
     results = play(made, given.folder, processes=given.processes, say=print)
     text = report(results, {})
     print(text)
