@@ -30,7 +30,7 @@ LARGER_IS_BETTER = {
     "loss": False,
 }
 
-_LARGEST_LOSS = 700.0  # whose exponential is a number
+LARGEST_LOSS = 700.0  # whose exponential is a number
 _NO_GUESS = -1  # no class has this number
 
 
@@ -81,8 +81,13 @@ def language_metrics(model: torch.nn.Module, data: TestData, batch_size: int) ->
     if places == 0:
         return {}
     loss = total / places
-    found = {"accuracy": right / places, "loss": loss, "perplexity": math.exp(min(loss, _LARGEST_LOSS))}
+    found = {"accuracy": right / places, "loss": loss, "perplexity": math.exp(min(loss, LARGEST_LOSS))}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def guesses(logits: torch.Tensor) -> torch.Tensor:
+    """Number of the class of the largest logit (n,); -1, which is no class, where one of them is NaN."""
+    return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), _NO_GUESS)
 
 
 def metrics_of(logits: torch.Tensor, y: torch.Tensor) -> Metrics:
@@ -94,7 +99,7 @@ def metrics_of(logits: torch.Tensor, y: torch.Tensor) -> Metrics:
     from sklearn import metrics as sk
 
     truth = y.numpy()
-    guess = logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), _NO_GUESS).numpy()
+    guess = guesses(logits).numpy()
     loss = float(torch.nn.functional.cross_entropy(logits.double(), y))
     labels = np.arange(logits.shape[1])
     precision, recall, f1, _ = sk.precision_recall_fscore_support(

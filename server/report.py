@@ -54,7 +54,8 @@ def write_report(folder: RunFolder, *, language: str = "en", as_pdf: bool = Fals
         UsageError: as `facts_of_folder`; or the language is not known, or what a PDF needs is not installed.
         RunError: it can't be written.
     """
-    return _write(facts_of_folder(folder), folder.path, language=language, as_pdf=as_pdf)
+    evaluation = folder.evaluation.name if folder.evaluation.is_file() else None
+    return _write(facts_of_folder(folder), folder.path, language=language, as_pdf=as_pdf, evaluation=evaluation)
 
 
 def write_ledger_report(
@@ -103,8 +104,8 @@ def write_comparison(folders: Sequence[RunFolder], out: Path, *, language: str =
     return out
 
 
-def _write(facts: Facts, folder: Path, *, language: str, as_pdf: bool) -> Path:
-    page = html(facts, language=language)
+def _write(facts: Facts, folder: Path, *, language: str, as_pdf: bool, evaluation: str | None = None) -> Path:
+    page = html(facts, language=language, evaluation=evaluation)
     made = pdf(page) if as_pdf else None
     try:
         folder.mkdir(parents=True, exist_ok=True)

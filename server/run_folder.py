@@ -12,6 +12,7 @@ population.sqlite what a trusted server has charged to the whole population, whe
 statements/       what each client says, and signs, that it spent
 statistics.json   what a plan with [statistics] has released, in place of a model; statistics.svg: a picture of it
 report.html       the privacy-budget report; report.json holds its facts
+evaluation.html   the model in detail, if it was asked for; evaluation.json holds the facts
 ```
 """
 
@@ -79,6 +80,10 @@ class RunFolder:
     @property
     def statistics(self) -> Path:
         return self.path / "statistics.json"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.html"
 
     @property
     def checkpoints(self) -> Path:
@@ -237,17 +242,14 @@ class RunFolder:
         return found
 
     def drop_summary(self) -> None:
-        """Remove summary.json, the report and statistics, if there are any: the run has not ended yet.
+        """Remove summary.json, report, evaluation and statistics, if there are any: the run has not ended yet.
 
         Signed statements stay: they prove what was spent, should a ledger be lost.
         """
         try:
-            for path in (
-                self.summary,
-                self.statistics,
-                self.statistics.with_suffix(".svg"),
-                *(self.report.with_suffix(suffix) for suffix in (".html", ".json", ".pdf")),
-            ):
+            pages = (self.report, self.evaluation)
+            made = [page.with_suffix(suffix) for page in pages for suffix in (".html", ".json", ".pdf")]
+            for path in (self.summary, self.statistics, self.statistics.with_suffix(".svg"), *made):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self.summary, error) from error

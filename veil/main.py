@@ -19,6 +19,7 @@ from veil.commands import (
     client,
     data,
     doctor,
+    evaluate,
     export,
     features,
     ledger,
@@ -46,6 +47,7 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(features.app, name="features")
 app.add_typer(data.app, name="data")
 app.command("report")(report.report)
+app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.add_typer(ledger.app, name="ledger")

@@ -6,6 +6,7 @@ years: both are left out. Every column may name natural clients, also those two.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,7 @@ COLUMNS: Final = (
 )
 
 
-def load(data: DataPlan, card: DataCard) -> Parts:
+def load(data: DataPlan, card: DataCard, *, columns: Sequence[str] = ()) -> Parts:
     """The 32,561 people of the training part and the 16,281 of the test part, as features by the card.
 
     Raises:
@@ -34,7 +35,10 @@ def load(data: DataPlan, card: DataCard) -> Parts:
     """
     refuse_path(data)
     files = fetched("adult")
-    train, test = (table_records(_table(files[name]), data, card, source=name) for name in ("adult.data", "adult.test"))
+    train, test = (
+        table_records(_table(files[name]), data, card, source=name, columns=columns)
+        for name in ("adult.data", "adult.test")
+    )
     return train, test
 
 

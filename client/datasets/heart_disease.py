@@ -12,6 +12,7 @@ file is from. It is kept unchanged and mended here:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,14 +36,14 @@ HOSPITALS: Final = {
 }
 
 
-def load(data: DataPlan, card: DataCard) -> Parts:
+def load(data: DataPlan, card: DataCard, *, columns: Sequence[str] = ()) -> Parts:
     """All 920 patients; `hospital` and every other column may name natural clients. There is no test part.
 
     Raises:
         UsageError: the file that came with Veil is not the one it came with.
     """
     refuse_path(data)
-    return table_records(mended(card), data, card, source="heart-disease"), None
+    return table_records(mended(card), data, card, source="heart-disease", columns=columns), None
 
 
 def mended(card: DataCard) -> pd.DataFrame:

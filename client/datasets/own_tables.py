@@ -7,7 +7,7 @@ to be classified.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MOST_LINE: Final = 1 << 24  # characters of one line of JSON
 
 
-def load(data: DataPlan, card: DataCard, *, leave_out: bool = False) -> Parts:
+def load(data: DataPlan, card: DataCard, *, leave_out: bool = False, columns: Sequence[str] = ()) -> Parts:
     """All records of `data.path`; any column may name people or natural clients. There is no test part.
 
     With `leave_out`, those that the card describes.
@@ -33,7 +33,8 @@ def load(data: DataPlan, card: DataCard, *, leave_out: bool = False) -> Parts:
         UsageError: the file isn't there, can't be read, or its content is not as the card describes it.
     """
     path = data_path(data)
-    return table_records(READERS[data.name](path), data, card, source=str(path), leave_out=leave_out), None
+    table = READERS[data.name](path)
+    return table_records(table, data, card, source=str(path), leave_out=leave_out, columns=columns), None
 
 
 def read_parquet(path: Path) -> pd.DataFrame:

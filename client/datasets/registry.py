@@ -6,7 +6,7 @@ card.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ from client.datasets import (
     watch,
 )
 from client.datasets.records import Parts, Records, count_rows
-from client.datasets.sources import did_you_mean
+from client.datasets.sources import did_you_mean, listed
 from client.datasets.split import bound_rows_per_person, split
 from security.errors import UsageError
 from shared_models.cards import DataCard, card_for
@@ -37,7 +37,7 @@ from shared_models.plan_data import TABLES, DataPlan, IidPartition
 
 # Loaders import what they read with (pandas, scikit-learn, Pillow, ...) when they are called: a client that
 # only has a CSV file needs neither the others' libraries nor their start-up time.
-_LOADERS: Final[Mapping[str, Callable[[DataPlan, DataCard], Parts]]] = {
+_LOADERS: Final[Mapping[str, Callable[..., Parts]]] = {
     **dict.fromkeys(TABLES, own_tables.load),
     "adult": adult.load,
     "digits": digits.load,
@@ -51,6 +51,9 @@ _LOADERS: Final[Mapping[str, Callable[[DataPlan, DataCard], Parts]]] = {
     "shakespeare": shakespeare.load,
     "watch": watch.load,
 }
+
+# Loaders that can keep columns of a table beside its records.
+_KEEPING: Final = frozenset({*TABLES, "adult", "heart-disease"})
 
 # Files of one's own.
 _OWN: Final[Mapping[str, Callable[..., Parts]]] = {
@@ -77,7 +80,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_LOADERS))
 
 
-def load(data: DataPlan, *, split_key: bytes, whole: bool = False) -> Loaded:
+def load(data: DataPlan, *, split_key: bytes, whole: bool = False, columns: Sequence[str] = ()) -> Loaded:
     """The data a plan names.
 
     Args:
@@ -86,6 +89,7 @@ def load(data: DataPlan, *, split_key: bytes, whole: bool = False) -> Loaded:
         split_key: the owner's secret for the hashes of rules 6 and 10; the same key gives the same records.
         whole: whether a set without a test part of its own stays in one piece, all of it `train`: each client then
             holds out a part of what it gets. So does one of which the plan holds nothing out.
+        columns: of a table, more columns to keep in the records' `groups`, for who judges a model.
 
     Raises:
         UsageError: the set is not known, not described or not there, or its content is not as described.
@@ -98,9 +102,15 @@ def load(data: DataPlan, *, split_key: bytes, whole: bool = False) -> Loaded:
             f"data.name: {data.name!r} is not known{did_you_mean(data.name, names())}; known: {', '.join(names())}"
         )
     card = card_for(data)
-    train, test = loader(data, card)
+    train, test = loader(data, card, **_kept(data.name, columns))
     for part in (train,) if test is None else (train, test):
         _check(part, card)
+    for column in columns:
+        if column not in train.groups:
+            raise UsageError(
+                f"--by: data.name = '{data.name}' has no column {column!r} beside its records; there: "
+                f"{listed(train.groups)}"
+            )
     train = _bounded(train, data, key=split_key)
     if test is None:
         undivided = whole or data.test_fraction == 0
@@ -109,7 +119,15 @@ def load(data: DataPlan, *, split_key: bytes, whole: bool = False) -> Loaded:
     return Loaded(train=train, test=test, card=card)
 
 
-def load_file(data: DataPlan, *, kind: str, path: Path, split_key: bytes, leave_out: bool = False) -> Records:
+def load_file(
+    data: DataPlan,
+    *,
+    kind: str,
+    path: Path,
+    split_key: bytes,
+    leave_out: bool = False,
+    columns: Sequence[str] = (),
+) -> Records:
     """All records of a file of one's own, read by the card of the plan: what a deployed site or server has.
 
     There is no partition, and no test part.
@@ -121,6 +139,7 @@ def load_file(data: DataPlan, *, kind: str, path: Path, split_key: bytes, leave_
         split_key: as for `load`.
         leave_out: whether a record that the card doesn't describe is left out, each by itself, in place of an error.
             The card is the plan's: an error would tell whoever wrote the plan about single records (rule 5).
+        columns: as for `load`.
 
     Raises:
         UsageError: there is nothing, or its content is not as the card describes it. The text counts what is wrong,
@@ -137,11 +156,18 @@ def load_file(data: DataPlan, *, kind: str, path: Path, split_key: bytes, leave_
     if refusal is not None:
         raise UsageError(f"{path}: {refusal}")
     own = data.model_copy(update={"name": kind, "path": str(path), "partition": IidPartition()})
-    records, _ = _OWN[kind](own, card, leave_out=leave_out)
+    if columns and kind not in _KEEPING:
+        raise UsageError(f"--by: a file of format {kind} has no columns beside its records")
+    records, _ = _OWN[kind](own, card, leave_out=leave_out, **_kept(kind, columns))
     if leave_out and card.vocabulary is not None:
         records = records.take(np.flatnonzero(_are_tokens(records, card)))
     _check(records, card)
     return _bounded(records, data, key=split_key)
+
+
+def _kept(name: str, columns: Sequence[str]) -> dict[str, Sequence[str]]:
+    """What a loader of tables is told beside the plan's [data]."""
+    return {"columns": columns} if columns and name in _KEEPING else {}
 
 
 def misfit(data: DataPlan, kind: str) -> str | None:

@@ -60,7 +60,13 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def table_records(
-    table: pd.DataFrame, data: DataPlan, card: DataCard, *, source: str, leave_out: bool = False
+    table: pd.DataFrame,
+    data: DataPlan,
+    card: DataCard,
+    *,
+    source: str,
+    leave_out: bool = False,
+    columns: Sequence[str] = (),
 ) -> Records:
     """A table of text as records.
 
@@ -70,6 +76,7 @@ def table_records(
         card: target, classes, and the columns or the text.
         source: name of the file, for errors.
         leave_out: whether a record that the card doesn't describe is left out, each by itself, in place of an error.
+        columns: more of the table's columns to keep beside the records, as text, for who judges a model.
 
     Returns:
         Records with x (n, `table_width(card.columns)`): for each column of the card, in the card's order, a
@@ -86,7 +93,7 @@ def table_records(
     asked = {"data.card.target": target, "data.partition.column": group, "data.person_column": person}
     asked["data.card.text"] = card.text_column
     asked |= {f"data.card.columns.{name}": name for name in card.columns}
-    for key, name in asked.items():
+    for key, name in (*asked.items(), *(("--by", name) for name in columns)):
         if name is not None and name not in table.columns:
             raise UsageError(
                 f"{key}: {source} has no column {name!r}{did_you_mean(name, table.columns)}; "
@@ -106,7 +113,7 @@ def table_records(
     return Records(
         x=torch.from_numpy(x),
         y=y,
-        groups={} if group is None else {group: _text(table[group])},
+        groups={name: _text(table[name]) for name in (group, *columns) if name is not None},
         people=None if person is None else _people(table[person], card.missing, source),
     )
 

@@ -14,7 +14,7 @@ from hashlib import sha256
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from privacy.report import catalogue as words
@@ -38,14 +38,19 @@ def json_text(facts: Facts) -> str:
     return json.dumps(facts.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def html(facts: Facts, *, language: str = "en") -> str:
+def html(facts: Facts, *, language: str = "en", evaluation: str | None = None) -> str:
     """report.html: one file, no network, no script needed to read it.
+
+    Args:
+        facts: of the report.
+        language: "en" or "zh".
+        evaluation: file name of the page beside it that judges the model in detail, if there is one.
 
     Raises:
         UsageError: the language is not known.
     """
     t = catalogue(language)
-    return _page(
+    return page(
         "report.html.j2",
         t,
         title=t("page.title", name=facts.name),
@@ -56,6 +61,7 @@ def html(facts: Facts, *, language: str = "en") -> str:
         has_lifetime=any(one.lifetime for balance in facts.balances for one in balance.accounts),
         most_printed=MOST_PRINTED,
         most_listed=MOST_LISTED,
+        evaluation=evaluation,
     )
 
 
@@ -66,17 +72,25 @@ def compare_html(runs: Sequence[tuple[str, Facts]], *, language: str = "en", mad
         UsageError: the language is not known, or there are no runs.
     """
     t = catalogue(language)
-    return _page("compare.html.j2", t, title=t("page.compare_title"), page=Comparison(runs, t), made=made)
+    return page("compare.html.j2", t, title=t("page.compare_title"), page=Comparison(runs, t), made=made)
 
 
-def _page(template: str, t: Catalogue, **values: Any) -> str:
+def page(template: str, t: Catalogue, *, package: str = "privacy.report", **values: Any) -> str:
+    """A page in the report's look.
+
+    Args:
+        template: its file, in the folder `templates` of a package; it extends base.html.j2.
+        t: the words.
+        package: which one.
+        values: what the template asks for, beside the helpers of every page.
+    """
     style, script = _asset("style.css"), _asset("script.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     return (
-        _environment()
+        _environment(package)
         .get_template(template)
         .render(
             t=t,
@@ -90,9 +104,9 @@ def _page(template: str, t: Catalogue, **values: Any) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(package: str) -> Environment:
     return Environment(
-        loader=PackageLoader("privacy.report", "templates"),
+        loader=ChoiceLoader([PackageLoader(name, "templates") for name in dict.fromkeys((package, "privacy.report"))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
