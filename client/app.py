@@ -20,7 +20,7 @@ from client.datasets.records import Records
 from client.egress import check_query
 from client.entrusted import entrusted_joint, entrusted_update
 from client.error_feedback import ErrorFeedback
-from client.evaluator import count_correct, mean_loss, noisy_counts
+from client.evaluator import count_by_class, count_correct, mean_loss, noisy_counts, noisy_table
 from client.guard import Guard, Request
 from client.noise import noise_of
 from client.policy import RefusedError
@@ -28,7 +28,9 @@ from client.site import Site, SiteDataError, registered_site, site_of
 from client.trainer import torch_threads
 from client.workplace import Workplace, workplace
 from privacy.ledger import LedgerError
+from privacy.mechanisms import NoisyCounts, NoisyTable
 from security.secure_sum.aborts import SecureSumError
+from shared_models.cards import card_for
 from shared_models.faults import Fault
 from shared_models.histograms import COUNTS
 from shared_models.parameters import Parameters, to_arrays
@@ -38,6 +40,7 @@ from shared_models.protocol import (
     ARRAYS,
     CLIENT_ID,
     CONFIG,
+    CONFUSION,
     CORRECT,
     EPSILON,
     EXAMPLES,
@@ -238,13 +241,31 @@ def _evaluate(
 ) -> RecordDict:
     plan = place.plan
     records = site.held_out(place)
-    correct, total = count_correct(place.model, start, records, batch_size=plan.evaluation.batch_size)
     release = plan.evaluate_release()
+    if plan.evaluation.per_class:
+        return _count_by_class(place, guard, site, start, request, records)
+    correct, total = count_correct(place.model, start, records, batch_size=plan.evaluation.batch_size)
     if release is None:
         return RecordDict({METRICS: MetricRecord({CORRECT: correct, TOTAL: total})})
+    assert isinstance(release, NoisyCounts)
     noise = noise_of(plan, "counts", site.client, request.round)
     correct, total = noisy_counts(correct, total, release, noise)
     return RecordDict({METRICS: MetricRecord({CORRECT: correct, TOTAL: total, EPSILON: guard.epsilon()})})
+
+
+def _count_by_class(
+    place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, records: Records
+) -> RecordDict:
+    plan, classes = place.plan, len(card_for(place.plan.data).classes)
+    size = plan.evaluation.batch_size
+    table = count_by_class(place.model, start, records, classes=classes, batch_size=size)
+    release = plan.evaluate_release()
+    if release is None:
+        return RecordDict({ARRAYS: ArrayRecord({CONFUSION: Array(table)})})
+    assert isinstance(release, NoisyTable)
+    table = noisy_table(table, release, noise_of(plan, "counts", site.client, request.round))
+    metrics = MetricRecord({EPSILON: guard.epsilon()})
+    return RecordDict({ARRAYS: ArrayRecord({CONFUSION: Array(table)}), METRICS: metrics})
 
 
 def _identity(_: Message, place: Workplace, context: Context) -> RecordDict:

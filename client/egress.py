@@ -14,6 +14,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from client.policy import SitePolicy
+from shared_models.cards import card_for
 from shared_models.parameters import Layout, LayoutError, read_array
 from shared_models.plan import Plan
 from shared_models.plan_central import gives_joint, is_central
@@ -21,6 +22,7 @@ from shared_models.protocol import (
     ARRAYS,
     CLIENT_ID,
     CONFIG,
+    CONFUSION,
     CORRECT,
     EPSILON,
     EXAMPLES,
@@ -122,11 +124,11 @@ def classify(
         raise EgressError("the policy lets no counts out")
     if plan.statistics is not None and not policy.release.statistics:
         raise EgressError("the policy lets no statistics out")
-    fields = (_PRIVATE if plan.is_private else _PLAIN)[phase]
+    fields = _fields(plan, phase)
     more: Fields = {}
     if phase == "train":
         more = {(METRICS, field): Disclosure.UNPROTECTED for field in unprotected_fields(plan, policy)}
-    arrays = _arrays(plan, layout) if phase == "train" else ()
+    arrays = _arrays(plan, layout) if phase == "train" else _tables(plan)
     found = _checked(reply, fields, more, arrays)
     if plan.privacy.trust == "distributed" and phase == "train":
         _check_masked(reply, plan)
@@ -134,6 +136,8 @@ def classify(
         _check_joint(reply, layout)
     if plan.statistics is not None and plan.privacy.trust == "local":
         _check_counts(reply, layout)
+    if phase == "evaluate" and plan.evaluation.per_class:
+        _check_table(reply, plan)
     if plan.is_private and phase == "train" and reply[METRICS][WEIGHT] != 1:
         # Public only while it is the public constant (rule 1).
         raise EgressError(f"{METRICS}.{WEIGHT}: under privacy the weight is 1 for everybody")
@@ -142,12 +146,12 @@ def classify(
 
 def planned_fields(plan: Plan, policy: SitePolicy) -> dict[str, Disclosure]:
     """What would leave a site that works on a plan, by `record.field`; all arrays of an update as one."""
-    fields = dict((_PRIVATE if plan.is_private else _PLAIN)["train"])
+    fields = dict(_fields(plan, "train"))
     fields |= {(METRICS, field): Disclosure.UNPROTECTED for field in unprotected_fields(plan, policy)}
     if plan.privacy.trust == "distributed":
         fields |= _QUERIES["secure-sum"]
     if plan.evaluates_at_clients:
-        fields |= (_PRIVATE if plan.is_private else _PLAIN)["evaluate"]
+        fields |= _fields(plan, "evaluate") | {(ARRAYS, name): _of_arrays(plan) for name in _tables(plan)}
     return {ARRAYS: _of_arrays(plan), **{".".join(place): disclosure for place, disclosure in fields.items()}}
 
 
@@ -165,6 +169,19 @@ def unprotected_fields(plan: Plan, policy: SitePolicy) -> tuple[str, ...]:
     if not plan.is_private:
         return ()
     return tuple(field for field in plan.privacy.unprotected if field in policy.release.unprotected)
+
+
+def _fields(plan: Plan, phase: Phase) -> Fields:
+    """The fields beside arrays that a reply must have, with their classes."""
+    fields = (_PRIVATE if plan.is_private else _PLAIN)[phase]
+    if phase == "train" or not plan.evaluation.per_class:
+        return fields
+    return {place: kind for place, kind in fields.items() if place not in ((METRICS, CORRECT), (METRICS, TOTAL))}
+
+
+def _tables(plan: Plan) -> tuple[str, ...]:
+    """Names of the arrays that an evaluation leaves as."""
+    return (CONFUSION,) if plan.evaluation.per_class else ()
 
 
 def _of_arrays(plan: Plan) -> Disclosure:
@@ -187,6 +204,15 @@ def _check_masked(reply: RecordDict, plan: Plan) -> None:
         read_array(reply.array_records[ARRAYS][MASKED], MASKED, shape, f"uint{plan.secure.bits}")
     except LayoutError:
         raise EgressError(f"{ARRAYS}.{MASKED}: no vector of a secure sum") from None
+
+
+def _check_table(reply: RecordDict, plan: Plan) -> None:
+    """A whole number for each class and guess."""
+    classes = len(card_for(plan.data).classes)
+    try:
+        read_array(reply.array_records[ARRAYS][CONFUSION], CONFUSION, (classes, classes), "int64")
+    except LayoutError:
+        raise EgressError(f"{ARRAYS}.{CONFUSION}: no table of counts by class") from None
 
 
 def _check_joint(reply: RecordDict, layout: Layout) -> None:

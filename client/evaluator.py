@@ -1,18 +1,21 @@
 """Evaluation where the data is: how many held-out examples the shared model gets right.
 
-Under privacy the two numbers leave with noise (rule 10): one record changes each by at most one.
+Under privacy the two numbers leave with noise (rule 10): one record changes each by at most one. Or, where the plan
+counts by class, a table of true classes and guesses, of which one record changes one cell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from client.datasets.records import Records
 from privacy.dpsgd.example_loss import NO_LABEL, PLAIN
-from privacy.mechanisms import NoisyCounts
+from privacy.mechanisms import NoisyCounts, NoisyTable
 from privacy.noise import NoiseSource
 from shared_models.parameters import Parameters, set_parameters
 
@@ -28,19 +31,29 @@ def count_correct(model: nn.Module, parameters: Parameters, records: Records, *,
         records: the client's held-out part; may be none.
         batch_size: examples evaluated at once.
     """
-    device = next(model.parameters()).device
-    set_parameters(model, parameters)
-    model.eval()
     correct = 0
-    with torch.inference_mode():
-        for x, y in _batches(records, batch_size):
-            logits, labels = model(x.to(device)).cpu(), y
-            if y.ndim > 1:
-                rows, last = torch.arange(len(y)), _last_label(y)
-                logits, labels = logits[rows, last], y[rows, last]
-            right = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
-            correct += int(right.sum())
+    for logits, labels in _judged(model, parameters, records, batch_size):
+        right = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+        correct += int(right.sum())
     return correct, len(records)
+
+
+def count_by_class(
+    model: nn.Module, parameters: Parameters, records: Records, *, classes: int, batch_size: int
+) -> npt.NDArray[np.int64]:
+    """Numbers of examples (classes, classes) by true class and guess: each example is in one cell.
+
+    One whose logits hold NaN counts as taken for the class after its own: it is wrong, and still counted (rule 5).
+
+    Args:
+        model, parameters, records, batch_size: as of `count_correct`; records have one label each.
+        classes: how many there are.
+    """
+    table = np.zeros((classes, classes), dtype=np.int64)
+    for logits, labels in _judged(model, parameters, records, batch_size):
+        guess = torch.where(logits.isnan().any(dim=1), (labels + 1) % classes, logits.argmax(dim=1))
+        np.add.at(table, (labels.numpy(), guess.numpy()), 1)
+    return table
 
 
 def mean_loss(model: nn.Module, parameters: Parameters, records: Records, *, batch_size: int) -> float:
@@ -59,6 +72,28 @@ def noisy_counts(correct: int, total: int, release: NoisyCounts, noise: NoiseSou
     """The two counts as they may leave: whole numbers, each with its own noise; either may be negative."""
     drawn = noise.grid_normal((2,), release.noise)
     return correct + int(drawn[0]), total + int(drawn[1])
+
+
+def noisy_table(table: npt.NDArray[np.int64], release: NoisyTable, noise: NoiseSource) -> npt.NDArray[np.int64]:
+    """Counts by class as they may leave: whole numbers, each with its own noise; any may be negative."""
+    drawn = noise.grid_normal(table.shape, release.noise)
+    return table + np.asarray(drawn, dtype=np.int64)
+
+
+def _judged(
+    model: nn.Module, parameters: Parameters, records: Records, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (b, classes) and labels (b,) of some examples after others; of one with a label at each place the last."""
+    device = next(model.parameters()).device
+    set_parameters(model, parameters)
+    model.eval()
+    for x, y in _batches(records, batch_size):
+        with torch.inference_mode():
+            logits, labels = model(x.to(device)).cpu(), y
+            if y.ndim > 1:
+                rows, last = torch.arange(len(y)), _last_label(y)
+                logits, labels = logits[rows, last], y[rows, last]
+        yield logits, labels
 
 
 def _last_label(y: Tensor) -> Tensor:

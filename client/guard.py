@@ -245,10 +245,10 @@ class Guard:
         if self._task is None or self._reserved is None:
             raise ValueError("nothing was admitted: nothing may leave")
         content = RecordDict({**content, LEDGER: _head(self._reserved)})
-        # All arrays have one class: one line in the ledger.
+        # All arrays of an update have one class: one line in the ledger.
+        updates = f"{ARRAYS}." if self._phase == "train" else ()
         classes: dict[str, FieldClass] = {
-            ARRAYS if name.startswith(f"{ARRAYS}.") else name: kind.value
-            for name, kind in self._classes(content).items()
+            ARRAYS if name.startswith(updates) else name: kind.value for name, kind in self._classes(content).items()
         }
         ledger, task = self._books.ledger, self._task.id
         if not self._plan.is_private:

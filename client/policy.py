@@ -89,7 +89,10 @@ class ReleasePolicy(Section):
     statistics: bool = Field(
         False, description="Noisy histograms of the columns, for plans with [statistics]; charged like everything else."
     )
-    counts: bool = Field(False, description="Noisy counts of right and all examples, charged like everything else.")
+    counts: bool = Field(
+        False,
+        description="Noisy counts of right and all examples, or by class and guess, charged like everything else.",
+    )
     unprotected: tuple[Unprotected, ...] = Field(
         (), strict=False, description="Fields sent as they are beside a private update; they withdraw the claim."
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from server.class_counts import ClassCounts
 from server.evaluation import Metrics
 from server.noisy_counts import Counts, accuracy
 from server.replies import ClientFault, CountsReply, read_counts
@@ -26,12 +27,14 @@ class ClientEvaluation:
 
     Attributes:
         metrics: accuracy and the ends of its 95 % interval; empty where too little is known.
+        by_class: what the clients released by class, added up, where the plan asks for it.
         replies: good ones.
         faults: of those that are missing.
         sent: bytes of parameters on the wire.
     """
 
     metrics: Metrics = field(default_factory=dict)
+    by_class: ClassCounts | None = None
     replies: list[CountsReply] = field(default_factory=list)
     faults: list[ClientFault] = field(default_factory=list)
     sent: int = 0
@@ -75,10 +78,13 @@ def evaluate_at_clients(
             found.faults.append(answer)
         else:
             found.replies.append(answer)
-    estimate = accuracy(
-        [Counts(correct=reply.correct, total=reply.total) for reply in found.replies],
-        noise=plan.evaluation.count_noise if plan.is_private else 0.0,
-    )
+    noise = plan.evaluation.count_noise if plan.is_private else 0.0
+    if plan.evaluation.per_class:
+        tables = [reply.table for reply in found.replies if reply.table is not None]
+        found.by_class = ClassCounts.of(tables, round_number=round_number, noise=noise)
+        found.metrics = {} if found.by_class is None else found.by_class.metrics()
+        return found
+    estimate = accuracy([Counts(correct=reply.correct, total=reply.total) for reply in found.replies], noise=noise)
     if estimate.value is not None:
         found.metrics = {"accuracy": estimate.value, "accuracy_low": estimate.low, "accuracy_high": estimate.high}
     return found

@@ -447,6 +447,7 @@ class Federation:
             state.note_evaluation(number, reply.client, None)
         for fault in found.faults:
             state.note_evaluation(number, fault.client, fault)
+        state.by_class = None if found.by_class is None else found.by_class.to_json()
         return found.metrics, found.sent
 
     def _judge_last(self, parameters: Parameters, state: RunState) -> None:

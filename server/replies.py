@@ -6,14 +6,18 @@ import math
 import re
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from shared_models.cards import card_for
 from shared_models.faults import Fault, fault_of
 from shared_models.parameters import DamagedError, Layout, LayoutError, Parameters, all_finite, read_array, wire_bytes
 from shared_models.plan import Plan
 from shared_models.plan_central import gives_joint
 from shared_models.protocol import (
     ARRAYS,
+    CONFUSION,
     CORRECT,
     EPSILON,
     EXAMPLES,
@@ -93,6 +97,8 @@ class CountsReply:
         correct, total: numbers of right and of all held-out examples; under privacy with noise, so perhaps negative.
         epsilon: what the client says it has spent in this run; None without privacy.
         head: newest entry of its ledger that it tells of.
+        table: int64 (classes, classes), by true class and guess, where the plan counts by class; both numbers are then
+            its sums.
     """
 
     client: str
@@ -100,6 +106,7 @@ class CountsReply:
     total: int
     epsilon: float | None
     head: Head
+    table: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -172,9 +179,11 @@ def _joint(arrays: ArrayRecord, layout: Layout) -> Parameters:
 
 
 def read_counts(reply: Message, client: str, plan: Plan) -> CountsReply | ClientFault:
-    """Check an evaluate reply field by field: two whole numbers, and under privacy an epsilon."""
+    """Check an evaluate reply field by field: two whole numbers, or a table of them, and under privacy an epsilon."""
     if reply.has_error():
         return said(client, fault_of(reply.error.code))
+    if plan.evaluation.per_class:
+        return _read_table(reply, client, plan)
     private = plan.is_private
     content = reply.content if reply.has_content() else RecordDict()
     metrics, head = content.get(METRICS), head_of(content)
@@ -190,6 +199,34 @@ def read_counts(reply: Message, client: str, plan: Plan) -> CountsReply | Client
     if private and not (isinstance(epsilon, float) and 0 <= epsilon < math.inf):
         return ClientFault(client, Fault.MALFORMED_REPLY)
     return CountsReply(client, correct, total, epsilon if private else None, head)  # type: ignore[arg-type]
+
+
+def _read_table(reply: Message, client: str, plan: Plan) -> CountsReply | ClientFault:
+    malformed = ClientFault(client, Fault.MALFORMED_REPLY)
+    content = reply.content if reply.has_content() else RecordDict()
+    arrays, metrics, head = content.get(ARRAYS), content.get(METRICS), head_of(content)
+    records = {ARRAYS, METRICS, LEDGER} if plan.is_private else {ARRAYS, LEDGER}
+    if set(content.keys()) != records or head is None or not isinstance(arrays, ArrayRecord):
+        return malformed
+    if list(arrays.keys()) != [CONFUSION]:
+        return malformed
+    epsilon: float | None = None
+    if plan.is_private:
+        if not isinstance(metrics, MetricRecord) or set(metrics.keys()) != {EPSILON}:
+            return malformed
+        told = metrics[EPSILON]
+        if not (isinstance(told, float) and 0 <= told < math.inf):
+            return malformed
+        epsilon = told
+    classes = len(card_for(plan.data).classes)
+    try:
+        table = read_array(arrays[CONFUSION], CONFUSION, (classes, classes), "int64")
+    except LayoutError:
+        return malformed
+    # Not by the absolute value: that of the least number is itself.
+    if (table > _LARGEST_COUNT).any() or (table < (-_LARGEST_COUNT if plan.is_private else 0)).any():
+        return malformed
+    return CountsReply(client, int(np.trace(table)), int(table.sum()), epsilon, head, table)
 
 
 def said(client: str, fault: Fault) -> ClientFault:

@@ -99,6 +99,7 @@ class RunState:
         begun: round of each attempt that asked for masked vectors, in order; on disk before anybody is asked.
         given_up: how many of the last rounds, one after the other, were given up without a sum.
         clipping_norm: of the next round, where it adapts; None before the first. It follows from what was released.
+        by_class: what clients released by class in the last evaluation, as `ClassCounts.to_json`.
         released: with correlated noise, SHA-256 of what the last round released: names the noise that goes with it.
     """
 
@@ -112,6 +113,7 @@ class RunState:
     seconds: float = 0.0
     first_round_seconds: float | None = None
     evaluation: dict[str, float] | None = None
+    by_class: dict[str, Any] | None = None
     attempt: int = 0
     begun: list[int] = field(default_factory=list)
     given_up: int = 0

@@ -86,6 +86,7 @@ def summarise(
         "stopped": stopped,
         "reason": reason,
         "final": state.evaluation,
+        "by_class": state.by_class,
         "best": None
         if state.progress.best is None
         else {

@@ -27,6 +27,7 @@ from privacy.mechanisms import (
     NoisyCounts,
     NoisyHistograms,
     NoisySum,
+    NoisyTable,
     Release,
 )
 from privacy.sum_grid import SumGrid
@@ -35,7 +36,7 @@ from shared_models.plan_adaptive import AdaptivePlan, check_adaptive
 from shared_models.plan_augment import AugmentPlan
 from shared_models.plan_central import central_release, check_central, has_secret_cohorts
 from shared_models.plan_correlated import CorrelatedPlan, is_correlated
-from shared_models.plan_data import DataPlan, NaturalPartition, is_numbered
+from shared_models.plan_data import LANGUAGE, DataPlan, NaturalPartition, is_numbered
 from shared_models.plan_features import FeaturesPlan
 from shared_models.plan_federation import (
     MEAN_STRATEGIES,
@@ -75,6 +76,7 @@ _LATER: Final = (
 
 # What the key says that tells the tables of a kind apart.
 _SCHEDULE: Final = "constant, cosine or step."
+_MOST_CLASSES: Final = 200
 
 
 # --- model and training -------------------------------------------------------------------------------------------
@@ -357,11 +359,22 @@ class Plan(Section):
                 "data.test_fraction = 0 leaves nothing to judge the model on, with evaluation.where = "
                 f"'{evaluation.where}'; allowed: above 0, or evaluation.where = 'none'"
             )
-        if evaluation.where == "clients" and evaluation.metric != "accuracy":
+        countable = ("accuracy", "balanced_accuracy") if evaluation.per_class else ("accuracy",)
+        if evaluation.where == "clients" and evaluation.metric not in countable:
             raise ValueError(
                 f"evaluation.metric = '{evaluation.metric}' can't be computed from clients' counts; with "
-                "evaluation.where = 'clients' allowed: accuracy"
+                f"evaluation.where = 'clients' allowed: {', '.join(countable)}"
             )
+        if evaluation.per_class and evaluation.where != "clients":
+            raise ValueError(
+                f"evaluation.per_class is about counts of clients, with evaluation.where = '{evaluation.where}' there "
+                "are none; allowed: evaluation.where = 'clients'"
+            )
+        if evaluation.per_class and self.data.name in LANGUAGE:
+            raise ValueError(f"evaluation.per_class: data.name = '{self.data.name}' has no classes to count by")
+        classes = 0 if self.data.card is None else len(self.data.card.classes)
+        if evaluation.per_class and classes > _MOST_CLASSES:  # a client would make a table of all by all
+            raise ValueError(f"evaluation.per_class: {classes} classes are too many; allowed: {_MOST_CLASSES}")
         if evaluation.where != "server" and evaluation.baselines:
             raise ValueError("evaluation.baselines needs evaluation.where = 'server', whose test data they share")
         return self
@@ -523,10 +536,12 @@ class Plan(Section):
             return Counter()
         return Counter({release: 1 if is_correlated(self) else self.federation.rounds + self.spare_rounds})
 
-    def evaluate_release(self) -> NoisyCounts | None:
+    def evaluate_release(self) -> NoisyCounts | NoisyTable | None:
         """What one evaluation at a client releases of what it holds out, or None where nothing private is."""
         if not (self.is_private and self.evaluates_at_clients):
             return None
+        if self.evaluation.per_class:
+            return NoisyTable(noise=self.evaluation.count_noise, records_per_unit=self.records_per_unit)
         return NoisyCounts(noise=self.evaluation.count_noise, counts=2, records_per_unit=self.records_per_unit)
 
     def planned_counts(self) -> Counter[Release]:
@@ -577,6 +592,7 @@ class Plan(Section):
             ("training", "gradient_checkpointing", False),
             ("federation", "model_average", None),
             ("privacy", "clipping", "flat"),
+            ("evaluation", "per_class", False),
         ):
             if repr(meaning[section][name]) == repr(before):  # -0.0 is another text
                 del meaning[section][name]

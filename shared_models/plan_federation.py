@@ -111,6 +111,11 @@ class EvaluationPlan(Section):
     count_noise: Annotated[float, Field(gt=0, le=2**34)] = Field(
         10.0, description="At clients, under privacy: standard deviation of the noise in each count, in examples."
     )
+    per_class: bool = Field(
+        False,
+        description="At clients: count by true class and guess, in place of right and all; each record is in one cell, "
+        "so the noise costs less.",
+    )
     every: Count = Field(1, description="Rounds between two evaluations; the last round is always evaluated.")
     metric: Literal["accuracy", "balanced_accuracy", "f1", "auc", "loss"] = Field(
         "accuracy", description="Metric that early stopping and best-model keeping look at."

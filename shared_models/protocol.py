@@ -32,6 +32,10 @@ EXAMPLES: Final = "examples"  # likewise
 CORRECT: Final = "correct"
 TOTAL: Final = "total"
 
+# The one array of an evaluate reply where the plan counts by class, in place of both: int64, of shape (classes,
+# classes). Row: true class; column: guess.
+CONFUSION: Final = "confusion"
+
 # Fields of any reply's ledger record: the newest entry of the client's books, for the server to keep (an anchor).
 HEAD_POSITION: Final = "position"
 HEAD_HASH: Final = "hash"

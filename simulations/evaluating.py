@@ -21,6 +21,8 @@ from security.errors import UsageError
 from server.assessment.assess import Subject, assess
 from server.assessment.facts import Evaluation
 from server.assessment.files import write_evaluation
+from server.assessment.released import of_released
+from server.class_counts import ClassCounts
 from server.evaluation import TestData
 from server.export.export import trained_network
 from server.run_folder import RunFolder
@@ -36,6 +38,7 @@ class Question:
         by: column whose groups are compared.
         positive: name of the class that their rates are about.
         best: the model with the best evaluation, not the last.
+        released: judge it by nothing but what clients released, as a deployment has to.
         data: a file of records to judge it on, in place of those that were held out.
         format: of that file.
         models: networks of the user's own, by the name that the plan gives.
@@ -44,6 +47,7 @@ class Question:
     by: str | None = None
     positive: str | None = None
     best: bool = False
+    released: bool = False
     data: Path | None = None
     format: str = "csv"
     models: Mapping[str, str] | None = None
@@ -67,6 +71,9 @@ def evaluate_run(folder: RunFolder, question: Question) -> tuple[Evaluation, Pat
 def _judged(folder: RunFolder, question: Question) -> Evaluation:
     plan, summary = folder.read_plan(), folder.read_summary()
     simulated = summary["setting"] == "simulation"
+    at_hand = simulated or (plan.evaluation.where == "server" and plan.data.name in KNOWN)
+    if question.released or (question.data is None and not at_hand):
+        return _released(folder, question)
     columns = () if question.by is None else (question.by,)
     file = folder.best_model if question.best else folder.model
     owners = None
@@ -75,15 +82,10 @@ def _judged(folder: RunFolder, question: Question) -> Evaluation:
         data = plan.data.model_copy(update={"person_column": None, "max_rows_per_person": None})
         records = load_file(data, kind=question.format, path=question.data, split_key=b"not used", columns=columns)
         records, source = as_seen(plan, records, cached=False), "file"
-    elif simulated or (plan.evaluation.where == "server" and plan.data.name in KNOWN):
+    else:
         found = judged_records(plan, split_key=split_key(plan), columns=columns)
         records, source = found.records, found.holder
         owners = found.owners if simulated else None
-    else:
-        raise UsageError(
-            f"{folder.path}: its records are at the sites, which released too little for more than summary.json says; "
-            "give records of your own with --data FILE, or set evaluation.per_class = true in the next plan"
-        )
     if len(records) == 0:
         raise UsageError(f"{question.data}: holds no record")
     subject = Subject(
@@ -97,6 +99,27 @@ def _judged(folder: RunFolder, question: Question) -> Evaluation:
     )
     network = trained_network(folder, best=question.best)
     return assess(network, TestData(records.x, records.y), subject, by=question.by, positive=question.positive)
+
+
+def _released(folder: RunFolder, question: Question) -> Evaluation:
+    """Of what clients counted by class in the run's last evaluation."""
+    if question.by is not None or question.positive is not None or question.best or question.data is not None:
+        raise UsageError(
+            f"{folder.path}: judged by what clients released, the last model by class alone; leave out --by, "
+            "--positive, --best and --data, or give records of your own with --data FILE"
+        )
+    plan, summary = folder.read_plan(), folder.read_summary()
+    if not summary.get("by_class"):
+        raise UsageError(
+            f"{folder.path}: its clients released no counts by class, and nothing else tells more than summary.json; "
+            "give records of your own with --data FILE, or set evaluation.where = 'clients' and evaluation.per_class = "
+            "true in the next plan"
+        )
+    try:
+        found = ClassCounts.from_json(summary["by_class"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{folder.summary}: by_class can't be read") from error
+    return of_released(plan, found, setting=summary["setting"])
 
 
 def _asked(records: Records, column: str | None) -> Mapping[str, StrArray]:

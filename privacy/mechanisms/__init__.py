@@ -2,7 +2,7 @@
 
 from privacy.mechanisms.client_level import ClientLevel
 from privacy.mechanisms.correlated import BandedFactorisation
-from privacy.mechanisms.counts import NoisyCounts
+from privacy.mechanisms.counts import NoisyCounts, NoisyTable
 from privacy.mechanisms.distributed import DiscreteGaussianSum, SkellamSum
 from privacy.mechanisms.dp_sgd import DpSgd
 from privacy.mechanisms.gaussian import Gaussian
@@ -24,6 +24,7 @@ __all__ = [
     "NoisyCounts",
     "NoisyHistograms",
     "NoisySum",
+    "NoisyTable",
     "Release",
     "RenyiPriced",
     "RoundedGaussianSum",

@@ -107,7 +107,8 @@ def released_by_plan(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
             fields += [(f"metrics.{name}", "unprotected", opened) for name in _at(plan, "privacy.unprotected") or ()]
     if judged:
         kind: FieldKind = "unprotected" if _at(plan, "privacy.trust") == "none" else "charged"
-        fields += [(f"metrics.{name}", kind, None) for name in ("correct", "total")]
+        tables = ("arrays.confusion",) if _at(plan, "evaluation.per_class") else ("metrics.correct", "metrics.total")
+        fields += [(name, kind, None) for name in tables]
     found = [Released(name=name, kind=kind, count=count, recorded=False) for name, kind, count in fields]
     refused = sum(int(row["refused"]) for row in rows)
     if refused:

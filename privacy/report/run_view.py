@@ -13,6 +13,7 @@ from privacy.mechanisms import (
     DpSgd,
     NoisyCounts,
     NoisyHistograms,
+    NoisyTable,
     Release,
     RoundedGaussianSum,
     release_from_json,
@@ -94,7 +95,10 @@ class Run:
             return None
         if not isinstance(training, DpSgd | RoundedGaussianSum):
             return None
-        return NoisyCounts(noise=float(evaluation["count_noise"]), counts=2, records_per_unit=training.records_per_unit)
+        noise, records = float(evaluation["count_noise"]), training.records_per_unit
+        if evaluation.get("per_class"):
+            return NoisyTable(noise=noise, records_per_unit=records)
+        return NoisyCounts(noise=noise, counts=2, records_per_unit=records)
 
     def charged_to(self, client: str) -> Counts:
         """What a client was charged by the summary, as far as its releases are known; training and evaluations."""

@@ -119,6 +119,7 @@ RICH: dict[str, dict[str, Any]] = {
         "evaluation": {
             "where": "server",
             "count_noise": 5.0,
+            "per_class": False,
             "every": 2,
             "metric": "loss",
             "target": 0.5,

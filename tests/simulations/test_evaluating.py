@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_a_deployment_without_records_says_what_would_help(hospitals: Path, tmp_
     assert facts.clients is None
     text = folder.plan.read_text()
     folder.plan.write_text(text.replace('where = "server"', 'where = "none"'))
-    with pytest.raises(UsageError, match=r"records are at the sites.*--data FILE"):
+    with pytest.raises(UsageError, match=r"released no counts by class.*--data FILE"):
         evaluate_run(folder, Question())
 
 
@@ -118,3 +119,43 @@ def test_what_cannot_be_is_one_line(
     assert error in said
     assert "Traceback" not in said
     assert len(said.splitlines()) == 1
+
+
+BY_CLASS = ("evaluation.where=clients", "evaluation.per_class=true", "evaluation.metric=accuracy")
+
+
+@pytest.mark.parametrize("trust", ["local", "distributed"])
+def test_counts_by_class_in_both_modes_that_have_them(trust: str, tmp_path: Path) -> None:
+    """What left is in every client's books with its class and price, in the report, and can be judged by."""
+    from privacy.ledger import Ledger
+    from privacy.mechanisms import NoisyTable
+
+    name = "hospitals" if trust == "local" else "hospitals-secure"
+    once = ("evaluation.baselines=false", "federation.rounds=2", "evaluation.every=2", "privacy.noise=reproducible")
+    plan = find_plan(name, (*BY_CLASS, *once))
+    folder, _ = start_run(plan, tmp_path / "run", Settings(engine="inline"))
+    summary, found = folder.read_summary(), folder.read_plan()
+    assert summary["by_class"]["clients"] == 4
+    release = NoisyTable(noise=10.0)
+    assert found.evaluate_release() == release
+    with Ledger.open(folder.ledger, read_only=True) as books:
+        for client in ("cleveland", "hungary", "switzerland", "va-long-beach"):
+            charged: dict[object, int] = {}
+            for one in books.account(client, found.balance).plans:
+                for kind, times in one.charged:
+                    charged[kind] = charged.get(kind, 0) + times
+            assert charged[release] == 1
+    report = json.loads((folder.path / "report.json").read_text())
+    assert {one["name"]: one["kind"] for one in report["released"]}["arrays.confusion"] == "charged"
+    assert "noisy-table" in {one["mechanism"] for one in report["charged"]}
+    assert not any(one["code"] == "books-agree" and one["status"] == "not-met" for one in report["conditions"])
+    facts, _ = evaluate_run(folder, Question(released=True))
+    assert (facts.source, facts.protected, facts.released and facts.released.clients) == ("released", True, 4)
+    exact, _ = evaluate_run(folder, Question())
+    assert exact.accuracy is not None
+    assert facts.accuracy is not None
+    assert facts.accuracy.low <= exact.accuracy.value <= facts.accuracy.high  # the run's noise is reproducible
+    folder.write_summary({**summary, "setting": "deployment"})
+    assert evaluate_run(folder, Question())[0] == replace(facts, setting="deployment")
+    with pytest.raises(UsageError, match="leave out --by"):
+        evaluate_run(folder, Question(by="sex"))

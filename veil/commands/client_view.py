@@ -175,7 +175,15 @@ def _leaves(facts: PlanFacts) -> Iterable[str]:
 
 
 def _release(release: Release, times: int, plan: Plan) -> str:
-    from privacy.mechanisms import BandedFactorisation, ClientLevel, DpSgd, NoisyCounts, NoisyHistograms, NoisySum
+    from privacy.mechanisms import (
+        BandedFactorisation,
+        ClientLevel,
+        DpSgd,
+        NoisyCounts,
+        NoisyHistograms,
+        NoisySum,
+        NoisyTable,
+    )
 
     if plan.statistics is not None:
         how = release.describe() if isinstance(release, NoisyHistograms | NoisySum) else type(release).__name__
@@ -194,6 +202,10 @@ def _release(release: Release, times: int, plan: Plan) -> str:
         )
     if isinstance(release, NoisyCounts):
         return f"{times} x counts of right and of all held-out records, with noise of deviation {release.noise:g} each"
+    if isinstance(release, NoisyTable):
+        return (
+            f"{times} x counts of held-out records by class and guess, with noise of deviation {release.noise:g} each"
+        )
     if isinstance(release, BandedFactorisation | ClientLevel):
         return (
             f"{times} x training: {plan.training.local_steps} steps, the update clipped to {_norm(plan)}; "

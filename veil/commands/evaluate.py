@@ -31,6 +31,9 @@ def evaluate(
     positive: Annotated[
         str | None, typer.Option(help="Class that groups' rates are about [default: the last of two].", metavar="CLASS")
     ] = None,
+    released: Annotated[
+        bool, typer.Option("--released", help="By what clients released by class alone, as in a deployment.")
+    ] = False,
     data: Annotated[Path | None, typer.Option(help="Judge it on this file, not on what was held out.")] = None,
     format_: Annotated[FileFormat, typer.Option("--format", help="Form of that file.")] = FileFormat.csv,
     best: Annotated[bool, typer.Option("--best", help="The model with the best evaluation, not the last.")] = False,
@@ -43,7 +46,13 @@ def evaluate(
     from simulations.evaluating import Question, evaluate_run
 
     question = Question(
-        by=by, positive=positive, best=best, data=data, format=format_.value, models=parse_models(models)
+        by=by,
+        positive=positive,
+        best=best,
+        released=released,
+        data=data,
+        format=format_.value,
+        models=parse_models(models),
     )
     facts, page = evaluate_run(RunFolder(run), question)
     if as_json:
