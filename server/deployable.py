@@ -23,6 +23,11 @@ def deployable(plan: Plan, sites: Sequence[str]) -> Plan:
             f"{plan.name}: evaluation.baselines is for simulations, which have all data in one place; give "
             "--set evaluation.baselines=false"
         )
+    if plan.data.leave_out is not None:
+        raise UsageError(
+            f"{plan.name}: data.leave_out is for simulations: who takes part in a deployment is in its roster; give "
+            "--set data.leave_out="
+        )
     if plan.is_private and privacy.noise == "reproducible":
         raise UsageError(
             f"{plan.name}: privacy.noise = 'reproducible' is for simulations: whoever knows the seed knows the noise; "

@@ -68,6 +68,7 @@ _LATER: Final = (
     ("model", "frozen"),
     ("data", "text"),
     ("data", "normalisation"),
+    ("data", "leave_out"),
     ("data", "card", "text"),
     ("federation", "population"),
     ("privacy", "adaptive"),
@@ -329,11 +330,11 @@ class Plan(Section):
                 f"data.partition.column = {partition.column!r} is data.person_column too: each client's id would be a "
                 "person's name, told to the server; under privacy allowed: another column, or another kind of partition"
             )
-        clients = self.data.clients
-        if clients is not None:
-            nobody = [name for name in privacy.client_budgets if not is_numbered(name, clients)]
+        clients, parts = self.data.clients, self.data.parts
+        if clients is not None and parts is not None:
+            nobody = [name for name in privacy.client_budgets if not is_numbered(name, parts)]
             if nobody:  # a budget of nobody's would hold nobody back
-                last = str(clients - 1)
+                last = str(parts - 1)
                 raise ValueError(
                     f"privacy.client_budgets: no client has the id {min(nobody)!r}; allowed: {'0' * len(last)!r} to "
                     f"{last!r}"

@@ -158,6 +158,9 @@ class DataPlan(Section):
     partition: Partition = Field(
         default_factory=DirichletPartition, description="How a simulation spreads the records over clients."
     )
+    leave_out: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,200}$")], ...] | None = Field(
+        None, strict=False, min_length=1, description="Simulation: ids of clients that take no part, as in a fold."
+    )
     test_fraction: float = Field(
         0.2,
         ge=0,
@@ -181,6 +184,19 @@ class DataPlan(Section):
             raise ValueError("max_rows_per_person needs person_column, the column that names the person")
         if self.person_column is not None and self.max_rows_per_person is None:
             raise ValueError("person_column needs max_rows_per_person, a public bound on a person's records")
+        return self
+
+    @model_validator(mode="after")
+    def _left_out(self) -> Self:
+        names, parts = self.leave_out or (), self.parts
+        if len(set(names)) < len(names):
+            raise ValueError("leave_out names a client twice; name each once")
+        nobody = [] if parts is None else [name for name in names if not is_numbered(name, parts)]
+        if nobody and parts is not None:
+            last = str(parts - 1)
+            raise ValueError(f"leave_out: no client has the id {nobody[0]!r}; allowed: {'0' * len(last)!r} to {last!r}")
+        if parts is not None and len(names) >= parts:
+            raise ValueError("leave_out names all clients; at least one has to take part")
         return self
 
     @model_validator(mode="after")
@@ -208,9 +224,14 @@ class DataPlan(Section):
         return TextPlan(tokens="characters", places=80) if self.name in LANGUAGE else TextPlan()
 
     @property
-    def clients(self) -> int | None:
+    def parts(self) -> int | None:
         """How many clients the records are spread over; None where the records themselves say it."""
         return getattr(self.partition, "clients", None)
+
+    @property
+    def clients(self) -> int | None:
+        """How many of them take part."""
+        return None if self.parts is None else self.parts - len(self.leave_out or ())
 
 
 def numbered(clients: int) -> tuple[str, ...]:

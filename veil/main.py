@@ -17,6 +17,7 @@ from security.errors import RunError, UsageError, VeilError
 from veil.commands import (
     budget,
     client,
+    cross_validate,
     data,
     doctor,
     evaluate,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("scenarios")(scenarios.scenarios)
+app.command("cross-validate")(cross_validate.cross_validate)
 app.add_typer(plan.app, name="plan")
 app.add_typer(features.app, name="features")
 app.add_typer(data.app, name="data")

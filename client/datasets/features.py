@@ -110,6 +110,8 @@ def _clients(plan_text: str, split_key: bytes, _stamp: object) -> _Clients:
         name: split(own, key=split_key, test_fraction=plan.data.test_fraction)
         if plan.evaluates_at_clients
         else (own, own.take([]))
-        for name, own in partition(numbered, plan.data.partition, seed=plan.seed).items()
+        for name, own in partition(
+            numbered, plan.data.partition, seed=plan.seed, leave_out=plan.data.leave_out or ()
+        ).items()
     }
     return _Clients(model_inputs(plan, pool.x, cached=True), parts)

@@ -53,7 +53,9 @@ def judged_records(plan: Plan, *, split_key: bytes, columns: Sequence[str] = ())
     if plan.evaluates_at_clients:
         pool = replace(loaded.train, rows=np.arange(len(loaded.train)))
         rows, names = [], []
-        for name, own in partition(pool, plan.data.partition, seed=plan.seed).items():
+        for name, own in partition(
+            pool, plan.data.partition, seed=plan.seed, leave_out=plan.data.leave_out or ()
+        ).items():
             held_out = split(own, key=split_key, test_fraction=plan.data.test_fraction)[1]
             assert held_out.rows is not None
             rows.append(held_out.rows)

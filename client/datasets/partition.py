@@ -16,7 +16,7 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -98,16 +98,17 @@ def client_ids(data: DataPlan, *, seed: int, split_key: bytes) -> tuple[str, ...
     """
     if isinstance(data.partition, NaturalPartition):
         return tuple(client_records(data, seed=seed, split_key=split_key))
-    return numbered(data.partition.clients)
+    return tuple(name for name in numbered(data.partition.clients) if name not in (data.leave_out or ()))
 
 
-def partition(records: Records, plan: Partition, *, seed: int) -> ClientRecords:
+def partition(records: Records, plan: Partition, *, seed: int, leave_out: Collection[str] = ()) -> ClientRecords:
     """Spread records over clients, each record to exactly one.
 
     Args:
         records: the pool, n of them.
         plan: the plan's [data.partition].
         seed: the plan's; the same seed gives the same clients in every process.
+        leave_out: ids of clients that are drawn like the others, and not among the result.
 
     Returns:
         Records by client id, sorted by id: "0", "1", ... padded with zeros, or, for a natural partition, the
@@ -134,9 +135,18 @@ def partition(records: Records, plan: Partition, *, seed: int) -> ClientRecords:
             f"data.partition: {len(ids)} clients with so few classes each leave a class to nobody; give at "
             f"least as many clients as there are classes, or raise classes_per_client"
         )
+    strangers = set(leave_out) - set(ids)
+    if strangers:
+        raise UsageError(
+            f"data.leave_out: no client has the id {min(strangers)!r}{did_you_mean(min(strangers), ids)}; "
+            f"there are: {listed(ids)}"
+        )
+    kept = [(name, own) for name, own in zip(ids, rows, strict=True) if name not in leave_out]
+    if not kept:
+        raise UsageError("data.leave_out names all clients; at least one has to take part")
     # A client's rows in the pool's order: what a client sees then depends on which rows it got, nothing else.
-    pool = records.take(np.concatenate([np.sort(order[own]) for own in rows]))
-    return ClientRecords(pool, dict(zip(ids, map(len, rows), strict=True)))
+    pool = records.take(np.concatenate([np.sort(order[own]) for _, own in kept]))
+    return ClientRecords(pool, {name: len(own) for name, own in kept})
 
 
 def slug(text: str) -> str:
@@ -153,7 +163,7 @@ def _client_parts(
 ) -> tuple[Mapping[str, tuple[Records, Records]], Records]:
     plan = DataPlan.model_validate_json(data)
     loaded = load(plan, split_key=split_key, whole=True)
-    clients = partition(loaded.train, plan.partition, seed=seed)
+    clients = partition(loaded.train, plan.partition, seed=seed, leave_out=plan.leave_out or ())
     parts = {name: split(own, key=split_key, test_fraction=plan.test_fraction) for name, own in clients.items()}
     return MappingProxyType(parts), loaded.test
 
@@ -162,7 +172,7 @@ def _client_parts(
 def _client_records(data: str, seed: int, split_key: bytes, _stamp: object) -> tuple[ClientRecords, Records]:
     plan = DataPlan.model_validate_json(data)
     loaded = load(plan, split_key=split_key)
-    return partition(loaded.train, plan.partition, seed=seed), loaded.test
+    return partition(loaded.train, plan.partition, seed=seed, leave_out=plan.leave_out or ()), loaded.test
 
 
 def data_stamp(data: DataPlan) -> tuple[int, int] | None:

@@ -6,7 +6,6 @@ where it was; a cell whose plan has changed is another cell.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -14,7 +13,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from scipy import stats
 from shared_models.plan import Plan
 from shared_models.plan_file import plan_from, write_plan
 from shared_models.resolve import resolve
+from simulations.kept import keep, read_kept
 from simulations.run import Settings, start_run
 
 
@@ -92,23 +92,14 @@ def play(
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "results.jsonl"
-    known = {(one.name, one.seed, one.digest): one for one in _read(kept)}
+    known = {(one.name, one.seed, one.digest): one for one in read_kept(kept, Result)}
     keys = [(cell.name, cell.seed, cell.resolved().digest()) for cell in cells]
     missing = [cell for cell, key in zip(cells, keys, strict=True) if key not in known]
     for done, result in enumerate(_played(missing, processes), 1):
         known[result.name, result.seed, result.digest] = result
-        with kept.open("a") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
+        keep(kept, result)
         say(f"{done}/{len(missing)}  {result.name}  seed {result.seed}  {result.final}  {result.seconds:.0f} s")
     return [known[key] for key in keys]
-
-
-def _read(path: Path) -> Iterable[Result]:
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            yield Result(**json.loads(line))
-        except (json.JSONDecodeError, TypeError):
-            continue  # cut off in the midst of a line: it is played again
 
 
 def _played(cells: Sequence[Cell], processes: int) -> Iterable[Result]:

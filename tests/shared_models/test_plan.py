@@ -63,6 +63,7 @@ RICH: dict[str, dict[str, Any]] = {
             "name": "csv",
             "path": "a.csv",
             "partition": {"kind": "dirichlet", "clients": 12, "alpha": 0.3, "min_size": 2},
+            "leave_out": ["00", "07"],
             "test_fraction": 0.3,
             "person_column": "who",
             "max_rows_per_person": 4,

@@ -93,7 +93,8 @@ def test_the_population_is_part_of_the_digest_where_there_is_one() -> None:
     del meaning["data"]["path"], meaning["federation"]["population"]
     del meaning["privacy"]["adaptive"], meaning["privacy"]["correlated"]
     del meaning["privacy"]["clipping"]
-    del meaning["data"]["text"], meaning["data"]["normalisation"], meaning["model"]["frozen"]
+    del meaning["data"]["text"], meaning["data"]["normalisation"], meaning["data"]["leave_out"]
+    del meaning["model"]["frozen"]
     del meaning["federation"]["model_average"]
     for name in (
         "augment",
