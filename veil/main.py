@@ -17,6 +17,7 @@ from security.errors import RunError, UsageError, VeilError
 from veil.commands import (
     budget,
     client,
+    compare,
     cross_validate,
     data,
     doctor,
@@ -50,6 +51,7 @@ app.add_typer(features.app, name="features")
 app.add_typer(data.app, name="data")
 app.command("report")(report.report)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.add_typer(ledger.app, name="ledger")

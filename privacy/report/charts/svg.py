@@ -122,6 +122,15 @@ STYLES: dict[str, tuple[str, str, str, str | None]] = {
     "limit": (LIMIT, "c-limit", "1.5", "9 4"),
     "broken": (LIMIT, "c-limit", "2", "2 5"),
     "chance": (MUTED, "c-muted", "1.25", "3 4"),
+    # Of several runs beside each other.
+    "run-0": (ACCENT, "c-accent", "2.5", None),
+    "run-1": (LIMIT, "c-limit", "2.25", "9 4"),
+    "run-2": (MUTED, "c-muted", "2.25", None),
+    "run-3": (INK, "c-ink", "2.25", "2 5"),
+    "run-4": (ACCENT, "c-accent", "2.25", "4 4"),
+    "run-5": (LIMIT, "c-limit", "2.25", None),
+    "run-6": (MUTED, "c-muted", "2.25", "9 4"),
+    "run-7": (INK, "c-ink", "1.5", None),
 }
 """Colour, class, width and dashes: lines differ by more than colour."""
 
