@@ -130,6 +130,8 @@ def cross_validate(
     """
     from simulations.cross_validation_page import html
 
+    if plan.statistics is not None:
+        raise UsageError(f"{plan.name}: the plan has [statistics], so there is no model to validate")
     own.bind(settings.models)
     _begin(plan, out)
     parts = fold_clients(plan, folds)

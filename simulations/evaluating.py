@@ -70,6 +70,10 @@ def evaluate_run(folder: RunFolder, question: Question) -> tuple[Evaluation, Pat
 
 def _judged(folder: RunFolder, question: Question) -> Evaluation:
     plan, summary = folder.read_plan(), folder.read_summary()
+    if plan.statistics is not None:
+        raise UsageError(
+            f"{folder.path}: its plan has [statistics], so there is no model to judge; see statistics.json"
+        )
     simulated = summary["setting"] == "simulation"
     at_hand = simulated or (plan.evaluation.where == "server" and plan.data.name in KNOWN)
     if question.released or (question.data is None and not at_hand):

@@ -15,6 +15,7 @@ from security.errors import UsageError
 from server.report import write_report
 from server.run_folder import RunFolder
 from shared_models.cards import KNOWN
+from simulations.cross_validation import cross_validate
 from simulations.evaluating import Question, evaluate_run
 from simulations.run import Settings, start_run
 from simulations.scenarios import find_plan
@@ -159,3 +160,25 @@ def test_counts_by_class_in_both_modes_that_have_them(trust: str, tmp_path: Path
     assert evaluate_run(folder, Question())[0] == replace(facts, setting="deployment")
     with pytest.raises(UsageError, match="leave out --by"):
         evaluate_run(folder, Question(by="sex"))
+
+
+def test_a_run_that_releases_statistics_has_no_model_to_judge(tmp_path: Path) -> None:
+    text = """
+    name = "counted"
+    [data]
+    name = "heart-disease"
+    partition = { kind = "natural", column = "hospital" }
+    [statistics]
+    [privacy]
+    trust = "local"
+    epsilon = 4.0
+    [federation]
+    rounds = 1
+    """
+    (tmp_path / "counted.toml").write_text(text)
+    plan = find_plan(str(tmp_path / "counted.toml"))
+    folder, _ = start_run(plan, tmp_path / "run", Settings(engine="inline"))
+    with pytest.raises(UsageError, match="no model to judge"):
+        evaluate_run(folder, Question())
+    with pytest.raises(UsageError, match="no model to validate"):
+        cross_validate(plan, None, tmp_path / "folds", Settings(engine="inline"))
