@@ -2,329 +2,69 @@
 
     python -m simulations.studies.zoo --out docs/evidence/zoo.txt
 
-One row for each network and data set, at most four runs in a row: no privacy, local DP at epsilon 8, and, up to 200,000
-trained parameters, joint DP-SGD at epsilon 3 and 8. Sums are made without masks, which changes no number.
+One row for each network and data set (`zoo_rows`), at most four runs in a row: no privacy, local DP at epsilon 8, and,
+up to 200,000 trained parameters, joint DP-SGD at epsilon 3 and 8. Sums are made without masks, which changes no number.
+Finished runs are kept and not played again.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from shared_models.plan import Plan
 from shared_models.plan_file import plan_from
 from shared_models.registry import build_for
 from simulations.studies.study import Cell, Result, play
+from simulations.studies.zoo_rows import DATA, ROWS, Keys, Row
 
 MOST_JOINT = 200_000
 """Trained parameters of a network that joint steps are tried with."""
 
-Keys = Mapping[str, object]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
-    """A data set and how it is dealt out.
+class Run:
+    """One run of a row.
 
     Attributes:
-        keys: of the plan.
-        clients: how many it is dealt to.
-        records: public number of a client's records.
+        row: whose it is.
+        setting: its name in the row.
+        cell: what is played.
+        clients: how many take part.
     """
 
-    keys: Keys
+    row: Row
+    setting: str
+    cell: Cell
     clients: int
-    records: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A network on a data set.
-
-    Attributes:
-        data: a name in `DATA`.
-        model: as the table names it.
-        keys: of the plan, in all runs.
-        plain, local: keys of these runs; None where there is none.
-        joint: keys by epsilon.
-    """
-
-    data: str
-    model: str
-    keys: Keys = field(default_factory=dict)
-    plain: Keys | None = None
-    local: Keys | None = None
-    joint: Mapping[float, Keys] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Of the row."""
-        return f"{self.model} on {self.data}"
-
-
-def _iid(name: str, clients: int, records: int, **keys: object) -> Data:
-    partition = {"data.name": name, "data.partition.kind": "iid", "data.partition.clients": clients}
-    return Data(keys=partition | keys, clients=clients, records=records)
-
-
-DATA: Mapping[str, Data] = {
-    "mnist": _iid("mnist", 5, 1600),
-    "fashion-mnist": _iid("fashion-mnist", 10, 6000),
-    "digits": _iid("digits", 5, 287),
-    "watch": Data(
-        keys={"data.name": "watch", "data.partition.kind": "natural", "data.partition.column": "person"},
-        clients=8,
-        records=360,
-    ),
-    "adult": _iid("adult", 10, 3256),
-    "sentiment": _iid("sentiment", 5, 3000, **{"data.text.places": 32}),
-    "shakespeare": _iid("shakespeare", 10, 3500),
-}
-
-
-def plain(rounds: int, rate: float, batch: int, *, epochs: int = 1, momentum: float = 0.9, **keys: object) -> Keys:
-    """A run without privacy."""
-    return {
-        "privacy.trust": "none",
-        "federation.rounds": rounds,
-        "training.epochs": epochs,
-        "training.expected_batch_size": batch,
-        "training.learning_rate": rate,
-        "training.momentum": momentum,
-        **_keys(keys),
-    }
-
-
-def local(rounds: int, rate: float, *, steps: int, sampled: float, clip: float = 1.0, **keys: object) -> Keys:
-    """A run in which each client makes its own noise."""
-    return {
-        "privacy.trust": "local",
-        "privacy.epsilon": 8.0,
-        "privacy.clipping_norm": clip,
-        "federation.rounds": rounds,
-        "training.steps": steps,
-        "training.sample_rate": sampled,
-        "training.learning_rate": rate,
-        **_keys(keys),
-    }
-
-
-def joint(
-    rounds: int, rate: float, *, sampled: float, clip: float = 1.0, momentum: float = 0.9, **keys: object
-) -> Keys:
-    """A run whose rounds are steps of all clients together."""
-    return {
-        "privacy.trust": "distributed",
-        "privacy.clipping_norm": clip,
-        "secure_sum.masks": False,
-        "secure_sum.honest": 1.0,
-        "secure_sum.corrupt": 0.0,
-        "federation.rounds": rounds,
-        "federation.strategy": "fedavgm",
-        "federation.strategy_options.server_momentum": momentum,
-        "training.sample_rate": sampled,
-        "training.learning_rate": rate,
-        **_keys(keys),
-    }
-
-
-def _keys(given: Mapping[str, object]) -> Keys:
-    """Names of arguments can't hold a point."""
-    return {name.replace("__", "."): value for name, value in given.items()}
-
-
-COSINE: Keys = {"training.schedule.kind": "cosine"}
-AVERAGED: Keys = {"federation.model_average": 0.9}
-SHIFTED: Keys = {"training.augment.shift": 2}
-FLIPPED: Keys = {"training.augment.shift": 2, "training.augment.flip": True}
-WORN: Keys = {
-    "training.augment.turn": 0.3,
-    "training.augment.shift": 16,
-    "training.augment.scale": 0.1,
-    "training.augment.jitter": 0.05,
-}
-"""A watch sits otherwise on each arm."""
-
-
-def _copies(number: int) -> Keys:
-    return {"training.augment.copies": number}
-
-
-def _image(model: str, options: Keys, *, plain_rounds: int, rate: float, steps: int, joint_rate: float) -> Row:
-    """A network on MNIST."""
-    both = joint(steps, joint_rate, sampled=0.125) | COSINE | AVERAGED
-    return Row(
-        data="mnist",
-        model=model,
-        keys={"model.name": model, "model.options": dict(options)} | SHIFTED,
-        plain=plain(plain_rounds, rate, 32) | COSINE | AVERAGED,
-        local=local(20, 0.5, steps=5, sampled=0.1) | COSINE | AVERAGED,
-        joint={3.0: both, 8.0: both},
-    )
-
-
-def _features(data: str, name: str, *, rate: float, steps: int, clip: float = 2.0) -> Row:
-    """A linear head on frozen features."""
-    both = joint(steps, rate, sampled=1.0, clip=clip) | COSINE | AVERAGED
-    return Row(
-        data=data,
-        model=f"{name} + linear",
-        keys={"model.name": "linear", "features.name": name},
-        plain=plain(20, rate / 4, 64) | COSINE,
-        local=local(steps, rate / 2, steps=1, sampled=1.0, clip=clip) | {"federation.strategy": "fedavgm"} | AVERAGED,
-        joint={3.0: both, 8.0: both},
-    )
-
-
-ROWS: Sequence[Row] = (
-    Row(
-        data="fashion-mnist",
-        model="cnn",
-        keys={"model.name": "cnn"} | FLIPPED,
-        plain=plain(40, 0.05, 32) | COSINE | AVERAGED,
-        local=local(20, 0.5, steps=10, sampled=0.05) | COSINE | AVERAGED,
-        joint={
-            3.0: joint(200, 1.0, sampled=0.05) | COSINE | AVERAGED,
-            8.0: joint(200, 1.0, sampled=0.05) | COSINE | AVERAGED,
-        },
-    ),
-    _image("cnn", {}, plain_rounds=60, rate=0.05, steps=200, joint_rate=1.0),
-    _image("convnet", {"channels": [8, 16], "hidden": 32}, plain_rounds=30, rate=0.02, steps=100, joint_rate=0.5),
-    _image("resnet", {}, plain_rounds=20, rate=0.05, steps=100, joint_rate=1.0),
-    _image("inception", {}, plain_rounds=15, rate=0.05, steps=100, joint_rate=1.0),
-    _image("vit", {}, plain_rounds=60, rate=0.05, steps=200, joint_rate=0.5),
-    _image("mlp", {}, plain_rounds=30, rate=0.05, steps=200, joint_rate=0.5),
-    _features("mnist", "scattering", rate=1.0, steps=80),
-    _features("mnist", "mobilenet-v2", rate=1.0, steps=80),
-    _features("mnist", "efficientnet-lite0", rate=1.0, steps=80),
-    Row(
-        data="watch",
-        model="cnn1d",
-        keys={"model.name": "cnn1d", "model.options": {"channels": [16, 32, 32]}} | WORN,
-        plain=plain(80, 0.05, 32) | COSINE | AVERAGED,
-        local=local(40, 0.5, steps=5, sampled=0.25) | COSINE | AVERAGED | _copies(2),
-        joint={e: joint(400, 0.7, sampled=0.125) | COSINE | AVERAGED | _copies(2) for e in (3.0, 8.0)},
-    ),
-    Row(
-        data="watch",
-        model="recurrent",
-        keys={"model.name": "recurrent", "model.options": {"cell": "gru", "hidden": 48}} | WORN,
-        plain=plain(60, 0.1, 32) | COSINE | AVERAGED,
-        local=local(30, 0.5, steps=5, sampled=0.25) | COSINE | AVERAGED,
-        joint={e: joint(200, 0.7, sampled=0.25) | COSINE | AVERAGED for e in (3.0, 8.0)},
-    ),
-    Row(
-        data="watch",
-        model="transformer",
-        keys={"model.name": "transformer", "model.options": {"dim": 32, "heads": 4, "depth": 2}} | WORN,
-        plain=plain(60, 0.05, 32) | COSINE | AVERAGED,
-        local=local(20, 0.5, steps=5, sampled=0.25) | COSINE | AVERAGED,
-        joint={e: joint(100, 0.7, sampled=0.25) | COSINE | AVERAGED for e in (3.0, 8.0)},
-    ),
-    Row(
-        data="adult",
-        model="linear",
-        keys={"model.name": "linear"},
-        plain=plain(20, 0.1, 64) | COSINE,
-        local=local(40, 1.0, steps=5, sampled=0.2) | COSINE | AVERAGED,
-        joint={e: joint(100, 1.0, sampled=0.5) | COSINE | AVERAGED for e in (3.0, 8.0)},
-    ),
-    Row(
-        data="adult",
-        model="mlp",
-        keys={"model.name": "mlp"},
-        plain=plain(20, 0.05, 64) | COSINE | AVERAGED,
-        local=local(40, 0.5, steps=5, sampled=0.1) | COSINE | AVERAGED,
-        joint={e: joint(200, 0.5, sampled=0.1) | COSINE | AVERAGED for e in (3.0, 8.0)},
-    ),
-    Row(
-        data="sentiment",
-        model="minilm, LoRA",
-        keys={"model.name": "minilm", "features.name": "minilm-4", "data.text.tokens": "wordpiece"},
-        plain=plain(6, 0.1, 32),
-        local=local(10, 0.5, steps=8, sampled=0.05) | COSINE | AVERAGED,
-        joint={e: joint(100, 0.5, sampled=0.05) | COSINE | AVERAGED for e in (3.0, 8.0)},
-    ),
-    Row(
-        data="sentiment",
-        model="minilm + linear",
-        keys={"model.name": "linear", "features.name": "minilm", "data.text.tokens": "wordpiece"},
-        plain=plain(20, 0.5, 64) | COSINE,
-        local=local(40, 1.0, steps=1, sampled=1.0) | {"federation.strategy": "fedavgm"} | AVERAGED,
-        joint={e: joint(80, 2.0, sampled=1.0) | COSINE | AVERAGED for e in (3.0, 8.0)},
-    ),
-    Row(
-        data="sentiment",
-        model="recurrent",
-        keys={"model.name": "recurrent", "model.options": {"bidirectional": True}, "data.text.vocabulary": 4096},
-        plain=plain(15, 0.5, 32) | COSINE | AVERAGED,
-        local=local(20, 1.0, steps=5, sampled=0.1) | COSINE | AVERAGED,
-        joint={e: joint(150, 1.0, sampled=0.1) | COSINE | AVERAGED for e in (3.0, 8.0)},
-    ),
-    Row(
-        data="sentiment",
-        model="transformer",
-        keys={
-            "model.name": "transformer",
-            "model.options": {"dim": 32, "heads": 4, "depth": 1},
-            "data.text.vocabulary": 4096,
-        },
-        plain=plain(15, 0.2, 32) | COSINE | AVERAGED,
-        local=local(20, 1.0, steps=5, sampled=0.1) | COSINE | AVERAGED,
-        joint={e: joint(150, 1.0, sampled=0.1) | COSINE | AVERAGED for e in (3.0, 8.0)},
-    ),
-    Row(
-        data="shakespeare",
-        model="recurrent",
-        keys={"model.name": "recurrent", "model.options": {"hidden": 128}},
-        plain=plain(8, 1.0, 32) | COSINE,
-        local=local(20, 2.0, steps=5, sampled=0.02) | COSINE | AVERAGED,
-        joint={e: joint(200, 2.0, sampled=0.02) | COSINE | AVERAGED for e in (3.0, 8.0)},
-    ),
-    Row(
-        data="shakespeare",
-        model="transformer",
-        keys={"model.name": "transformer"},
-        plain=plain(6, 0.1, 32) | COSINE,
-        local=local(10, 1.0, steps=5, sampled=0.02) | COSINE | AVERAGED,
-        joint={e: joint(100, 1.0, sampled=0.02) | COSINE | AVERAGED for e in (3.0, 8.0)},
-    ),
-)
-
-
-def cells(seed: int, rows: Sequence[Row] = ROWS) -> list[Cell]:
+def runs(seed: int, rows: Sequence[Row] = ROWS) -> list[Run]:
     """The study's runs."""
-    found = []
-    for row in rows:
-        for name, keys in settings(row).items():
-            found.append(Cell(name=f"{row.name}, {name}", plan=_plan(row, keys), seed=seed))
-    return found
-
-
-def settings(row: Row) -> dict[str, Keys]:
-    """A row's runs by name."""
-    named: dict[str, Keys] = {}
-    if row.plain is not None:
-        named["no privacy"] = row.plain
-    if row.local is not None:
-        named["local, epsilon 8"] = row.local
-    for epsilon, keys in row.joint.items():
-        named[f"joint, epsilon {epsilon:g}"] = {"privacy.epsilon": epsilon, **keys}
-    return named
+    return [
+        Run(
+            row=row,
+            setting=setting,
+            cell=Cell(name=f"{row.name}, {setting}", plan=_plan(row, keys), seed=seed),
+            clients=DATA[row.data].clients,
+        )
+        for row in rows
+        for setting, keys in row.settings().items()
+    ]
 
 
 def _plan(row: Row, keys: Keys) -> Plan:
     data = DATA[row.data]
-    raw: dict[str, object] = {}
-    every = {"evaluation.every": keys["federation.rounds"], **data.keys, **row.keys, **keys}
+    every: Keys = {"evaluation.every": keys["federation.rounds"], **data.keys, **row.keys, **keys}
     if "training.expected_batch_size" not in every:
         rate = every["training.sample_rate"]
         assert isinstance(rate, float)
         every["training.expected_batch_size"] = max(1, round(rate * data.records))
     if every["privacy.trust"] == "distributed":
         every["secure_sum.clients"] = data.clients
+    raw: Keys = {}
     for path, value in every.items():
         *tables, key = path.split(".")
         table = raw
@@ -337,24 +77,26 @@ def _plan(row: Row, keys: Keys) -> Plan:
 
 
 def trained(row: Row) -> int:
-    """Trained parameters of a row's network."""
-    plan = next(iter(cells(1, [row]))).plan
+    """How many numbers of a row's network learn."""
+    plan = runs(1, [row])[0].cell.plan
     return sum(p.numel() for p in build_for(plan).parameters() if p.requires_grad)
 
 
-def report(results: Sequence[Result], rounds: Mapping[str, int]) -> str:
-    """The study as text.
-
-    Args:
-        results: of the cells.
-        rounds: of each cell, by name.
-    """
-    lines = [f"{'':58s}{'score':>8s}{'epsilon':>9s}{'minutes':>9s}{'kB up':>9s}{'kB down':>9s}"]
-    lines += [f"{'':76s}{'a client and round':>18s}"]
-    for one in results:
-        epsilon = "-" if one.epsilon is None else f"{one.epsilon:.3f}"
-        lines.append(f"{one.name:58s}{100 * one.final['accuracy']:8.2f}{epsilon:>9s}{one.seconds / 60:9.1f}")
-    del rounds
+def report(played: Sequence[tuple[Run, Result]]) -> str:
+    """The study as text: bytes are those of one client in one round."""
+    heads = ("trained", "score", "epsilon", "minutes", "kB up", "kB down")
+    lines = [f"{'':52s}" + "".join(f"{head:>9s}" for head in heads)]
+    last = None
+    for run, result in played:
+        if run.row is not last:
+            lines.append(f"{run.row.name:52s}{trained(run.row):9,}")
+            last = run.row
+        rounds = run.clients * run.cell.plan.federation.rounds
+        epsilon = "-" if result.epsilon is None else f"{result.epsilon:.2f}"
+        sent = "".join(f"{'-' if n is None else f'{n / rounds / 1e3:,.0f}':>9s}" for n in (result.up, result.down))
+        score = f"{100 * result.final['accuracy']:.2f}"
+        more = f"  perplexity {result.final['perplexity']:.2f}" if "perplexity" in result.final else ""
+        lines.append(f"  {run.setting:59s}{score:>9s}{epsilon:>9s}{result.seconds / 60:9.1f}{sent}{more}")
     return "\n".join(lines) + "\n"
 
 
@@ -367,9 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/studies/zoo"))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
-    made = [cell for cell in cells(given.seed) if any(part in cell.name for part in given.only)]
-    results = play(made, given.folder, processes=given.processes, say=print)
-    text = report(results, {})
+    asked = [run for run in runs(given.seed) if any(part in run.cell.name for part in given.only)]
+    results = play([run.cell for run in asked], given.folder, processes=given.processes, say=print)
+    text = report(list(zip(asked, results, strict=True)))
     print(text)
     if given.out is not None:
         given.out.write_text(text)
