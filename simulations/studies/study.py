@@ -108,8 +108,12 @@ def _played(cells: Sequence[Cell], processes: int) -> Iterable[Result]:
         yield from (_run(*one) for one in given)
         return
     with ProcessPoolExecutor(min(processes, max(1, len(given))), mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(_run, *one) for one in given]):
-            yield future.result()
+        try:
+            for future in as_completed([pool.submit(_run, *one) for one in given]):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # or all that wait would be played before anybody hears of it
+            raise
 
 
 def _run(name: str, seed: int, text: str) -> Result:

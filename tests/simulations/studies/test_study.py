@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from security.errors import UsageError
 from shared_models.plan import Plan
 from simulations.scenarios import find_plan
 from simulations.studies import study
@@ -20,6 +21,7 @@ def plan(*overrides: str) -> Plan:
     return find_plan("digits-plain", (*SMALL, *overrides))
 
 
+CARD = ('data.card.classes=["a", "b"]', "data.card.input_shape=[4]")
 CELLS = [Cell(name="plain", plan=plan(), seed=seed) for seed in (1, 2)]
 
 
@@ -53,6 +55,15 @@ def test_a_line_that_was_cut_off_is_played_again(tmp_path: Path) -> None:
 def test_processes_give_the_same_figures(tmp_path: Path) -> None:
     alone, together = play(CELLS, tmp_path / "one"), play(CELLS, tmp_path / "two", processes=2)
     assert [one.final for one in alone] == [one.final for one in together]
+
+
+def test_a_cell_that_fails_ends_the_study_before_the_rest_is_played(tmp_path: Path) -> None:
+    broken = plan("data.name=npz", f"data.path={tmp_path / 'nothing.npz'}", *CARD)
+    cells = [Cell(name="broken", plan=broken, seed=1), *(Cell(name="plain", plan=plan(), seed=n) for n in range(20))]
+    with pytest.raises(UsageError, match="nothing.npz"):
+        play(cells, tmp_path, processes=2)
+    kept = tmp_path / "results.jsonl"
+    assert not kept.exists() or len(kept.read_text().splitlines()) < 20
 
 
 def test_an_interval_is_students() -> None:
