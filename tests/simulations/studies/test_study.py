@@ -60,7 +60,7 @@ def test_processes_give_the_same_figures(tmp_path: Path) -> None:
 def test_a_cell_that_fails_ends_the_study_before_the_rest_is_played(tmp_path: Path) -> None:
     broken = plan("data.name=npz", f"data.path={tmp_path / 'nothing.npz'}", *CARD)
     cells = [Cell(name="broken", plan=broken, seed=1), *(Cell(name="plain", plan=plan(), seed=n) for n in range(20))]
-    with pytest.raises(UsageError, match="nothing.npz"):
+    with pytest.raises(UsageError, match=r"nothing\.npz"):
         play(cells, tmp_path, processes=2)
     kept = tmp_path / "results.jsonl"
     assert not kept.exists() or len(kept.read_text().splitlines()) < 20
