@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.asking import check_plan, known_entry, request_and_model, run_and_round
+from client.asking import check_plan, control_of, known_entry, request_and_model, run_and_round
 from client.company_trainer import train_in_company
 from client.contribution import contribution
 from client.datasets.records import Records
@@ -22,10 +22,12 @@ from client.entrusted import entrusted_joint, entrusted_update
 from client.error_feedback import ErrorFeedback
 from client.evaluator import count_by_class, count_correct, mean_loss, noisy_counts, noisy_table
 from client.guard import Guard, Request
+from client.memory import Memory
 from client.noise import noise_of
 from client.policy import RefusedError
 from client.site import Site, SiteDataError, registered_site, site_of
 from client.trainer import torch_threads
+from client.variate import Variate
 from client.workplace import Workplace, workplace
 from privacy.ledger import LedgerError
 from privacy.mechanisms import NoisyCounts, NoisyTable
@@ -156,28 +158,32 @@ def _admitted(
     context: Context,
     *,
     phase: Phase,
-    work: Callable[[Workplace, Guard, Site, Parameters, Request, ErrorFeedback], RecordDict],
+    work: Callable[[Workplace, Guard, Site, Parameters, Request, Memory], RecordDict],
 ) -> RecordDict:
     """Work that touches data: between the guard's two questions."""
     request, start = request_and_model(message, place, phase)
     site = site_of(place, context)
     guard = Guard.of(site, place)
-    feedback = ErrorFeedback(context.state, place.layout, request, plan=place.plan.digest())
+    control = control_of(message, place) if phase == "train" else None
+    memory = Memory(
+        feedback=ErrorFeedback(context.state, place.layout, request, plan=place.plan.digest()),
+        variate=Variate(context.state, place.layout, request, plan=place.plan, control=control),
+    )
     stored = guard.admit(request)
     if stored is not None:
-        feedback.answered(stored)
+        memory.answered(stored)
         return stored
     try:
-        reply = guard.release(work(place, guard, site, start, request, feedback))
+        reply = guard.release(work(place, guard, site, start, request, memory))
     except Exception:
         guard.failed()
         raise
-    feedback.answered(reply)
+    memory.answered(reply)
     return reply
 
 
 def _train(
-    place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, feedback: ErrorFeedback
+    place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, memory: Memory
 ) -> RecordDict:
     plan, round_number = place.plan, request.round
     if request.norm is not None:  # of a sum that a server makes: those under masks are elsewhere
@@ -188,16 +194,19 @@ def _train(
         change = entrusted_update(place, site, start, round_number=round_number)
         metrics = MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})
         return RecordDict(
-            {ARRAYS: feedback.encode(change, seed=0), METRICS: metrics}
+            {ARRAYS: memory.feedback.encode(change, seed=0), METRICS: metrics}
         )  # value by value: no chance in it
     records = site.training_records(place)
     if plan.statistics is not None:
         return _histograms(place, guard, site, records, request)
+    correction = memory.variate.correction()
     if plan.is_private:
         from client.private_trainer import train_private
 
         noise = noise_of(plan, "noise", site.client, round_number)
-        change = train_private(place.model, start, records, plan, round_number=round_number, noise=noise)
+        change = train_private(
+            place.model, start, records, plan, round_number=round_number, noise=noise, correction=correction
+        )
         metrics = MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})
         if EXAMPLES in guard.unprotected:
             metrics[EXAMPLES] = len(records)
@@ -211,10 +220,11 @@ def _train(
             plan,
             round_number=round_number,
             client=site.client,
+            correction=correction,
         )
         weight = len(records) if plan.weighting == "examples" else 1
         metrics = MetricRecord({WEIGHT: weight, TRAIN_LOSS: loss})
-    arrays = feedback.encode(change, seed=derive_seed(plan.seed, "wire", round_number, site.client))
+    arrays = memory.feedback.encode(change, seed=derive_seed(plan.seed, "wire", round_number, site.client))
     return RecordDict({ARRAYS: arrays, METRICS: metrics})
 
 
@@ -228,17 +238,13 @@ def _histograms(place: Workplace, guard: Guard, site: Site, records: Records, re
     return RecordDict({ARRAYS: arrays, METRICS: MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})})
 
 
-def _share(
-    place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, _: ErrorFeedback
-) -> RecordDict:
+def _share(place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, _: Memory) -> RecordDict:
     vector = contribution(place, site, start, round_number=request.round, attempt=b"", norm=request.norm)
     metrics = MetricRecord({WEIGHT: 1, EPSILON: guard.epsilon()})
     return RecordDict({ARRAYS: ArrayRecord({MASKED: Array(vector)}), METRICS: metrics})
 
 
-def _evaluate(
-    place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, _: ErrorFeedback
-) -> RecordDict:
+def _evaluate(place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, _: Memory) -> RecordDict:
     plan = place.plan
     records = site.held_out(place)
     release = plan.evaluate_release()

@@ -9,18 +9,22 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from client.guard import Request
 from client.policy import RefusedError
+from client.variate import Control
 from client.workplace import Workplace
 from privacy.ledger import Anchor
 from shared_models.content_digest import content_parts, digest_of_parts
 from shared_models.faults import Fault
 from shared_models.last import Last
-from shared_models.parameters import LayoutError, Parameters, from_arrays
+from shared_models.parameters import LayoutError, Parameters, all_finite, from_arrays
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import is_adaptive, may_be_norm
+from shared_models.plan_scaffold import is_scaffold
 from shared_models.protocol import (
     ARRAYS,
     CLIPPING_NORM,
     CONFIG,
+    CONTROL,
+    COUNTED,
     HEAD_HASH,
     HEAD_POSITION,
     LAYOUT_DIGEST,
@@ -112,6 +116,28 @@ def model_of(message: Message, place: Workplace) -> Parameters:
         return _decoded(arrays, place)
     except LayoutError:
         raise RefusedError(Fault.MODEL_MISMATCH) from None
+
+
+def control_of(message: Message, place: Workplace) -> Control | None:
+    """What SCAFFOLD's server says beside the model; None where the plan isn't of that kind.
+
+    Raises:
+        RefusedError: there is none, or none of the plan's model.
+    """
+    if not is_scaffold(place.plan):
+        return None
+    arrays, counted = message.content.get(CONTROL), message.content.config_records[CONFIG].get(COUNTED)
+    if type(counted) is not int or not 0 <= counted <= place.plan.federation.rounds:
+        raise RefusedError(Fault.PLAN_MISMATCH)
+    if not isinstance(arrays, ArrayRecord):
+        raise RefusedError(Fault.MODEL_MISMATCH)
+    try:
+        values = _decoded(arrays, place)
+    except LayoutError:
+        raise RefusedError(Fault.MODEL_MISMATCH) from None
+    if not all_finite(values):
+        raise RefusedError(Fault.MODEL_MISMATCH)
+    return Control(values=values, counted=counted)
 
 
 def _decoded(arrays: ArrayRecord, place: Workplace) -> Parameters:

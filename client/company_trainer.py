@@ -32,6 +32,7 @@ from shared_models.loss import loss_of
 from shared_models.mlp import Mlp
 from shared_models.parameters import Parameters
 from shared_models.plan import Plan
+from shared_models.plan_scaffold import is_scaffold
 from shared_models.schedule import learning_rate
 
 _MOST_PARAMETERS: Final = 20_000
@@ -52,6 +53,7 @@ def company_size(plan: Plan, model: nn.Module) -> int:
     fits = (
         training.company > 1
         and not plan.is_private
+        and not is_scaffold(plan)
         and training.precision == "float32"
         and training.max_physical_batch is None
         and training.expected_batch_size * math.prod(model_shape(plan)) <= _MOST_VALUES
@@ -187,19 +189,21 @@ def train_in_company(
     *,
     round_number: int,
     client: str,
+    correction: Parameters | None = None,
 ) -> Trained:
     """As `train_plain`, for a client by itself or in the company that this process works for.
 
     Args:
         records_of: gives each client's records.
-        model, start, plan, round_number, client: as of `train_plain`.
+        model, start, plan, round_number, client, correction: as of `train_plain`.
 
     Raises:
         ValueError: the client has no records.
     """
     company = _here.company
     if client not in company or len(company) == 1 or next(model.parameters()).device.type != "cpu":
-        return train_plain(model, start, records_of(client), plan, round_number=round_number, client=client)
+        own = records_of(client)
+        return train_plain(model, start, own, plan, round_number=round_number, client=client, correction=correction)
     values = tuple(start.values())
     last = _here.last
     if (

@@ -28,13 +28,21 @@ class LocalOptimizer:
         parameters: what is trained. One without a gradient stays where it is in that step.
         training: the plan's; its kind of optimiser and that kind's constants, and `proximal_mu`.
         learning_rate: of the round.
+        correction: of each parameter, added to its gradient in every step (SCAFFOLD's c - c_i).
     """
 
-    def __init__(self, parameters: Sequence[Tensor], training: TrainingPlan, learning_rate: float) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        training: TrainingPlan,
+        learning_rate: float,
+        correction: Sequence[Tensor] | None = None,
+    ) -> None:
         self._parameters = tuple(parameters)
         self._rule: _Rule = (
             _Momentum(training, learning_rate) if training.optimizer == "sgd" else _Moments(training, learning_rate)
         )
+        self._correction = correction
         self._mu = training.proximal_mu
         self._anchors = tuple(p.detach().clone() for p in self._parameters) if self._mu > 0 else ()
 
@@ -47,6 +55,9 @@ class LocalOptimizer:
     def step(self) -> None:
         """Take a step."""
         moved = [(i, p, p.grad) for i, p in enumerate(self._parameters) if p.grad is not None]
+        if self._correction is not None:
+            for i, _, gradient in moved:
+                gradient.add_(self._correction[i])
         if self._anchors:
             # Towards the round's start: mu (w - w0) joins the gradient (FedProx, arXiv 1812.06127, equation 2).
             for i, p, gradient in moved:

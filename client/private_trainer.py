@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from client.augment import augmented
 from client.datasets.records import Records
-from client.trainer import change_since, most_at_once, parts_of, seeded, trained_parameters
+from client.trainer import change_since, most_at_once, parts_of, seeded, tensors_of, trained_parameters
 from privacy.dpsgd.adaptive_optimizer import AdaptiveOptimizer
 from privacy.dpsgd.engine import private_gradient_step, private_hooks, values_left_as_factors
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
@@ -47,6 +47,7 @@ def train_private(
     *,
     round_number: int,
     noise: NoiseSource,
+    correction: Parameters | None = None,
 ) -> Parameters:
     """Train by DP-SGD (Abadi et al. 2016): steps, sample rate and batch size are the plan's public constants.
 
@@ -59,6 +60,7 @@ def train_private(
         plan: the resolved plan.
         round_number: from 1.
         noise: where sampling, noise and dropout come from; the client's own.
+        correction: added to the gradient of each step once it is private; of released values alone.
 
     Returns:
         The change of the parameters: all that may leave.
@@ -68,7 +70,10 @@ def train_private(
     model.train()
     release = plan.train_release()
     assert isinstance(release, DpSgd)  # a secure sum's clients train plainly, or make no step of their own
-    steps = _private_steps(model, records, plan, release, _optimizer(model, plan, round_number), noise)
+    optimizer = _optimizer(model, plan, round_number)
+    if correction is not None:
+        _add_correction(optimizer, model, correction)
+    steps = _private_steps(model, records, plan, release, optimizer, noise)
     # Dropout masks are dealt to the examples of a batch in order. Were they predictable, an example more would change
     # its neighbours' masks and with them their gradients; from secret entropy each example's mask is its own. (On the
     # CPU torch keeps 32 bits of a seed, so masks are harder to guess than to see, but no match for the noise.)
@@ -191,3 +196,17 @@ def _add_proximal_term(optimizer: torch.optim.Optimizer, parameters: list[nn.Par
                     p.grad.add_(p - anchor, alpha=mu)
 
     optimizer.register_step_pre_hook(pull)
+
+
+def _add_correction(optimizer: torch.optim.Optimizer, model: nn.Module, correction: Parameters) -> None:
+    """SCAFFOLD's c - c_i joins the gradient where the optimiser takes its step: after clipping and noise."""
+    trained = trained_parameters(model)
+    pairs = tuple(zip(trained.values(), tensors_of(trained, correction), strict=True))
+
+    def correct(*_: object) -> None:
+        with torch.no_grad():
+            for p, value in pairs:
+                if p.grad is not None:
+                    p.grad.add_(value)
+
+    optimizer.register_step_pre_hook(correct)

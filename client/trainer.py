@@ -62,7 +62,14 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def train_plain(
-    model: nn.Module, start: Parameters, records: Records, plan: Plan, *, round_number: int, client: str
+    model: nn.Module,
+    start: Parameters,
+    records: Records,
+    plan: Plan,
+    *,
+    round_number: int,
+    client: str,
+    correction: Parameters | None = None,
 ) -> tuple[Parameters, float]:
     """Train without privacy on shuffled batches.
 
@@ -73,6 +80,7 @@ def train_plain(
         plan: the resolved plan.
         round_number: from 1.
         client: stable id; order of batches and dropout follow from it, the round and the plan's seed.
+        correction: added to the gradient of each step.
 
     Returns:
         The change of the parameters, and the mean loss over the examples seen.
@@ -86,7 +94,12 @@ def train_plain(
     set_parameters(model, start)
     model.train()
     trained = trained_parameters(model)
-    optimizer = LocalOptimizer(tuple(trained.values()), plan.training, learning_rate(plan, round_number))
+    optimizer = LocalOptimizer(
+        tuple(trained.values()),
+        plan.training,
+        learning_rate(plan, round_number),
+        correction=None if correction is None else tensors_of(trained, correction),
+    )
     of, copies, total, seen = loss_of(plan), copies_of(plan), 0.0, 0
     with seeded(derive_seed(plan.seed, "dropout", round_number, client), device):
         for batch in batches_of(len(records), plan, round_number=round_number, client=client):
@@ -141,6 +154,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """What is trained, by name, in the model's order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def tensors_of(trained: Mapping[str, nn.Parameter], values: Parameters) -> tuple[Tensor, ...]:
+    """Values beside the parameters that they belong to, in the model's order."""
+    return tuple(torch.tensor(values[name], device=p.device, dtype=p.dtype) for name, p in trained.items())
 
 
 def change_since(trained: Mapping[str, nn.Parameter], start: Parameters) -> Parameters:

@@ -115,7 +115,7 @@ class Federation:
         """
         plan = self.plan
         nodes = roster(self.grid, plan)
-        strategy = make_strategy(plan)
+        strategy = make_strategy(plan, clients=len(nodes))
         if is_central(plan):
             outcome = self._run_centrally(nodes, strategy)
         else:
@@ -332,6 +332,7 @@ class Federation:
         tally = played.tally
         for client in tally.updates:
             state.client(client).rounds += 1
+            state.client(client).counted = number
         state.given_up = 0 if played.model is not None or played.secure_sum is None else state.given_up + 1
         norm = norm_of(self.plan, state)
         state.clipping_norm = state.clipping_norm if played.clipping_norm is None else played.clipping_norm

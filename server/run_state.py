@@ -38,6 +38,7 @@ class ClientTally:
         head: newest entry of its ledger that it told of.
         asked: with correlated noise, the rounds it was asked to train in, from the first on, whether or not it
             answered; on disk before it is asked.
+        counted: the last round whose model its update went into.
     """
 
     rounds: int = 0
@@ -51,6 +52,7 @@ class ClientTally:
     head: Head | None = None
     again: list[int] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
+    counted: int = 0
 
     def tell(self, round_number: int, *, epsilon: float | None, head: Head) -> bool:
         """Note what a good reply says of the client's books.

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -23,10 +24,12 @@ from flwr.serverapp.strategy import Strategy
 from security.errors import RunError, UsageError
 from server.model_parts import cut_out, parts
 from server.rounds.plain import Contribution
+from server.scaffold import Scaffold
 from shared_models.parameters import Parameters, all_finite
 from shared_models.plan import Plan
-from shared_models.plan_federation import MEAN_STRATEGIES
-from shared_models.protocol import ARRAYS, METRICS, WEIGHT
+from shared_models.plan_federation import MEAN_STRATEGIES, VARIATE_STRATEGIES
+from shared_models.protocol import ARRAYS, CLIENTS, METRICS, WEIGHT
+from shared_models.schedule import learning_rate
 
 State = dict[str, npt.NDArray[Any]]
 
@@ -37,6 +40,7 @@ _CLASSES: Mapping[str, type[Strategy]] = {
     "fedyogi": strategy.FedYogi,
     "fedadagrad": strategy.FedAdagrad,
     "fedprox": strategy.FedProx,
+    "scaffold": Scaffold,
     "krum": strategy.Krum,
     "multikrum": strategy.MultiKrum,
     "bulyan": strategy.Bulyan,
@@ -107,6 +111,18 @@ class _MomentsAdapter:
     def load(self, to: Any, state: State) -> None:
         to.m_t = {key[2:]: value for key, value in state.items() if key.startswith("m.")} or None
         to.v_t = {key[2:]: value for key, value in state.items() if key.startswith("v.")} or None
+
+
+class _VariateAdapter:
+    """SCAFFOLD: the mean of all clients' variates, and how many clients that is over."""
+
+    def save(self, of: Any) -> State:
+        found: State = {f"c.{name}": value for name, value in of.control.items()}
+        return found | {"population": np.asarray(of.population, np.int64)}
+
+    def load(self, to: Any, state: State) -> None:
+        to.control = {key[2:]: value for key, value in state.items() if key.startswith("c.")}
+        to.population = int(state["population"])
 
 
 class _OwnAdapter:
@@ -206,7 +222,7 @@ class ServerStrategy:
                 RecordDict(
                     {
                         ARRAYS: ArrayRecord({name: Array(value) for name, value in contribution.parameters.items()}),
-                        METRICS: MetricRecord({WEIGHT: contribution.weight}),
+                        METRICS: self._metrics(contribution),
                     }
                 ),
                 reply_to=first if contribution.client is None else sent[contribution.client],
@@ -228,6 +244,12 @@ class ServerStrategy:
         if made.keys() != model.keys() or any(made[name].shape != value.shape for name, value in model.items()):
             raise StrategyError(f"federation.strategy = '{self.name}': its model has other names or shapes")
         return {name: made[name] for name in model}
+
+    def _metrics(self, contribution: Contribution) -> MetricRecord:
+        metrics = MetricRecord({WEIGHT: contribution.weight})
+        if isinstance(self.flower, Scaffold):
+            metrics[CLIENTS] = contribution.clients
+        return metrics
 
     def _checked(self, model: Parameters) -> Parameters:
         if not all_finite(model):
@@ -254,8 +276,12 @@ def _float32(array: Array) -> npt.NDArray[np.float32]:
     return np.asarray(array.numpy(), dtype=np.float32)
 
 
-def make_strategy(plan: Plan) -> ServerStrategy:
+def make_strategy(plan: Plan, *, clients: int = 1) -> ServerStrategy:
     """The strategy a plan names.
+
+    Args:
+        plan: resolved.
+        clients: how many there are.
 
     Raises:
         UsageError: an option the strategy doesn't take, a value it refuses, or a class that can't be found.
@@ -265,7 +291,7 @@ def make_strategy(plan: Plan) -> ServerStrategy:
     kind = _CLASSES.get(name) or _own_class(name)
     options: dict[str, Any] = dict(plan.federation.strategy_options)
     known = inspect.signature(kind.__init__).parameters
-    if kind.__module__.startswith("flwr."):
+    if name in _CLASSES:
         reserved = {
             "fraction_train": 1.0,
             "fraction_evaluate": 0.0,
@@ -298,9 +324,11 @@ def make_strategy(plan: Plan) -> ServerStrategy:
     if isinstance(flower, strategy.FedAvg):
         # It would wait for clients to join, for ever; but the cohort is what the plan drew.
         flower.min_train_nodes = flower.min_available_nodes = 1
-    return ServerStrategy(
-        name=name, flower=flower, every_reply=name not in MEAN_STRATEGIES, adapter=_adapter(name, flower)
-    )
+    if isinstance(flower, Scaffold):
+        flower.population, flower.steps = clients, plan.training.local_steps
+        flower.rate = partial(learning_rate, plan)
+    every_reply = name not in (*MEAN_STRATEGIES, *VARIATE_STRATEGIES)
+    return ServerStrategy(name=name, flower=flower, every_reply=every_reply, adapter=_adapter(name, flower))
 
 
 def _check_option(key: str, value: object, default: object) -> None:
@@ -316,6 +344,8 @@ def _adapter(name: str, flower: Strategy) -> StateAdapter | None:
         return _MomentumAdapter()
     if name in ("fedadam", "fedyogi", "fedadagrad"):
         return _MomentsAdapter()
+    if name in VARIATE_STRATEGIES:
+        return _VariateAdapter()
     if name in _CLASSES:
         return _Stateless()
     return _OwnAdapter() if hasattr(flower, "get_state") and hasattr(flower, "set_state") else None

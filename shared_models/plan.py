@@ -45,6 +45,7 @@ from shared_models.plan_federation import (
     FederationPlan,
     FixedCohort,
 )
+from shared_models.plan_scaffold import check_scaffold, is_scaffold
 from shared_models.plan_section import Count, CountOrZero, Decay, NonNegative, Positive, Rate, Section
 from shared_models.plan_secure_sum import (
     SecureSumPlan,
@@ -393,6 +394,7 @@ class Plan(Section):
     @model_validator(mode="after")
     def _secure_sum(self) -> Self:
         check_statistics(self)
+        check_scaffold(self)
         check_secure_sum(self)
         return self
 
@@ -410,7 +412,7 @@ class Plan(Section):
     @property
     def weighting(self) -> Literal["uniform", "examples"]:
         """Weight of an update, with the default filled in (rule 1: never a private count under privacy)."""
-        return self.federation.weighting or ("uniform" if self.is_private else "examples")
+        return self.federation.weighting or ("uniform" if self.is_private or is_scaffold(self) else "examples")
 
     @property
     def records_per_unit(self) -> int:

@@ -12,6 +12,7 @@ from security.errors import did_you_mean
 from shared_models.plan_section import Count, Decay, Positive, Rate, Section
 
 MEAN_STRATEGIES: Final = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
+VARIATE_STRATEGIES: Final = ("scaffold",)
 ROBUST_STRATEGIES: Final = ("krum", "multikrum", "bulyan", "fedmedian", "fedtrimmedavg")
 
 _COHORT: Final = "all, fixed or poisson."
@@ -41,7 +42,7 @@ Cohort = Annotated[AllCohort | FixedCohort | PoissonCohort, Field(discriminator=
 
 
 def _known_strategy(name: str) -> str:
-    known = (*MEAN_STRATEGIES, *ROBUST_STRATEGIES)
+    known = (*MEAN_STRATEGIES, *VARIATE_STRATEGIES, *ROBUST_STRATEGIES)
     if name in known or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
         return name
     raise ValueError(f"{did_you_mean(name, known)}allowed: {', '.join(known)}, or package.module:Class")
@@ -79,7 +80,7 @@ class FederationPlan(Section):
     )
     min_clients: Count = Field(1, description="Fewest good updates a round needs; below it the run fails.")
     weighting: Literal["uniform", "examples"] | None = Field(
-        None, description="Weight of an update; default: examples without privacy, uniform with it."
+        None, description="Weight of an update; default: examples without privacy, uniform with it and with scaffold."
     )
     wire: Literal["float32", "float16", "int8", "top-k"] = Field(
         "float32",

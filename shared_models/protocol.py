@@ -21,12 +21,17 @@ PLAN_DIGEST: Final = "plan-digest"
 LAYOUT_DIGEST: Final = "layout-digest"
 RUN: Final = "veil-run"  # the server's own id of the run; Flower's differs from start to start
 CLIPPING_NORM: Final = "clipping-norm"  # of this round, where the plan's adapts; a float
+COUNTED: Final = "counted"  # SCAFFOLD: the last round of this run whose model the client's update is in; 0 for none
+
+# SCAFFOLD's record beside the model in a train request: the mean of all clients' variates, in the model's own form.
+CONTROL: Final = "control"
 
 # Fields of a train reply's metrics.
 WEIGHT: Final = "num-examples"  # Flower's name for the aggregation weight; a public 1 under privacy
 EPSILON: Final = "epsilon"  # spent so far in this run; computed from public constants alone
 TRAIN_LOSS: Final = "train-loss"  # without privacy; under it only where plan and policy give up the claim
 EXAMPLES: Final = "examples"  # likewise
+CLIENTS: Final = "clients"  # inside of the server alone: how many clients' models a mean is of
 
 # Fields of an evaluate reply's metrics: numbers of right and of all held-out examples, under privacy with noise.
 CORRECT: Final = "correct"

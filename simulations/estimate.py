@@ -19,6 +19,7 @@ from shared_models.parameters import Layout, layout_of, size_of, to_arrays, wire
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import is_adaptive
 from shared_models.plan_file import write_plan
+from shared_models.plan_scaffold import is_scaffold
 from shared_models.plan_secure_sum import cohort_size
 from shared_models.registry import dry
 from shared_models.resolve import resolve
@@ -105,7 +106,7 @@ def estimate(plan: Plan, *, probe: bool = True) -> Estimate:
         plan=found,
         trained=size.trained,
         frozen=size.frozen,
-        down=_down(layout),
+        down=_down(layout) * (2 if is_scaffold(found) else 1),  # the mean of all variates goes with the model
         up=_up(found, layout),
         clients=_clients(found),
         least_memory=_FLOAT * (size.frozen + size.trained * (2 + extra)),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from flwr.app import Message
+
 from server.replies import ClientFault, read_reply
 from server.rounds.plain import EveryReplyRound, MeanRound, Round, Tally
 from server.rounds.playing import Federated, Played
@@ -60,7 +62,7 @@ class OpenRounds:
                 except StrategyError as error:
                     problem = str(error)
         self._note(number, nodes, tally, state)
-        return Played(tally, model, problem, wire_bytes(arrays) * len(sent))
+        return Played(tally, model, problem, bytes_of(sent))
 
     def _note(self, number: int, nodes: Mapping[str, int], tally: Tally, state: RunState) -> None:
         """Enter a round's answers into the books."""
@@ -73,3 +75,8 @@ class OpenRounds:
         for client in nodes:
             if client in answered:
                 state.note_client(number, client, faults.get(client))
+
+
+def bytes_of(sent: Mapping[str, Message]) -> int:
+    """Bytes on the wire of all arrays in these messages."""
+    return sum(wire_bytes(record) for message in sent.values() for record in message.content.array_records.values())

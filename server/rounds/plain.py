@@ -30,6 +30,7 @@ class Contribution:
         parameters: a model, not to be written to.
         weight: its weight.
         client: whose it is; None for a mean of many.
+        clients: how many clients' it is.
         let_go: gives back the memory that looking at the model took, where it lies in a file.
     """
 
@@ -37,6 +38,7 @@ class Contribution:
     weight: int
     client: str | None = None
     let_go: Callable[[], None] = lambda: None
+    clients: int = 1
 
 
 @dataclass
@@ -99,11 +101,11 @@ class MeanRound:
             _fold(mean, reply, tally)
             del reply  # or it would be held while the next one is on its way
         if mean.count:
-            model = mean.result()
+            model, clients = mean.result(), mean.count
             del mean
             for name, value in start.items():
                 np.add(value, model[name], out=model[name])
-            yield [Contribution(model, weight=1)]
+            yield [Contribution(model, weight=1, clients=clients)]
 
 
 def _fold(mean: ExactMean, reply: Update | ClientFault, tally: Tally) -> None:

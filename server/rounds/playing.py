@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from server.cohort_grid import CohortGrid
 from server.observer import SecureSumRecord
 from server.replies import Head
 from server.rounds.plain import Tally
-from server.run_state import RunState
+from server.run_state import ClientTally, RunState
 from server.strategies import ServerStrategy
 from shared_models.parameters import Layout, Parameters, to_arrays
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import is_adaptive
-from shared_models.protocol import CLIPPING_NORM, LAYOUT_DIGEST, PLAN_DIGEST, RUN
+from shared_models.plan_scaffold import is_scaffold
+from shared_models.protocol import CLIPPING_NORM, CONFIG, COUNTED, LAYOUT_DIGEST, PLAN_DIGEST, RUN
 
 Hear = Callable[[RunState, int, str, float | None, Head], None]
 """Is told what a good reply says of its client's books: the books, the round, the client, epsilon and head."""
@@ -134,4 +135,15 @@ class Federated:
             config[CLIPPING_NORM] = norm
         messages = self.strategy.configure(number, arrays, ConfigRecord({**config}), facade)
         asked = {message.metadata.dst_node_id: message for message in messages}
-        return {client: asked[node] for client, node in nodes.items() if node in asked}, arrays
+        sent = {client: asked[node] for client, node in nodes.items() if node in asked}
+        if is_scaffold(self.plan):
+            sent = {client: _counting(message, state.clients.get(client)) for client, message in sent.items()}
+        return sent, arrays
+
+
+def _counting(message: Message, tally: ClientTally | None) -> Message:
+    """The message that also says which of the client's updates was the last to be counted: both sides' variates are of
+    the same ones."""
+    content, head = message.content, message.metadata
+    config = {**content.config_records[CONFIG], COUNTED: 0 if tally is None else tally.counted}
+    return Message(RecordDict({**content, CONFIG: ConfigRecord(config)}), head.dst_node_id, head.message_type)

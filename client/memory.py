@@ -1,0 +1,28 @@
+"""What a client remembers from round to round of a run: all of it is kept once a reply may leave, and not before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flwr.app import RecordDict
+
+from client.error_feedback import ErrorFeedback
+from client.variate import Variate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """A client's memory in one request.
+
+    Attributes:
+        feedback: what compressed updates have left out.
+        variate: SCAFFOLD's.
+    """
+
+    feedback: ErrorFeedback
+    variate: Variate
+
+    def answered(self, reply: RecordDict) -> None:
+        """Keep what belongs to a reply that may leave now: to this one, or to one that was stored before."""
+        self.feedback.answered(reply)
+        self.variate.answered(reply)
