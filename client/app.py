@@ -7,7 +7,8 @@ on the way becomes a fixed code without text (rule 5): an exception's text could
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -24,6 +25,7 @@ from client.evaluator import count_by_class, count_correct, mean_loss, noisy_cou
 from client.guard import Guard, Request
 from client.memory import Memory
 from client.noise import noise_of
+from client.personal import Personal, finetune, personal_model
 from client.policy import RefusedError
 from client.site import Site, SiteDataError, registered_site, site_of
 from client.trainer import torch_threads
@@ -92,6 +94,12 @@ def statement(message: Message, context: Context) -> Message:
 def enrol(message: Message, context: Context) -> Message:
     """Pay for a whole run whose cohorts are secret."""
     return _answer(message, context, _enrolment)
+
+
+@app.query("personalise")
+def personalise(message: Message, context: Context) -> Message:
+    """Make of the last shared model what is the client's own."""
+    return _answer(message, context, _personalisation)
 
 
 @app.query("secure_keys")
@@ -168,17 +176,22 @@ def _admitted(
     memory = Memory(
         feedback=ErrorFeedback(context.state, place.layout, request, plan=place.plan.digest()),
         variate=Variate(context.state, place.layout, request, plan=place.plan, control=control),
+        personal=Personal(context.state, place, request),
     )
     stored = guard.admit(request)
     if stored is not None:
         memory.answered(stored)
-        return stored
-    try:
-        reply = guard.release(work(place, guard, site, start, request, memory))
-    except Exception:
-        guard.failed()
-        raise
-    memory.answered(reply)
+        reply = stored
+    else:
+        try:
+            reply = guard.release(work(place, guard, site, start, request, memory))
+        except Exception:
+            guard.failed()
+            raise
+        memory.answered(reply)
+    if phase == "train" and place.plan.personal is not None:
+        with _at_home():
+            memory.personal.train_beside(start, site.training_records(place), site.client)
     return reply
 
 
@@ -200,6 +213,7 @@ def _train(
     if plan.statistics is not None:
         return _histograms(place, guard, site, records, request)
     correction = memory.variate.correction()
+    start = memory.personal.whole(start)
     if plan.is_private:
         from client.private_trainer import train_private
 
@@ -224,6 +238,7 @@ def _train(
         )
         weight = len(records) if plan.weighting == "examples" else 1
         metrics = MetricRecord({WEIGHT: weight, TRAIN_LOSS: loss})
+    change = memory.personal.shared(start, change)
     arrays = memory.feedback.encode(change, seed=derive_seed(plan.seed, "wire", round_number, site.client))
     return RecordDict({ARRAYS: arrays, METRICS: metrics})
 
@@ -244,9 +259,11 @@ def _share(place: Workplace, guard: Guard, site: Site, start: Parameters, reques
     return RecordDict({ARRAYS: ArrayRecord({MASKED: Array(vector)}), METRICS: metrics})
 
 
-def _evaluate(place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, _: Memory) -> RecordDict:
+def _evaluate(
+    place: Workplace, guard: Guard, site: Site, start: Parameters, request: Request, memory: Memory
+) -> RecordDict:
     plan = place.plan
-    records = site.held_out(place)
+    records, start = site.held_out(place), memory.personal.whole(start)
     release = plan.evaluate_release()
     if plan.evaluation.per_class:
         return _count_by_class(place, guard, site, start, request, records)
@@ -286,6 +303,36 @@ def _statement(message: Message, place: Workplace, context: Context) -> RecordDi
     reply = RecordDict({CONFIG: ConfigRecord({STATEMENT_TEXT: text})})
     check_query(reply, "statement")
     return reply
+
+
+def _personalisation(message: Message, place: Workplace, context: Context) -> RecordDict:
+    plan = place.plan
+    if plan.personal is None:
+        raise RefusedError(Fault.PLAN_MISMATCH)
+    request, shared = request_and_model(message, place, "train")
+    site = site_of(place, context)
+    Guard.of(site, place).check(request)
+    with _at_home():
+        finetune(context.state, place, request, shared, site.training_records(place), site.client)
+        own = personal_model(context.state, place, request.run, shared)
+        site.keep_personal(place, request.run, own, lambda: _accuracy(place, own, site.held_out(place)))
+    reply = RecordDict({CONFIG: ConfigRecord({CLIENT_ID: site.client})})
+    check_query(reply, "personalise")
+    return reply
+
+
+def _accuracy(place: Workplace, model: Parameters, records: Records) -> float | None:
+    correct, total = count_correct(place.model, model, records, batch_size=place.plan.evaluation.batch_size)
+    return correct / total if total else None
+
+
+@contextmanager
+def _at_home() -> Iterator[None]:
+    """What stays at home also fails there: a server learns nothing of it (rule 5)."""
+    try:
+        yield
+    except Exception as error:
+        _log.warning("the client's own model failed: %s", _where(error))
 
 
 def _enrolment(message: Message, place: Workplace, context: Context) -> RecordDict:

@@ -60,7 +60,7 @@ class EgressError(ValueError):
 
 
 Fields = dict[tuple[str, str], Disclosure]
-Query = Literal["identify", "statement", "secure-sum", "enrol"]
+Query = Literal["identify", "statement", "secure-sum", "enrol", "personalise"]
 
 # Record and type of each field. A list is never one: it could hold more than the field's name says.
 _TYPES: Final[dict[tuple[str, str], type]] = {
@@ -96,6 +96,7 @@ _QUERIES: Final[dict[Query, Fields]] = {
     "statement": {(CONFIG, STATEMENT_TEXT): Disclosure.PUBLIC},
     # Keys, sealed shares, signatures and opened shares: random, whatever the data is.
     "secure-sum": {(CONFIG, SECURE_MESSAGE): Disclosure.PUBLIC},
+    "personalise": {(CONFIG, CLIENT_ID): Disclosure.PUBLIC},  # that the model came, whatever came of it
     "enrol": {(METRICS, EPSILON): Disclosure.PUBLIC, **_HEAD},
 }
 
@@ -152,6 +153,8 @@ def planned_fields(plan: Plan, policy: SitePolicy) -> dict[str, Disclosure]:
         fields |= _QUERIES["secure-sum"]
     if plan.evaluates_at_clients:
         fields |= _fields(plan, "evaluate") | {(ARRAYS, name): _of_arrays(plan) for name in _tables(plan)}
+    if plan.personal is not None:
+        fields |= _QUERIES["personalise"]
     return {ARRAYS: _of_arrays(plan), **{".".join(place): disclosure for place, disclosure in fields.items()}}
 
 

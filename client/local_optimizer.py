@@ -29,6 +29,7 @@ class LocalOptimizer:
         training: the plan's; its kind of optimiser and that kind's constants, and `proximal_mu`.
         learning_rate: of the round.
         correction: of each parameter, added to its gradient in every step (SCAFFOLD's c - c_i).
+        anchor: what the proximal term pulls each parameter towards; default: where it begins.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class LocalOptimizer:
         training: TrainingPlan,
         learning_rate: float,
         correction: Sequence[Tensor] | None = None,
+        anchor: Sequence[Tensor] | None = None,
     ) -> None:
         self._parameters = tuple(parameters)
         self._rule: _Rule = (
@@ -44,7 +46,8 @@ class LocalOptimizer:
         )
         self._correction = correction
         self._mu = training.proximal_mu
-        self._anchors = tuple(p.detach().clone() for p in self._parameters) if self._mu > 0 else ()
+        begun = self._parameters if anchor is None else anchor
+        self._anchors = tuple(p.detach().clone() for p in begun) if self._mu > 0 else ()
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -59,7 +62,7 @@ class LocalOptimizer:
             for i, _, gradient in moved:
                 gradient.add_(self._correction[i])
         if self._anchors:
-            # Towards the round's start: mu (w - w0) joins the gradient (FedProx, arXiv 1812.06127, equation 2).
+            # Towards the round's start, or an anchor: mu (w - w0) joins the gradient (arXiv 1812.06127, equation 2).
             for i, p, gradient in moved:
                 gradient.add_(p - self._anchors[i], alpha=self._mu)
         self._rule.move([i for i, _, _ in moved], [p for _, p, _ in moved], [gradient for _, _, gradient in moved])

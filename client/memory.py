@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flwr.app import RecordDict
 
 from client.error_feedback import ErrorFeedback
+from client.personal import Personal
 from client.variate import Variate
 
 
@@ -17,12 +18,15 @@ class Memory:
     Attributes:
         feedback: what compressed updates have left out.
         variate: SCAFFOLD's.
+        personal: what of the model is the client's own.
     """
 
     feedback: ErrorFeedback
     variate: Variate
+    personal: Personal
 
     def answered(self, reply: RecordDict) -> None:
         """Keep what belongs to a reply that may leave now: to this one, or to one that was stored before."""
         self.feedback.answered(reply)
         self.variate.answered(reply)
+        self.personal.answered()

@@ -95,6 +95,7 @@ class Notes:
         self.status = Status(process=os.getpid(), since=_now(), server=server)
         logging.getLogger("veil").addHandler(self._log)
         logging.getLogger("veil").propagate = False
+        logging.getLogger("veil.client").setLevel(logging.INFO)
         # Written by a thread, so that nobody waits for the disk; of several changes at once it writes the last.
         self._news, self._ended = threading.Event(), False
         self._writer = threading.Thread(target=self._write_news, name="veil-status", daemon=True)

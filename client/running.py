@@ -170,15 +170,16 @@ def is_query(header: bytes) -> bool:
     """Whether a task asks for words alone: no data is touched for it, so it need not wait for the owner's hours.
 
     To take part in a secure sum is a promise to work: who may not work now makes none. Once it is made, others wait.
+    And of the last model a site may make its own.
     """
     from shared_models.flower_messages import header_from_bytes
-    from shared_models.protocol import SECURE_KEYS
+    from shared_models.protocol import PERSONALISE, SECURE_KEYS
 
     try:
         kind = header_from_bytes(header).message_type
     except ValueError:
         return False
-    return kind.startswith("query.") and kind != SECURE_KEYS
+    return kind.startswith("query.") and kind not in (SECURE_KEYS, PERSONALISE)
 
 
 def _round(message: Message) -> int | None:

@@ -6,7 +6,7 @@ every grid carries from message to message. That is for simulations alone: a sit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Final
 
@@ -18,6 +18,7 @@ from client.policy import SitePolicy, simulated_policy
 from client.sum_attempts import Attempts, Pending, Resume
 from client.workplace import Workplace, client_id, scope_id
 from shared_models.faults import Fault
+from shared_models.parameters import Parameters
 from shared_models.plan import Plan
 
 
@@ -62,6 +63,9 @@ class SimulatedSite:
 
     def held_out(self, place: Workplace) -> Records:
         return place.held_out(self.client)
+
+    def keep_personal(self, place: Workplace, run: str, model: Parameters, judged: Callable[[], float | None]) -> None:
+        return None  # the state is all there is; the simulation judges it (`simulations.personal`)
 
 
 _ATTEMPT: Final = "veil-secure-sum"

@@ -28,6 +28,7 @@ from security.errors import UsageError
 from security.frames import ACCEPTED, PENDING
 from security.homes import SiteHome
 from security.identity import Identity
+from security.private_files import make_folder, replace_file
 from shared_models import own
 from shared_models.faults import Fault
 from shared_models.plan import Plan
@@ -38,6 +39,7 @@ if TYPE_CHECKING:  # they bring torch with them, which a client that waits for i
 
     from client.datasets.records import Records
     from client.workplace import Workplace
+    from shared_models.parameters import Parameters
 
 _log = logging.getLogger("veil.client")
 
@@ -83,7 +85,10 @@ class Site(Protocol):
         """What is trained on."""
 
     def held_out(self, place: Workplace) -> Records:
-        """What is kept for evaluation, in a plan whose clients evaluate."""
+        """What is kept for evaluation, in a plan whose clients hold something out."""
+
+    def keep_personal(self, place: Workplace, run: str, model: Parameters, judged: Callable[[], float | None]) -> None:
+        """Keep the client's own model for its owner, and tell that one how good it is; nobody else hears of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,6 +299,15 @@ class DeployedSite:
     def held_out(self, place: Workplace) -> Records:
         return self._records(place.plan)[1]
 
+    def keep_personal(self, place: Workplace, run: str, model: Parameters, judged: Callable[[], float | None]) -> None:
+        from safetensors.numpy import save
+
+        name = f"{place.plan.name}-{sha256((place.plan.digest() + run).encode()).hexdigest()[:12]}"
+        make_folder(self.home.personal, private=True)
+        replace_file(self.home.personal / f"{name}.safetensors", save(dict(model)), mode=0o600)
+        facts = {"file": f"{self.home.personal.name}/{name}.safetensors", "accuracy": judged()}
+        _log.info("personal model kept", extra={"facts": facts})
+
     def device_for(self, plan_text: str) -> str:
         """Where to compute a plan that leaves it open.
 
@@ -340,7 +354,7 @@ class DeployedSite:
                     plan.data.model_dump_json(),
                     plan.features,
                     plan.is_private,
-                    plan.evaluates_at_clients,
+                    plan.holds_out,
                     file,
                     _stamp_of_all(path),
                 )
@@ -354,7 +368,7 @@ class DeployedSite:
                         leave_out=plan.is_private,
                     )
                     parts = (found, found.take([]))
-                    if plan.evaluates_at_clients:
+                    if plan.holds_out:
                         parts = split(found, key=self._split_key, test_fraction=plan.data.test_fraction)
                     # In memory alone: features say as much as the records themselves.
                     train, held_out = (as_seen(plan, part, cached=False) for part in parts)

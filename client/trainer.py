@@ -70,6 +70,7 @@ def train_plain(
     round_number: int,
     client: str,
     correction: Parameters | None = None,
+    anchor: Parameters | None = None,
 ) -> tuple[Parameters, float]:
     """Train without privacy on shuffled batches.
 
@@ -81,6 +82,7 @@ def train_plain(
         round_number: from 1.
         client: stable id; order of batches and dropout follow from it, the round and the plan's seed.
         correction: added to the gradient of each step.
+        anchor: what the proximal term pulls towards; default: `start`.
 
     Returns:
         The change of the parameters, and the mean loss over the examples seen.
@@ -99,6 +101,7 @@ def train_plain(
         plan.training,
         learning_rate(plan, round_number),
         correction=None if correction is None else tensors_of(trained, correction),
+        anchor=None if anchor is None else tensors_of(trained, anchor),
     )
     of, copies, total, seen = loss_of(plan), copies_of(plan), 0.0, 0
     with seeded(derive_seed(plan.seed, "dropout", round_number, client), device):

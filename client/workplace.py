@@ -7,7 +7,7 @@ first asked for, which the app does after the guard has charged the round.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from flwr.app import Context
@@ -21,10 +21,11 @@ from client.trainer import choose_device
 from shared_models import own
 from shared_models.features.apply import check_source, model_form
 from shared_models.frozen import check_frozen
-from shared_models.parameters import Layout, layout_of
+from shared_models.parameters import Layout, Parameters, get_parameters
 from shared_models.plan import Plan
 from shared_models.plan_data import NaturalPartition
 from shared_models.plan_file import parse_plan
+from shared_models.plan_personal import own_parameters, shared_layout
 from shared_models.registry import build_for
 from shared_models.seeds import derive_key
 
@@ -36,12 +37,14 @@ class Workplace:
     Attributes:
         plan: the resolved plan.
         model: its network on its device; whoever trains overwrites the parameters first.
-        layout: names and shapes of what is trained.
+        layout: names and shapes of what is trained and shared.
+        own: of what is trained and each client's own, the values that it begins with.
     """
 
     plan: Plan
     model: nn.Module
     layout: Layout
+    own: Parameters = field(default_factory=dict)
 
     @cached_property
     def _clients(self) -> Mapping[str, Records]:
@@ -59,12 +62,12 @@ class Workplace:
             KeyError: no such client.
             UsageError: the data can't be loaded.
         """
-        if self.plan.evaluates_at_clients and self.plan.digest() not in _provided:
+        if self.plan.holds_out and self.plan.digest() not in _provided:
             return self._parts[client][0]
         return self._clients[client]
 
     def held_out(self, client: str) -> Records:
-        """What a client keeps for evaluation, in a plan whose clients evaluate.
+        """What a client keeps for evaluation, in a plan whose clients hold something out.
 
         Raises:
             KeyError: no such client.
@@ -93,7 +96,7 @@ class Provided:
 
     Attributes:
         train: what each client trains on.
-        held_out: what each keeps for evaluation; None where the plan's clients don't evaluate.
+        held_out: what each keeps for evaluation; None where the plan's clients hold nothing out.
     """
 
     train: Mapping[str, Records]
@@ -141,8 +144,9 @@ def made_workplace(plan_text: str, device: str, _bound: tuple[tuple[str, str], .
 
         check_private_trainable(model, model_form(plan), plan.training.dp_engine)
     model.to(choose_device(wanted_device(plan, device), plan.training.precision))
-    layout = layout_of(model, plan.federation.wire, plan.federation.top_fraction)
-    return Workplace(plan=plan, model=model, layout=layout)
+    names = own_parameters(plan, model)
+    own = {name: value for name, value in get_parameters(model).items() if name in names} if names else {}
+    return Workplace(plan=plan, model=model, layout=shared_layout(plan, model), own=own)
 
 
 def wanted_device(plan: Plan, device: str) -> str:

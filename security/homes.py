@@ -141,6 +141,11 @@ class SiteHome:
         return self.path / "status.json"
 
     @property
+    def personal(self) -> Path:
+        """The site's own models, which never leave it; entered by the owner alone."""
+        return self.path / "personal"
+
+    @property
     def moved(self) -> Path:
         """There if the site has moved to another place: nothing here may be used any more."""
         return self.path / "moved.json"

@@ -145,8 +145,9 @@ def _files(home: SiteHome) -> dict[str, Path]:
         *(home.certificate, home.authority_certificate, *sorted(home.path.glob("*.json"))),
     )
     pending = sorted(home.pending.glob("*.toml")) if home.pending.is_dir() else []
+    personal = sorted(home.personal.glob("*.safetensors")) if home.personal.is_dir() else []
     here = (home.status, home.moved)
-    return {_name(home, path): path for path in (*fixed, *pending) if path.exists() and path not in here}
+    return {_name(home, path): path for path in (*fixed, *pending, *personal) if path.exists() and path not in here}
 
 
 def _name(home: SiteHome, path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -14,13 +15,15 @@ from server.claim import Remark
 from server.evaluation import TestData, evaluator
 from server.federation import Federation, Outcome
 from server.observer import Observer, Silent
+from server.personal import hand_out
 from server.population import put_away
 from server.run_folder import RunFolder, write_parameters
 from server.statements import WAIT_SECONDS, ask_for_statements, spent_in
 from server.summary import summarise
-from shared_models.parameters import get_parameters, layout_of
+from shared_models.parameters import Layout, get_parameters
 from shared_models.plan import Plan
 from shared_models.plan_central import is_central
+from shared_models.plan_personal import shared_layout
 from shared_models.registry import build_for
 
 
@@ -41,6 +44,7 @@ class ServerJob:
             roster's. Who has none here has no verified statement there, so that nothing is claimed, and takes part in
             no secure sum.
         federation: whose sites take part, as they know it; None for the plan's name, as in a simulation.
+        judge_personal: in a simulation: how good the clients' own models are, for the summary.
         begun: monotonic time at which the run began, for the start-up time.
         outcome: how the run ended; set by the app.
     """
@@ -55,6 +59,7 @@ class ServerJob:
     simulated: bool = True
     identities: Mapping[str, str] = field(default_factory=dict)
     federation: str | None = None
+    judge_personal: Callable[[Outcome], dict[str, Any] | None] | None = None
     begun: float = field(default_factory=time.monotonic)
     outcome: Outcome | None = None
 
@@ -82,11 +87,12 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
     evaluate = None
     if job.test is not None and plan.evaluation.where == "server":
         evaluate = evaluator(plan, model, job.test)
+    layout, initial = shared_layout(plan, model), get_parameters(model)
     federation = Federation(
         plan=plan,
         grid=grid,
-        layout=layout_of(model, plan.federation.wire, plan.federation.top_fraction),
-        initial=get_parameters(model),
+        layout=layout,
+        initial={name: initial[name] for name, _ in layout.entries},
         evaluate=evaluate,
         folder=job.folder,
         observer=job.observer,
@@ -97,6 +103,7 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
         simulated=job.simulated,
     )
     job.resume = None
+    del initial
     del model  # who evaluates has it, nobody else needs it
     job.folder.drop_summary()  # of an earlier end, if the run goes on: it would pass for this one's after a crash
     startup = time.monotonic() - job.begun
@@ -109,6 +116,8 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
         released = statistics_of_run(plan, outcome.parameters, outcome.state)
         if released is not None:
             write_statistics(job.folder, released)
+    if plan.personal is not None and outcome.stopped != "failed":
+        _hand_out(job, grid, layout, outcome)
     statements, gaps = _statements(job, grid, outcome) if plan.is_private else ({}, [])
     job.folder.write_summary(
         summarise(
@@ -122,6 +131,7 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
             startup_seconds=startup,
             statements=statements,
             gaps=gaps,
+            personal=None if job.judge_personal is None else job.judge_personal(outcome),
         )
     )
     from server.report import write_report  # brings a template engine, which no round needs
@@ -130,6 +140,18 @@ def lead(job: ServerJob, grid: Grid) -> Outcome:
     if is_central(plan):
         put_away(job.folder.population, durable=not job.simulated)
     return outcome
+
+
+def _hand_out(job: ServerJob, grid: Grid, layout: Layout, outcome: Outcome) -> None:
+    """Send everybody the last model, for what is each one's own."""
+    timeout = WAIT_SECONDS if job.simulated else job.plan.federation.round_timeout
+    nodes, state = outcome.nodes, outcome.state
+    missing = hand_out(grid, job.plan, layout, outcome.parameters, nodes, state, timeout=timeout)
+    if missing:
+        reasons = ", ".join(sorted({fault.fault.reason for fault in missing}))
+        job.observer.note(
+            f"{len(missing)} of {len(nodes)} clients did not get the last model for their personal one ({reasons})"
+        )
 
 
 def _statements(job: ServerJob, grid: Grid, outcome: Outcome) -> tuple[dict[str, str], list[str]]:

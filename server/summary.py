@@ -52,6 +52,7 @@ def summarise(
     statements: Mapping[str, str] | None = None,
     gaps: Sequence[str] = (),
     simulated: bool = True,
+    personal: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What `summary.json` holds; its schema is docs/schemas/summary.schema.json.
 
@@ -66,6 +67,7 @@ def summarise(
         statements: of each client, whether its signed statement holds ("verified"), and if not, why.
         gaps: clients whose statement says that a gap in their ledger was written off.
         simulated: whether all clients were in one place, so that nothing is claimed.
+        personal: in a simulation, how good the clients' own models are.
     """
     first = state.first_round_seconds
     privacy = privacy_summary(
@@ -103,6 +105,7 @@ def summarise(
         "bytes": {"up": None, "down": None} if is_central(plan) else {"up": state.bytes_up, "down": state.bytes_down},
         "privacy": privacy,
         "baselines": None,
+        "personal": personal,
         "faults": state.faults,
         "versions": versions(),
     }

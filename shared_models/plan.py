@@ -45,6 +45,7 @@ from shared_models.plan_federation import (
     FederationPlan,
     FixedCohort,
 )
+from shared_models.plan_personal import PersonalPlan, check_personal
 from shared_models.plan_scaffold import check_scaffold, is_scaffold
 from shared_models.plan_section import Count, CountOrZero, Decay, NonNegative, Positive, Rate, Section
 from shared_models.plan_secure_sum import (
@@ -66,6 +67,7 @@ _LATER: Final = (
     ("secure_sum",),
     ("features",),
     ("statistics",),
+    ("personal",),
     ("model", "frozen"),
     ("data", "text"),
     ("data", "normalisation"),
@@ -300,6 +302,7 @@ class Plan(Section):
     evaluation: EvaluationPlan = Field(default_factory=EvaluationPlan)
     secure_sum: SecureSumPlan | None = Field(None, description="Secure sums; with privacy.trust = 'distributed' only.")
     statistics: StatisticsPlan | None = Field(None, description="Noisy histograms, in place of a model.")
+    personal: PersonalPlan | None = Field(None, description="What of a model is each client's own.")
 
     @model_validator(mode="before")
     @classmethod
@@ -395,6 +398,7 @@ class Plan(Section):
     def _secure_sum(self) -> Self:
         check_statistics(self)
         check_scaffold(self)
+        check_personal(self)
         check_secure_sum(self)
         return self
 
@@ -430,6 +434,16 @@ class Plan(Section):
     def evaluates_at_clients(self) -> bool:
         """Whether clients judge the model on what they hold out."""
         return self.evaluation.where == "clients"
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether each client keeps a part of its records to judge models on."""
+        return self.evaluates_at_clients or self.personal is not None
+
+    @property
+    def spreads_all(self) -> bool:
+        """Whether clients get all records of a simulation, because the server judges nothing on a part of its own."""
+        return self.holds_out and self.evaluation.where != "server"
 
     def client_budget(self, client: str) -> float:
         """Epsilon at which a virtual client refuses to go on.

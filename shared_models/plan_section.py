@@ -31,7 +31,7 @@ def options(annotation: Any) -> tuple[Any, ...]:
     if hasattr(annotation, "__metadata__"):  # Annotated
         return options(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return get_args(annotation)
+        return tuple(one for part in get_args(annotation) for one in options(part))
     return (annotation,)
 
 

@@ -108,6 +108,7 @@ def check_statistics(plan: Plan) -> None:
         ("training.augment", plan.training.augment, None),
         ("training.gradient_checkpointing", plan.training.gradient_checkpointing, False),
         ("features", plan.features, None),
+        ("personal", plan.personal, None),
         ("data.normalisation", plan.data.normalisation, None),
     ):
         if given != allowed:

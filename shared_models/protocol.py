@@ -62,6 +62,10 @@ STATEMENT_TEXT: Final = "statement"
 # 1, without the model; its reply's METRICS hold EPSILON alone.
 ENROL: Final = "query.enrol"
 
+# The last model, sent to everybody after the last round of a plan with personal models: config and model as in a train
+# request. The reply says who heard it (CLIENT_ID), and nothing else, whatever came of it.
+PERSONALISE: Final = "query.personalise"
+
 # The phases of a secure sum (docs/secure-aggregation.md), in their order; all of one attempt. Flower wants an
 # identifier after the dot. The masked phase, in which sites train, is a message of type "train" that holds
 # SECURE_ATTEMPT and SECURE_MESSAGE beside what every train request holds (round, run, both digests, and the model).

@@ -28,6 +28,7 @@ from shared_models.plan_central import central_grid, is_central, population_of
 from shared_models.plan_correlated import computed as computed_schema
 from shared_models.plan_correlated import is_correlated, participation_of
 from shared_models.plan_data import located
+from shared_models.plan_personal import filled_personal
 from shared_models.plan_secure_sum import COMPUTED, added_up, computed
 from shared_models.registry import build_for, check_options
 
@@ -83,6 +84,8 @@ def resolve(plan: Plan) -> Plan:
         "model": plan.model.model_copy(update={"options": options, "frozen": check_frozen(plan, model)}),
         "federation": plan.federation.model_copy(update={"weighting": plan.weighting}),
     }
+    if plan.personal is not None:
+        changes["personal"] = filled_personal(plan, model)
     if plan.features is not None:
         changes["features"] = plan.features.model_copy(update={"source": check_source(plan)})
     if plan.data.path is not None:  # a run may be gone on with from another folder than the one it was begun in

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from security.errors import RunError
-from shared_models.parameters import Layout, layout_of, size_of, to_arrays, wire_bytes
+from shared_models.parameters import Layout, size_of, to_arrays, wire_bytes
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import is_adaptive
 from shared_models.plan_file import write_plan
+from shared_models.plan_personal import shared_layout
 from shared_models.plan_scaffold import is_scaffold
 from shared_models.plan_secure_sum import cohort_size
 from shared_models.registry import dry
@@ -100,7 +101,7 @@ def estimate(plan: Plan, *, probe: bool = True) -> Estimate:
     found = resolve(plan) if probe else plan
     network = dry(found)
     size = size_of(network)
-    layout = layout_of(network, found.federation.wire, found.federation.top_fraction)
+    layout = shared_layout(found, network)
     extra = 2 if found.training.optimizer in ("adam", "adamw") else 1 if found.training.momentum else 0
     return Estimate(
         plan=found,

@@ -63,6 +63,11 @@ class LocalGrid(Grid):
     def close(self) -> None:
         """Give back what the grid holds."""
 
+    @property
+    def states(self) -> Mapping[str, RecordDict]:
+        """What each client remembers, by its id."""
+        return self._states
+
     def save_states(self) -> bytes:
         """The clients' states, for a checkpoint; of who remembers something."""
         return states_to_bytes({client: state for client, state in self._states.items() if state})

@@ -11,6 +11,7 @@ from security.errors import UsageError
 from server.run_folder import RunFolder, read_parameters
 from shared_models.parameters import set_parameters
 from shared_models.plan import Plan
+from shared_models.plan_personal import check_whole
 from shared_models.registry import build_for
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Run:
         Raises:
             UsageError: the file is missing or damaged.
         """
+        check_whole(self.plan)
         network = build_for(self.plan)
         path = self._folder.best_model if best else self._folder.model
         try:

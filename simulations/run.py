@@ -39,6 +39,7 @@ from simulations.baselines import baselines
 from simulations.beside import beside
 from simulations.inline_grid import InlineGrid
 from simulations.local_grid import LocalGrid
+from simulations.personal import judge_personal
 from simulations.worker import DEFAULT_APP, MODELS
 
 if TYPE_CHECKING:  # they bring Ray with them
@@ -148,12 +149,12 @@ def load_data(plan: Plan) -> tuple[TestData, tuple[str, ...]]:
     """
     key = split_key(plan)
     if plan.features is None:
-        kept = test_records(plan.data, seed=plan.seed, split_key=key, whole=plan.evaluates_at_clients)
+        kept = test_records(plan.data, seed=plan.seed, split_key=key, whole=plan.spreads_all, parts=plan.holds_out)
     else:
-        kept = load(plan.data, split_key=key, whole=plan.evaluates_at_clients).test
+        kept = load(plan.data, split_key=key, whole=plan.spreads_all).test
     if len(kept) == 0 and plan.evaluation.where == "server":
         raise UsageError("evaluation.where = 'server': no test records; raise data.test_fraction, or set it to 'none'")
-    spread = seen_parts if plan.evaluates_at_clients else seen_records
+    spread = seen_parts if plan.holds_out else seen_records
     clients = tuple(spread(plan, split_key=key))  # features are computed here, before workers look for them
     if len(clients) < plan.federation.min_clients:
         raise UsageError(
@@ -245,6 +246,7 @@ def _run(
             resume=checkpoint,
             attachments=attachments,
             identities=virtual_identities(plan, folder.ledger, stage.clients),
+            judge_personal=lambda outcome: judge_personal(plan, grid, outcome),
             begun=begun,
         )
         server_app(job)(grid, _context(grid))

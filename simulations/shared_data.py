@@ -18,7 +18,7 @@ class Shared:
     Attributes:
         plan_digest: of the plan whose clients' records these are.
         train: what each client trains on.
-        held_out: what each keeps for evaluation; None where clients don't evaluate.
+        held_out: what each keeps for evaluation; None where clients hold nothing out.
     """
 
     plan_digest: str
@@ -37,7 +37,7 @@ def shared_data(plan: Plan) -> Shared | None:
     if plan.features is not None:
         return None
     held_out = None
-    if plan.evaluates_at_clients:
+    if plan.holds_out:
         parts = seen_parts(plan, split_key=split_key(plan))
         train = ClientRecords.joined({client: own for client, (own, _) in parts.items()}).shared()
         held_out = ClientRecords.joined({client: kept for client, (_, kept) in parts.items()}).shared()

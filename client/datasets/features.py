@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, from_numpy
 
-from client.datasets.partition import client_parts, client_records, data_stamp, partition
+from client.datasets.partition import client_parts, client_records, data_stamp, held_out_key, partition
 from client.datasets.records import Records
 from client.datasets.registry import load
 from client.datasets.split import split
@@ -51,7 +51,7 @@ def seen_records(plan: Plan, *, split_key: bytes) -> Mapping[str, Records]:
 def seen_parts(plan: Plan, *, split_key: bytes) -> Mapping[str, tuple[Records, Records]]:
     """As `client_parts`, with what the plan's network sees of each record."""
     if plan.features is None:
-        return client_parts(plan.data, seed=plan.seed, split_key=split_key)
+        return client_parts(plan.data, seed=plan.seed, split_key=split_key, whole=plan.spreads_all)
     return _of(plan, split_key)
 
 
@@ -104,12 +104,11 @@ def _of(plan: Plan, split_key: bytes) -> _Clients:
 @lru_cache(maxsize=1)
 def _clients(plan_text: str, split_key: bytes, _stamp: object) -> _Clients:
     plan = Plan.model_validate_json(plan_text)
-    pool = load(plan.data, split_key=split_key, whole=plan.evaluates_at_clients).train
+    pool = load(plan.data, split_key=split_key, whole=plan.spreads_all).train
+    key = held_out_key(split_key, whole=plan.spreads_all)
     numbered = dataclasses.replace(pool, rows=np.arange(len(pool)))
     parts = {
-        name: split(own, key=split_key, test_fraction=plan.data.test_fraction)
-        if plan.evaluates_at_clients
-        else (own, own.take([]))
+        name: split(own, key=key, test_fraction=plan.data.test_fraction) if plan.holds_out else (own, own.take([]))
         for name, own in partition(
             numbered, plan.data.partition, seed=plan.seed, leave_out=plan.data.leave_out or ()
         ).items()

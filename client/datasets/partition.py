@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import io
 import os
 import re
@@ -62,26 +63,43 @@ def client_records(data: DataPlan, *, seed: int, split_key: bytes) -> ClientReco
     return _client_records(data.model_dump_json(), seed, split_key, data_stamp(data))[0]
 
 
-def client_parts(data: DataPlan, *, seed: int, split_key: bytes) -> Mapping[str, tuple[Records, Records]]:
-    """What every virtual client trains on and what it holds out, by client id, where clients judge the model.
+def client_parts(
+    data: DataPlan, *, seed: int, split_key: bytes, whole: bool = True
+) -> Mapping[str, tuple[Records, Records]]:
+    """What every virtual client trains on and what it holds out, by client id, where clients judge models.
 
     Each client splits its own records by their keyed hashes (rule 10). Cached like `client_records`.
 
-    Raises:
-        UsageError: as `client_records`.
-    """
-    return _client_parts(data.model_dump_json(), seed, split_key, data_stamp(data))[0]
-
-
-def test_records(data: DataPlan, *, seed: int, split_key: bytes, whole: bool) -> Records:
-    """The set's test part, loaded together with what `client_records` gives (`whole`: `client_parts`).
+    Args:
+        data, seed, split_key: as of `client_records`.
+        whole: whether all records are the clients'; if not, the server has a test part beside what they hold out.
 
     Raises:
         UsageError: as `client_records`.
     """
-    loaded = _client_parts if whole else _client_records
-    found: Records = loaded(data.model_dump_json(), seed, split_key, data_stamp(data))[1]
-    return found
+    return _client_parts(data.model_dump_json(), seed, split_key, whole, data_stamp(data))[0]
+
+
+def held_out_key(split_key: bytes, *, whole: bool) -> bytes:
+    """The key by which clients hold records out. After a split for the server it must be another one: all that this has
+    left is on one side of the first."""
+    return split_key if whole else hmac.digest(split_key, b"veil held out at clients", "sha256")
+
+
+def test_records(data: DataPlan, *, seed: int, split_key: bytes, whole: bool, parts: bool) -> Records:
+    """The set's test part, loaded together with what `client_parts` gives, or `client_records`.
+
+    Args:
+        data, seed, split_key, whole: as of `client_parts`.
+        parts: whether clients hold something out.
+
+    Raises:
+        UsageError: as `client_records`.
+    """
+    text, stamp = data.model_dump_json(), data_stamp(data)
+    if parts:
+        return _client_parts(text, seed, split_key, whole, stamp)[1]
+    return _client_records(text, seed, split_key, stamp)[1]
 
 
 def forget_records() -> None:
@@ -159,12 +177,13 @@ def slug(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _client_parts(
-    data: str, seed: int, split_key: bytes, _stamp: object
+    data: str, seed: int, split_key: bytes, whole: bool, _stamp: object
 ) -> tuple[Mapping[str, tuple[Records, Records]], Records]:
     plan = DataPlan.model_validate_json(data)
-    loaded = load(plan, split_key=split_key, whole=True)
+    loaded = load(plan, split_key=split_key, whole=whole)
     clients = partition(loaded.train, plan.partition, seed=seed, leave_out=plan.leave_out or ())
-    parts = {name: split(own, key=split_key, test_fraction=plan.test_fraction) for name, own in clients.items()}
+    key = held_out_key(split_key, whole=whole)
+    parts = {name: split(own, key=key, test_fraction=plan.test_fraction) for name, own in clients.items()}
     return MappingProxyType(parts), loaded.test
 
 

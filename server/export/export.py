@@ -21,6 +21,7 @@ from server.export.served import examples_for, served
 from server.run_folder import RunFolder, read_parameters
 from shared_models.parameters import set_parameters
 from shared_models.plan import Plan
+from shared_models.plan_personal import check_whole
 from shared_models.registry import build_for
 
 _EXAMPLES: Final = 256
@@ -51,6 +52,7 @@ def trained_network(folder: RunFolder, *, best: bool = False) -> nn.Module:
     plan = folder.read_plan()
     if plan.statistics is not None:
         raise UsageError(f"{folder.path}: is a run of statistics, which has no model; see statistics.json there")
+    check_whole(plan)
     network, path = build_for(plan), folder.best_model if best else folder.model
     try:
         set_parameters(network, read_parameters(path))

@@ -57,14 +57,17 @@ def write_site_data(plan: Plan, folders: Mapping[str, Path], test: Path) -> tupl
 
 
 def _client_ids(plan: Plan) -> tuple[str, ...]:
-    spread = client_parts if plan.evaluates_at_clients else client_records
-    return tuple(spread(plan.data, seed=plan.seed, split_key=split_key(plan)))
+    return tuple(
+        client_parts(plan.data, seed=plan.seed, split_key=split_key(plan), whole=plan.spreads_all)
+        if plan.holds_out
+        else client_records(plan.data, seed=plan.seed, split_key=split_key(plan))
+    )
 
 
 def _write_arrays(plan: Plan, folders: Mapping[str, Path], test: Path) -> tuple[dict[str, SiteFile], SiteFile | None]:
     card = card_for(plan.data)
-    if plan.evaluates_at_clients:
-        parts = client_parts(plan.data, seed=plan.seed, split_key=split_key(plan))
+    if plan.holds_out:
+        parts = client_parts(plan.data, seed=plan.seed, split_key=split_key(plan), whole=plan.spreads_all)
         records = {client: _joined(train, held_out) for client, (train, held_out) in parts.items()}
     else:
         records = dict(client_records(plan.data, seed=plan.seed, split_key=split_key(plan)))
@@ -88,7 +91,7 @@ def _array_file(plan: Plan, card: DataCard, records: Records, folder: Path) -> S
 def _write_tables(plan: Plan, folders: Mapping[str, Path], test: Path) -> tuple[dict[str, SiteFile], SiteFile | None]:
     """The hospitals' rows, as the loader mends them."""
     partition = plan.data.partition
-    if not isinstance(partition, NaturalPartition) or partition.column != "hospital" or plan.evaluates_at_clients:
+    if not isinstance(partition, NaturalPartition) or partition.column != "hospital" or plan.spreads_all:
         raise UsageError("heart-disease is written out by hospital, for plans that are judged at the server")
     table = heart_disease.mended(card_for(plan.data))
     # Which rows are for training depends on plan and row; one client a patient tells which they are.

@@ -54,6 +54,12 @@ def statement(message: Message, context: Context) -> Message:
     return veil_client.statement(message, _with_plan(context))
 
 
+@client.query("personalise")
+def personalise(message: Message, context: Context) -> Message:
+    """Make of the last shared model what is the client's own."""
+    return veil_client.personalise(message, _with_plan(context))
+
+
 @client.query("secure_keys")
 def secure_keys(message: Message, context: Context) -> Message:
     """Take part in an attempt at a secure sum."""

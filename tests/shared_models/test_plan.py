@@ -24,6 +24,7 @@ from shared_models import plan as plan_module
 from shared_models import plan_data as plan_data_module
 from shared_models import plan_features as plan_features_module
 from shared_models import plan_federation as plan_federation_module
+from shared_models import plan_personal as plan_personal_module
 from shared_models import plan_secure_sum as plan_secure_sum_module
 from shared_models.plan import Plan
 from shared_models.plan_federation import MEAN_STRATEGIES, ROBUST_STRATEGIES
@@ -34,6 +35,7 @@ PLAN_MODULES = (
     plan_data_module,
     plan_features_module,
     plan_federation_module,
+    plan_personal_module,
     plan_secure_sum_module,
 )
 
@@ -151,6 +153,7 @@ RICH: dict[str, dict[str, Any]] = {
     "fixed": {
         "data": {"partition": {"kind": "pathological", "clients": 5, "classes_per_client": 3}},
         "features": {"name": "scattering", "source": "0" * 64},
+        "personal": {"kind": "finetune", "epochs": 2, "learning_rate": 0.03},
         "training": {"schedule": {"kind": "constant", "warmup_rounds": 1}, "gradient_checkpointing": True},
         "federation": {"cohort": {"sampling": "fixed", "size": 4}, "wire": "top-k", "top_fraction": 0.25},
     },
@@ -214,9 +217,14 @@ RICH: dict[str, dict[str, Any]] = {
             "text": {"tokens": "words", "vocabulary": 500, "places": 30},
             "card": {"classes": ["a", "b"], "target": "y", "text": "note"},
         },
+        "evaluation": {"where": "none"},
+        "personal": {"kind": "head", "layers": ["last", "norm.weight"]},
     },
     "skewed": {"data": {"partition": {"kind": "size-skewed", "clients": 5, "growth": "square"}}},
-    "iid": {"data": {"partition": {"kind": "iid", "clients": 5}}},
+    "iid": {
+        "data": {"partition": {"kind": "iid", "clients": 5}},
+        "personal": {"kind": "ditto", "pull": 0.5, "learning_rate": 0.03},
+    },
 }
 
 

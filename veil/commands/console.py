@@ -168,6 +168,8 @@ class Console:
             self._rich.print()
             for table in statistics_tables(folder.read_statistics()):
                 self._rich.print(table)
+        if summary.get("personal"):
+            self._rich.print(_personal_line(summary["personal"]))
         if summary.get("baselines"):
             self._rich.print()
             if summary["privacy"]["trust"] != "none":
@@ -230,6 +232,15 @@ def describe_privacy(plan: Plan) -> str:
 
 def _short_unit(unit: str | None) -> str:
     return "record" if unit is None else unit.partition(",")[0]
+
+
+def _personal_line(personal: dict[str, Any]) -> str:
+    shared = personal["shared_accuracy"]
+    beside = "" if shared is None else f", of the shared one {_number(shared)}"
+    return (
+        f"personal models ({personal['kind']}): mean accuracy {_number(personal['accuracy'])}{beside}, on what each "
+        "client holds out; the simulation looked, nobody released it"
+    )
 
 
 def _interrupted(folder: Path) -> str:
