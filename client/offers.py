@@ -26,6 +26,7 @@ from shared_models.features.apply import model_shape
 from shared_models.features.encoders import ENCODERS
 from shared_models.parameters import size_of
 from shared_models.plan import Plan
+from shared_models.plan_asynchronous import is_asynchronous
 from shared_models.plan_file import parse_plan
 from shared_models.registry import dry
 from shared_models.resolve import resolve
@@ -89,6 +90,8 @@ def check_beyond_policy(plan: Plan, settings: SiteSettings) -> None:
         raise OfferError(Fault.POLICY_NOISE, "privacy.noise = 'reproducible': for simulations alone, never here")
     if plan.privacy.trust == "distributed" and not plan.secure.masks:
         raise OfferError(Fault.POLICY_SECURE_SUM, "secure_sum.masks = false: for simulations alone, never here")
+    if is_asynchronous(plan):
+        raise OfferError(Fault.PLAN_MISMATCH, "federation.asynchronous: for simulations alone, never here")
     check_data(plan, settings)
     check_resources(plan, settings.resources)
     check_promise(plan)

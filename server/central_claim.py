@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from server.remark import Remark
 from shared_models.plan import Plan
+from shared_models.plan_asynchronous import is_asynchronous, participations_of
 from shared_models.plan_correlated import is_correlated, participation_of
 from shared_models.plan_federation import FixedCohort
 
@@ -46,12 +47,22 @@ def assumptions(plan: Plan) -> list[Remark]:
                 values={"most": str(schema.most), "separation": str(schema.separation)},
             )
         )
+    if is_asynchronous(plan):
+        most = participations_of(plan)
+        found.append(
+            Remark(
+                code="participation-schema",
+                text="the server puts at most one update of a client into a round, on a schedule that follows from "
+                f"the plan, and none into more than {most} rounds of the run; nothing is claimed from chance",
+                values={"most": str(most), "separation": "1"},
+            )
+        )
     return found
 
 
 def disclosed(plan: Plan) -> list[Remark]:
     """What the claim does not cover."""
-    if is_correlated(plan):
+    if is_correlated(plan) or is_asynchronous(plan):
         text = "who takes part in a round follows from the plan's seed and is not protected"
         return [Remark(code="participation", text=text)]
     if plan.has_secret_cohorts:

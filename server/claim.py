@@ -19,7 +19,6 @@ from server.run_state import RunState
 from shared_models.features.encoders import ENCODERS
 from shared_models.plan import Plan
 from shared_models.plan_central import is_central
-from shared_models.plan_correlated import is_correlated
 from shared_models.plan_data import NaturalPartition
 from shared_models.registry import PRETRAINED, names
 
@@ -101,7 +100,7 @@ def claim(plan: Plan, epsilons: Mapping[str, float | None]) -> str | None:
     if plan.privacy.trust == "distributed":
         against = against.format(**secure_sum_values(plan))
     # One client more would show; of a record nobody sees whether it is there.
-    if plan.privacy.unit == "client" and (plan.privacy.trust == "distributed" or is_correlated(plan)):
+    if plan.privacy.unit == "client" and (plan.privacy.trust == "distributed" or plan.is_one_release):
         relation += ", as a contribution that is there or all zeros"
     return (
         f"each {unit.partition(',')[0]} is protected against {against}: {figures}, with delta "

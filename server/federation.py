@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from privacy.accountant import epsilon
 from security.errors import RunError
+from server.asynchronous import Arrivals, WithModels
 from server.checkpoint import Checkpoint, save_checkpoint
 from server.claim import privacy_unit
 from server.client_evaluation import evaluate_at_clients
@@ -42,6 +43,7 @@ from server.summary import releases_of
 from shared_models.faults import Fault
 from shared_models.parameters import Layout, Parameters, as_sent
 from shared_models.plan import Plan
+from shared_models.plan_asynchronous import is_asynchronous
 from shared_models.plan_central import is_central
 from shared_models.plan_correlated import banded_noise, is_correlated
 
@@ -103,6 +105,7 @@ class Federation:
     identities: Mapping[str, str] = field(default_factory=dict)
     simulated: bool = False
     _average: Parameters | None = field(default=None, init=False)
+    _arrivals: Arrivals | None = field(default=None, init=False)  # of clients at their own pace
     _left_out: set[str] = field(default_factory=set, init=False)
     _synced: float = field(default=-math.inf, init=False)  # when a checkpoint last waited for the disk
 
@@ -115,12 +118,26 @@ class Federation:
         """
         plan = self.plan
         nodes = roster(self.grid, plan)
-        strategy = make_strategy(plan, clients=len(nodes))
+        strategy = self._at_their_own_pace(make_strategy(plan, clients=len(nodes)), sorted(nodes))
         if is_central(plan):
             outcome = self._run_centrally(nodes, strategy)
         else:
             outcome = self._run(nodes, strategy, self._rounds(strategy))
         return replace(outcome, parameters=self._kept(outcome.parameters))
+
+    def _at_their_own_pace(self, strategy: ServerStrategy, clients: Sequence[str]) -> ServerStrategy:
+        """Make the schedule of clients at their own pace; the strategy, whose memory then holds their models too."""
+        if not is_asynchronous(self.plan):
+            return strategy
+        if not self.simulated:
+            raise RunError("federation.asynchronous: clients at their own pace are for simulations alone; remove it")
+        try:
+            self._arrivals = Arrivals(self.plan, clients)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        if strategy.adapter is None:
+            return strategy
+        return replace(strategy, adapter=WithModels(strategy.adapter, self._arrivals))
 
     def _run_centrally(self, nodes: dict[str, int], strategy: ServerStrategy) -> Outcome:
         plan = self.plan
@@ -260,6 +277,8 @@ class Federation:
 
     def _cohort(self, number: int, nodes: Mapping[str, int], state: RunState) -> list[str]:
         """Who takes part in a round; with correlated noise, by a schema that the books keep."""
+        if self._arrivals is not None:
+            return self._arrivals.cohort(number)
         if not is_correlated(self.plan):
             return sample_cohort(self.plan, number, list(nodes))
         there = [client for client in nodes if client not in self._left_out]
@@ -274,6 +293,7 @@ class Federation:
             strategy=strategy,
             hear=self._hear,
             tell=self.observer.note,
+            arrivals=self._arrivals,
             folder=self.folder.path,
         )
 
@@ -360,6 +380,7 @@ class Federation:
             examples=tally.examples,
             secure_sum=played.secure_sum,
             clipping_norm=norm,
+            asynchronous=None if self._arrivals is None else self._arrivals.record(number),
         )
 
     def _remind(self, nodes: Mapping[str, int], state: RunState) -> None:

@@ -25,6 +25,21 @@ class SecureSumRecord:
     dropped: dict[str, list[str]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class AsynchronousRecord:
+    """A step of clients at their own pace; all of it follows from the plan.
+
+    Attributes:
+        time: when the step was taken, by the schedule's own clock; 1 is what a client takes in the median.
+        staleness: of its updates, in steps, on average.
+        most_staleness: of its oldest.
+    """
+
+    time: float
+    staleness: float
+    most_staleness: int
+
+
 @dataclass(frozen=True)
 class RoundRecord:
     """One line of metrics.jsonl.
@@ -46,6 +61,7 @@ class RoundRecord:
         examples: number of records of the clients whose sites let that out unprotected; None if none did.
         secure_sum: how the round's secure sum went; None where there was none.
         clipping_norm: of the round, where it adapts; else None.
+        asynchronous: of clients at their own pace; else None.
     """
 
     round: int
@@ -62,6 +78,7 @@ class RoundRecord:
     examples: int | None = None
     secure_sum: SecureSumRecord | None = None
     clipping_norm: float | None = None
+    asynchronous: AsynchronousRecord | None = None
 
 
 class Observer(Protocol):

@@ -2,7 +2,8 @@
 
 Every round is charged to everybody, before anybody is asked, and committed with what was released: the noisy mean
 itself, so that a round which is played again after a crash releases nothing new. What the ledger doesn't cover is not
-played. A run with correlated noise is one release, charged whole before its first round; its rounds cost nothing more.
+played. A run with correlated noise, or of clients at their own pace, is one release, charged whole before its first
+round; its rounds cost nothing more.
 
 It lies in the run's folder and says nothing of who took part: its entries have the day alone, for how long a round
 takes tells how many took part in it.
@@ -22,7 +23,6 @@ from privacy.ledger import Ledger, ReplyGone, Reserved, Stored, Task
 from privacy.lifetime import Limit, multiset
 from security.errors import RunError
 from shared_models.plan import Plan
-from shared_models.plan_correlated import is_correlated
 
 SCOPE: Final = "population"
 """The ledger's one scope, and the name that its tasks give who is charged."""
@@ -65,7 +65,7 @@ class Population:
         self._digest, self._terms, self._balance = plan.digest(), plan.terms(), plan.balance
         self._federation = federation
         self._releases = multiset([release])
-        self._at_once = is_correlated(plan)
+        self._at_once = plan.is_one_release
         self._limit = Limit(epsilon=plan.privacy.epsilon, delta=plan.privacy.delta)
         ledger.open_scope(SCOPE, owner="")
 

@@ -29,8 +29,8 @@ from server.rounds.playing import norm_of
 from server.run_state import ClientTally, RunState
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import clipping_of, is_adaptive, update_noise
+from shared_models.plan_asynchronous import is_asynchronous, participations_of
 from shared_models.plan_central import expected_cohort, is_central, population_of
-from shared_models.plan_correlated import is_correlated
 from shared_models.plan_secure_sum import sum_release
 
 _PACKAGES = ("veil-fl", "flwr", "torch", "opacus", "dp-accounting", "numpy", "ray")
@@ -260,7 +260,7 @@ def _row(plan: Plan, state: RunState, client: str, *, stopped: str | None) -> di
         "person_epsilon": None if bound is None or not by_record else _finite(spent(bound).epsilon),
         "budget": _finite(limit),
         # A run that is one release is paid for whole, whichever rounds are played.
-        "charged_rounds": plan.federation.rounds if is_correlated(plan) and claimed[release] else claimed[release],
+        "charged_rounds": participations_of(plan) if plan.is_one_release and claimed[release] else claimed[release],
         "charged_evaluations": sum(claimed.values()) - claimed[release],
     }
 
@@ -270,7 +270,7 @@ def releases_of(plan: Plan, tally: ClientTally) -> Releases:
     train, counts = plan.train_release(), plan.evaluate_release()
     charged: Counter[Release] = Counter()
     if train is not None:
-        charged[train] = min(1, tally.trainings) if is_correlated(plan) else tally.trainings
+        charged[train] = min(1, tally.trainings) if plan.is_one_release else tally.trainings
     if counts is not None:
         charged[counts] = len(tally.evaluated)
     return multiset(charged)
@@ -291,7 +291,10 @@ def _to_come(plan: Plan, state: RunState, tally: ClientTally, stopped: str | Non
     """What a claim covers beside the charges: releases that a stop which may depend on the data left out (rule 4)."""
     found: Counter[Release] = Counter()
     train, counts = plan.train_release(), plan.evaluate_release()
-    if stopped not in _DATA_DEPENDENT_STOPS or train is None or is_correlated(plan):
+    if stopped not in _DATA_DEPENDENT_STOPS or train is None or plan.is_one_release:
+        return found
+    if is_asynchronous(plan):  # whichever rounds a client would have been in
+        found[train] = max(0, participations_of(plan) - tally.trainings)
         return found
     for number in range(state.round + 1, plan.federation.rounds + 1):
         # A round of secure sums that was given up is over; others fail in the midst.

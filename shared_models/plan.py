@@ -33,6 +33,7 @@ from privacy.mechanisms import (
 from privacy.sum_grid import SumGrid
 from shared_models.once import once
 from shared_models.plan_adaptive import AdaptivePlan, check_adaptive
+from shared_models.plan_asynchronous import check_asynchronous, is_asynchronous, participations_of
 from shared_models.plan_augment import AugmentPlan
 from shared_models.plan_central import central_release, check_central, has_secret_cohorts
 from shared_models.plan_correlated import CorrelatedPlan, is_correlated
@@ -74,6 +75,7 @@ _LATER: Final = (
     ("data", "leave_out"),
     ("data", "card", "text"),
     ("federation", "population"),
+    ("federation", "asynchronous"),
     ("privacy", "adaptive"),
     ("privacy", "correlated"),
 )
@@ -399,6 +401,7 @@ class Plan(Section):
         check_statistics(self)
         check_scaffold(self)
         check_personal(self)
+        check_asynchronous(self)
         check_secure_sum(self)
         return self
 
@@ -416,7 +419,8 @@ class Plan(Section):
     @property
     def weighting(self) -> Literal["uniform", "examples"]:
         """Weight of an update, with the default filled in (rule 1: never a private count under privacy)."""
-        return self.federation.weighting or ("uniform" if self.is_private or is_scaffold(self) else "examples")
+        alike = self.is_private or is_scaffold(self) or is_asynchronous(self)
+        return self.federation.weighting or ("uniform" if alike else "examples")
 
     @property
     def records_per_unit(self) -> int:
@@ -468,9 +472,15 @@ class Plan(Section):
         return has_secret_cohorts(self)
 
     @property
+    def is_one_release(self) -> bool:
+        """Whether all rounds together are one release of a server that adds the noise: of noise that is correlated, or
+        of clients at their own pace, each of whom is in some of the rounds."""
+        return is_correlated(self) or (self.privacy.trust == "central" and is_asynchronous(self))
+
+    @property
     def is_paid_at_once(self) -> bool:
         """Whether everybody pays for all rounds before the first: cohorts are secret, or the run is one release."""
-        return has_secret_cohorts(self) or is_correlated(self)
+        return has_secret_cohorts(self) or self.is_one_release
 
     @property
     def spare_rounds(self) -> int:
@@ -551,7 +561,7 @@ class Plan(Section):
         release = self.train_release()
         if release is None:
             return Counter()
-        return Counter({release: 1 if is_correlated(self) else self.federation.rounds + self.spare_rounds})
+        return Counter({release: 1 if self.is_one_release else participations_of(self) + self.spare_rounds})
 
     def evaluate_release(self) -> NoisyCounts | NoisyTable | None:
         """What one evaluation at a client releases of what it holds out, or None where nothing private is."""
@@ -577,10 +587,10 @@ class Plan(Section):
         train, counts = self.train_release(), self.evaluate_release()
         if train is None:
             raise ValueError("a plan without privacy has no terms")
-        if is_correlated(self):
+        if self.is_one_release:
             return Terms(plan=self.digest(), rounds=(multiset([train]),), delta=self.privacy.delta)
         alone, both = multiset([train]), multiset([train] if counts is None else [train, counts])
-        rounds = tuple(both if self.is_evaluated(n) else alone for n in range(1, self.federation.rounds + 1))
+        rounds = tuple(both if self.is_evaluated(n) else alone for n in range(1, participations_of(self) + 1))
         rounds += (alone,) * self.spare_rounds
         return Terms(plan=self.digest(), rounds=rounds, delta=self.privacy.delta)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from privacy.mechanisms import BandedFactorisation, ClientLevel
 from privacy.release_grid import ReleaseGrid
 from shared_models.plan_adaptive import grid_norm, is_adaptive, summed_values
+from shared_models.plan_asynchronous import asynchronous_of, is_asynchronous, participations_of
 from shared_models.plan_correlated import banded_noise, check_correlated, correlated_release, is_correlated
 from shared_models.plan_federation import AllCohort, FixedCohort, PoissonCohort
 
@@ -59,6 +60,8 @@ def population_of(plan: Plan) -> int:
 def expected_cohort(plan: Plan) -> float:
     """What the sum of a round is divided by: how many updates there are on average, never how many came (rule 1)."""
     cohort, population = plan.federation.cohort, population_of(plan)
+    if is_asynchronous(plan):
+        return float(asynchronous_of(plan).buffer)
     if isinstance(cohort, FixedCohort):
         return float(cohort.size)
     return cohort.rate * population if isinstance(cohort, PoissonCohort) else float(population)
@@ -81,7 +84,9 @@ def central_release(plan: Plan) -> BandedFactorisation | ClientLevel:
     if isinstance(cohort, FixedCohort):
         of = population_of(plan)
         return ClientLevel(noise_multiplier=noise_multiplier, cohort="fixed", size=cohort.size, of=of)
-    return ClientLevel(noise_multiplier=noise_multiplier, cohort="full")
+    # Clients at their own pace: of the whole run, whose rounds have one update of a client each, in so many of them.
+    rounds = participations_of(plan) if is_asynchronous(plan) else 1
+    return ClientLevel(noise_multiplier=noise_multiplier, cohort="full", rounds=rounds)
 
 
 def central_grid(plan: Plan, dimensions: int) -> ReleaseGrid:

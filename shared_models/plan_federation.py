@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from security.errors import did_you_mean
+from shared_models.plan_asynchronous import AsynchronousPlan
 from shared_models.plan_section import Count, Decay, Positive, Rate, Section
 
 MEAN_STRATEGIES: Final = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
@@ -88,6 +89,7 @@ class FederationPlan(Section):
         "model goes down as float16 where that is float16, else as float32.",
     )
     top_fraction: Rate | None = Field(None, description="With wire = 'top-k': part of all values that is sent.")
+    asynchronous: AsynchronousPlan | None = Field(None, description="Clients at their own pace, in simulation.")
     round_timeout: Positive | None = Field(None, description="Seconds after which a round goes on with what it has.")
 
     @model_validator(mode="after")

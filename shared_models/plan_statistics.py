@@ -109,6 +109,7 @@ def check_statistics(plan: Plan) -> None:
         ("training.gradient_checkpointing", plan.training.gradient_checkpointing, False),
         ("features", plan.features, None),
         ("personal", plan.personal, None),
+        ("federation.asynchronous", plan.federation.asynchronous, None),
         ("data.normalisation", plan.data.normalisation, None),
     ):
         if given != allowed:

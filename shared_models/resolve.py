@@ -24,9 +24,10 @@ from shared_models.frozen import check_frozen
 from shared_models.histograms import resolved_statistics
 from shared_models.plan import Plan, PrivacyPlan
 from shared_models.plan_adaptive import filled
+from shared_models.plan_asynchronous import filled_asynchronous, is_asynchronous, participations_of
 from shared_models.plan_central import central_grid, is_central, population_of
 from shared_models.plan_correlated import computed as computed_schema
-from shared_models.plan_correlated import is_correlated, participation_of
+from shared_models.plan_correlated import participation_of
 from shared_models.plan_data import located
 from shared_models.plan_personal import filled_personal
 from shared_models.plan_secure_sum import COMPUTED, added_up, computed
@@ -69,6 +70,8 @@ def resolve(plan: Plan) -> Plan:
         plan = plan.model_copy(update={"statistics": resolved_statistics(plan)})
     _check_class_weights(plan)
     _check_augment(plan)
+    if is_asynchronous(plan):
+        plan = _with_schedule(plan)
     options = check_options(plan.model.name, plan.model.options)
     model = build_for(plan)
     if plan.training.gradient_checkpointing:
@@ -106,6 +109,15 @@ def resolve(plan: Plan) -> Plan:
         found = _computed(plan.model_copy(update={"privacy": privacy}))
         changes["secure_sum"] = plan.secure.model_copy(update=found)
     return Plan.model_validate(plan.model_copy(update=changes).model_dump())
+
+
+def _with_schedule(plan: Plan) -> Plan:
+    """A plan whose clients work at their own pace, by a schedule that can be kept."""
+    try:
+        table = filled_asynchronous(plan)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return plan.model_copy(update={"federation": plan.federation.model_copy(update={"asynchronous": table})})
 
 
 def _with_tables(plan: Plan, privacy: PrivacyPlan) -> PrivacyPlan:
@@ -213,7 +225,7 @@ def _calibrated(plan: Plan, epsilon: float) -> float:
 
         return least_noise_multiplier(
             release,
-            times=1 if is_correlated(plan) else plan.federation.rounds + plan.spare_rounds,
+            times=1 if plan.is_one_release else plan.federation.rounds + plan.spare_rounds,
             epsilon=epsilon,
             delta=plan.privacy.delta,
             also=plan.planned_counts(),
@@ -222,7 +234,7 @@ def _calibrated(plan: Plan, epsilon: float) -> float:
         epsilon=epsilon,
         delta=plan.privacy.delta,
         sample_rate=plan.training.sample_rate,
-        steps=plan.training.local_steps * plan.federation.rounds,
+        steps=plan.training.local_steps * participations_of(plan),
         records_per_unit=plan.records_per_unit,
         also=plan.planned_counts(),
     )

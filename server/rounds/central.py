@@ -140,8 +140,11 @@ class CentralRounds:
         ):
             if isinstance(reply, Update):
                 self._with.hear(state, number, reply.client, reply.epsilon, reply.head)
-                joint = reply.delta.get(JOINT)
-                total.add(flat(value for _, value in in_order(reply.delta, layout)) if joint is None else joint)
+                # At their own pace an update counts no more than 1, so the sum moves by no more for it.
+                arrivals = self._with.arrivals
+                delta = reply.delta if arrivals is None else arrivals.weigh(number, reply).delta
+                joint = delta.get(JOINT)
+                total.add(flat(value for _, value in in_order(delta, layout)) if joint is None else joint)
             elif reply.refused:
                 refused.append(reply)
         return refused

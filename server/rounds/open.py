@@ -55,6 +55,8 @@ class OpenRounds:
             lambda reply, client: read_reply(reply, client, layout, plan),
             timeout=plan.federation.round_timeout,
         )
+        if self._with.arrivals is not None:
+            replies = self._with.arrivals.weighted(number, replies)
         for contributions in kind.steps(start, replies, tally):
             if len(tally.updates) >= self._with.fewest(cohort):
                 try:

@@ -10,6 +10,7 @@ from typing import Protocol
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from server.asynchronous import Arrivals
 from server.cohort_grid import CohortGrid
 from server.observer import SecureSumRecord
 from server.replies import Head
@@ -103,6 +104,7 @@ class Federated:
         strategy: turns updates into the next model.
         hear: is told what each good reply says of its client's books.
         tell: is told in one line what whoever watches should know.
+        arrivals: of clients at their own pace; else None.
         folder: of the run, for what doesn't fit into memory; None for the system's folder for temporary files.
     """
 
@@ -112,6 +114,7 @@ class Federated:
     strategy: ServerStrategy
     hear: Hear
     tell: Callable[[str], None]
+    arrivals: Arrivals | None = None
     folder: Path | None = None
 
     def fewest(self, cohort: int) -> int:
@@ -138,6 +141,8 @@ class Federated:
         sent = {client: asked[node] for client, node in nodes.items() if node in asked}
         if is_scaffold(self.plan):
             sent = {client: _counting(message, state.clients.get(client)) for client, message in sent.items()}
+        if self.arrivals is not None:
+            sent = self.arrivals.requests(number, sent, parameters, self.layout)
         return sent, arrays
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from privacy.lifetime import Balance, Terms, multiset
 from privacy.mechanisms import DpSgd, NoisyCounts, Release
 from shared_models import plan as plan_module
+from shared_models import plan_asynchronous as plan_asynchronous_module
 from shared_models import plan_data as plan_data_module
 from shared_models import plan_features as plan_features_module
 from shared_models import plan_federation as plan_federation_module
@@ -32,6 +33,7 @@ from shared_models.plan_section import Section
 
 PLAN_MODULES = (
     plan_module,
+    plan_asynchronous_module,
     plan_data_module,
     plan_features_module,
     plan_federation_module,
@@ -220,7 +222,20 @@ RICH: dict[str, dict[str, Any]] = {
         "evaluation": {"where": "none"},
         "personal": {"kind": "head", "layers": ["last", "norm.weight"]},
     },
-    "skewed": {"data": {"partition": {"kind": "size-skewed", "clients": 5, "growth": "square"}}},
+    "skewed": {
+        "data": {"partition": {"kind": "size-skewed", "clients": 5, "growth": "square"}},
+        "federation": {
+            "asynchronous": {
+                "buffer": 2,
+                "concurrency": 3,
+                "exponent": 0.7,
+                "most_staleness": 4,
+                "participations": 9,
+                "spread": 0.2,
+                "jitter": 0.3,
+            }
+        },
+    },
     "iid": {
         "data": {"partition": {"kind": "iid", "clients": 5}},
         "personal": {"kind": "ditto", "pull": 0.5, "learning_rate": 0.03},

@@ -28,7 +28,7 @@ def test_every_leaf_of_the_default_plan_is_listed() -> None:
     listed = {re.sub(r"\.\([a-z-]+\)", "", key.path) for key in plan_keys()}
     # Not there by default; their keys are listed.
     tables = {"data.card", "data.text", "features", "privacy.adaptive", "privacy.correlated", "secure_sum"}
-    tables |= {"statistics", "data.normalisation", "training.augment"}
+    tables |= {"statistics", "data.normalisation", "training.augment", "federation.asynchronous", "personal"}
     assert leaves(Plan().model_dump()) - tables <= listed
 
 
