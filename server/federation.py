@@ -46,6 +46,7 @@ from shared_models.plan import Plan
 from shared_models.plan_asynchronous import is_asynchronous
 from shared_models.plan_central import is_central
 from shared_models.plan_correlated import banded_noise, is_correlated
+from shared_models.plan_scaffold import is_scaffold
 
 _NOBODY = "nobody else was asked"
 _SYNC_SECONDS = 5.0  # of a simulation's rounds without privacy that a loss of power may undo; a kill undoes none
@@ -352,7 +353,8 @@ class Federation:
         tally = played.tally
         for client in tally.updates:
             state.client(client).rounds += 1
-            state.client(client).counted = number
+            if is_scaffold(self.plan):
+                state.client(client).counted = number
         state.given_up = 0 if played.model is not None or played.secure_sum is None else state.given_up + 1
         norm = norm_of(self.plan, state)
         state.clipping_norm = state.clipping_norm if played.clipping_norm is None else played.clipping_norm

@@ -38,7 +38,7 @@ class ClientTally:
         head: newest entry of its ledger that it told of.
         asked: with correlated noise, the rounds it was asked to train in, from the first on, whether or not it
             answered; on disk before it is asked.
-        counted: the last round whose model its update went into.
+        counted: with SCAFFOLD, the last round whose model its update went into.
     """
 
     rounds: int = 0
