@@ -90,7 +90,7 @@ def test_the_population_is_part_of_the_digest_where_there_is_one() -> None:
     assert there.digest() != there.model_copy(update={"federation": other}).digest()
     local = plan_from({"privacy": {"epsilon": 3.0}}, where="test")
     meaning = {key: value for key, value in local.model_dump(mode="json").items() if value is not None}
-    del meaning["data"]["path"], meaning["federation"]["population"]
+    del meaning["data"]["path"], meaning["federation"]["population"], meaning["federation"]["asynchronous"]
     del meaning["privacy"]["adaptive"], meaning["privacy"]["correlated"]
     del meaning["privacy"]["clipping"]
     del meaning["data"]["text"], meaning["data"]["normalisation"], meaning["data"]["leave_out"]
