@@ -63,9 +63,11 @@ class Scaffold(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The next model, and the next c, of the one reply that holds the mean of so many clients' models."""
         (reply,) = replies
-        clients = reply.content.metric_records[METRICS][CLIENTS]
+        metrics, arrays = reply.content[METRICS], reply.content[ARRAYS]
+        assert isinstance(metrics, MetricRecord)
+        assert isinstance(arrays, ArrayRecord)
+        clients, model = metrics[CLIENTS], _values(arrays)
         assert isinstance(clients, int)
-        model = _values(reply.content.array_records[ARRAYS])
         update = {name: value - self._start[name] for name, value in model.items()}
         gain = variate_gain(self.control, update, steps=self.steps, rate=self.rate(server_round))
         part = np.float32(clients / self.population)

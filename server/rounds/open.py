@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 
 from server.replies import ClientFault, read_reply
 from server.rounds.plain import EveryReplyRound, MeanRound, Round, Tally
@@ -81,4 +81,7 @@ class OpenRounds:
 
 def bytes_of(sent: Mapping[str, Message]) -> int:
     """Bytes on the wire of all arrays in these messages."""
-    return sum(wire_bytes(record) for message in sent.values() for record in message.content.array_records.values())
+    # Not `content.array_records`: Flower's view and its content hold each other, and with them a model, until a
+    # collection of garbage.
+    records = (record for message in sent.values() for record in message.content.values())
+    return sum(wire_bytes(record) for record in records if isinstance(record, ArrayRecord))

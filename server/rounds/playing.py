@@ -150,5 +150,5 @@ def _counting(message: Message, tally: ClientTally | None) -> Message:
     """The message that also says which of the client's updates was the last to be counted: both sides' variates are of
     the same ones."""
     content, head = message.content, message.metadata
-    config = {**content.config_records[CONFIG], COUNTED: 0 if tally is None else tally.counted}
-    return Message(RecordDict({**content, CONFIG: ConfigRecord(config)}), head.dst_node_id, head.message_type)
+    config = ConfigRecord({**content[CONFIG], COUNTED: 0 if tally is None else tally.counted})  # type: ignore[dict-item]
+    return Message(RecordDict({**content, CONFIG: config}), head.dst_node_id, head.message_type)
