@@ -25,6 +25,7 @@ COLUMNS: Final = (
     *("age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation", "relationship"),
     *("race", "sex", "capital-gain", "capital-loss", "hours-per-week", "native-country", "income"),
 )
+_PARTS: Final = ("adult.data", "adult.test")
 
 
 def load(data: DataPlan, card: DataCard, *, columns: Sequence[str] = ()) -> Parts:
@@ -35,11 +36,20 @@ def load(data: DataPlan, card: DataCard, *, columns: Sequence[str] = ()) -> Part
     """
     refuse_path(data)
     files = fetched("adult")
-    train, test = (
-        table_records(_table(files[name]), data, card, source=name, columns=columns)
-        for name in ("adult.data", "adult.test")
-    )
+    train, test = (table_records(_table(files[name]), data, card, source=name, columns=columns) for name in _PARTS)
     return train, test
+
+
+def whole_table() -> pd.DataFrame:
+    """All 48,842 people as text, both parts in one table.
+
+    Raises:
+        UsageError: it isn't fetched yet, or damaged.
+    """
+    import pandas as pd
+
+    files = fetched("adult")
+    return pd.concat([_table(files[name]) for name in _PARTS], ignore_index=True)
 
 
 @cache

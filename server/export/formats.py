@@ -97,7 +97,8 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UsageError("--format onnx: needs onnx and onnxscript; pip install 'veil-fl[onnx]'") from error
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    for name in ("onnxscript", "torch.onnx"):  # the latter warns of libraries that aren't installed
+        logging.getLogger(name).setLevel(logging.ERROR)
     batch = torch.export.Dim("batch", min=1)
     try:
         with torch.no_grad(), warnings.catch_warnings():

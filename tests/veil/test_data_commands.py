@@ -56,6 +56,11 @@ def test_no_registry_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         app(args=["data", "fetch", "mnist"], standalone_mode=False)
 
 
+def test_a_table_is_written_as_csv(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = run(capsys, "export", "heart-disease", "--csv", str(tmp_path), "--by", "hospital")
+    assert f"{tmp_path / 'switzerland.csv'}: 123 records" in out
+
+
 # --- one's own data ------------------------------------------------------------------------------------------------
 
 ROWS = "who,age,sex,outcome\n" + "".join(

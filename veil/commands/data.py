@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Public data sets and weights: list, fetch. Your own data: draft a schema, check, normalise.",
+    help="Public data sets and weights: list, fetch, export as CSV. Your own data: draft a schema, check, normalise.",
     no_args_is_help=True,
     suggest_commands=False,  # click suggests already
 )
@@ -61,6 +61,19 @@ def fetch(names: Annotated[list[str], typer.Argument(help="What to fetch; see 'v
         size = sum(path.stat().st_size for path in files.values()) / 1e6
         print(f"{one.name}: {len(files)} files, {size:.1f} MB in {folder_of(one.name)}")
         print(f"  {one.source}; licence: {one.licence}")
+
+
+@app.command("export")
+def export(
+    name: Annotated[str, typer.Argument(help="A table: adult or heart-disease.")],
+    csv: Annotated[Path, typer.Option("--csv", help="File to write; with --by a folder.", metavar="PATH")],
+    by: Annotated[str | None, typer.Option(help="A column: one file for each of its values.", metavar="COLUMN")] = None,
+) -> None:
+    """Write a public table as CSV, with all its records and columns, as somebody might have it of their own."""
+    from client.datasets.as_csv import write_csv
+
+    for path, records in write_csv(name, csv, by=by).items():
+        print(f"{path}: {records:,} records")
 
 
 Format = Annotated[
