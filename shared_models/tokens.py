@@ -33,6 +33,9 @@ _WORDPIECES: Final = 30522  # of the BERT vocabulary that the known encoders sha
 CHARACTERS: Final = _OTHER + 1
 """Number of tokens of `characters`, padding included."""
 
+SPECIAL: Final = (101, 102)
+"""Tokens of `wordpiece` for a text's beginning and end."""
+
 
 def vocabulary_of(plan: TextPlan) -> int:
     """Number of tokens, padding included."""
@@ -55,6 +58,18 @@ def tokens_of(texts: Sequence[str], plan: TextPlan) -> Tokens:
         some = numbers[: plan.places]
         found[row, : len(some)] = some
     return found
+
+
+def pieces_of(text: str, plan: TextPlan) -> tuple[str, ...]:
+    """What each of a text's tokens stands for, for people; as many as `tokens_of` finds.
+
+    Raises:
+        UsageError: as `tokens_of`.
+    """
+    if plan.tokens == "wordpiece":
+        return tuple(_wordpiece(plan.places).encode(text).tokens)
+    found = tuple(text) if plan.tokens == "characters" else tuple(_WORD.findall(text.lower()))
+    return found[: plan.places]
 
 
 def characters_of(text: str) -> Tokens:

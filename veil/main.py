@@ -22,6 +22,7 @@ from veil.commands import (
     data,
     doctor,
     evaluate,
+    explain,
     export,
     features,
     ledger,
@@ -53,6 +54,7 @@ app.command("report")(report.report)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
+app.command("explain")(explain.explain)
 app.command("serve")(serve.serve)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(budget.app, name="budget")

@@ -14,7 +14,7 @@ from shared_models.cards import DataCard, card_for
 from shared_models.plan import Plan
 from shared_models.plan_data import Column, NumericColumn, TextPlan
 from shared_models.table_encoding import encode_table, unreadable
-from shared_models.tokens import tokens_of
+from shared_models.tokens import pieces_of, tokens_of
 
 Kind = Literal["values", "table", "text"]
 _MOST_TEXT = 1 << 16  # characters of one text
@@ -60,6 +60,11 @@ class Inputs:
             return self._records(questions)
         return np.stack([self._values(number, one) for number, one in enumerate(questions)]).astype(np.float32)
 
+    def pieces(self, text: str) -> tuple[str, ...]:
+        """What each token of a text that was encoded stands for."""
+        assert self.text is not None
+        return pieces_of(self._read(text), self.text)
+
     def as_json(self) -> dict[str, Any]:
         """For `inputs.json` and people."""
         found: dict[str, Any] = {"kind": self.kind, "shape": list(self.shape), "classes": list(self.classes)}
@@ -94,9 +99,11 @@ class Inputs:
                 raise UsageError(f"inputs[{number}]: is longer than {_MOST_TEXT} characters")
             if not given.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in given):
                 raise UsageError(f"inputs[{number}]: holds a character that is none (a lone surrogate)")
-        # What comes next is asked of a language model: of a long text its end counts.
-        texts = [one[-self.shape[0] :] for one in questions] if self.card.at_each_place else questions
-        return tokens_of(texts, self.text).astype(np.float32)
+        return tokens_of([self._read(one) for one in questions], self.text).astype(np.float32)
+
+    def _read(self, text: str) -> str:
+        """What comes next is asked of a language model: of a long text its end counts."""
+        return text[-self.shape[0] :] if self.card.at_each_place else text
 
     def _records(self, questions: Sequence[Any]) -> npt.NDArray[np.float32]:
         import pandas as pd
