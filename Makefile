@@ -13,7 +13,8 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums \
-	prove-hospitals prove-fashion prove-clients prove-engines prove-zoo bench-dp bench bench-memory bench-scaling
+	prove-hospitals prove-fashion prove-clients prove-engines prove-zoo bench-dp bench bench-memory bench-scaling \
+	bench-export
 
 install: $(VENV)/.installed
 
@@ -47,6 +48,10 @@ bench: install
 # What a client costs in federations of 100 to 10,000, and what follows for a million (docs/scaling.md); half an hour.
 bench-scaling: install
 	$(BIN)/python -m simulations.benchmarks.scaling --json build/scaling.json --plot build/scaling.svg
+
+# A trained model as ONNX, TorchScript, int8 and pruned beside torch (docs/handing-over.md); five minutes.
+bench-export: install
+	$(BIN)/python -m simulations.benchmarks.handing_over --json build/handing_over.json
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -93,6 +93,8 @@ def until_it_answers(service: subprocess.Popen[bytes], port: int) -> None:
 def test_a_newcomer_gets_from_a_csv_to_an_answer_by_the_pages_commands_alone(
     tmp_path: Path, shell: dict[str, str], serving: list[subprocess.Popen[bytes]]
 ) -> None:
+    for library in ("captum", "onnxruntime", "onnxscript", "uvicorn"):
+        pytest.importorskip(library)
     fetch_or_skip("adult")
     work, port = tmp_path / "work", free_port()
     work.mkdir()

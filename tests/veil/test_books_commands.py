@@ -279,3 +279,20 @@ def test_what_has_no_report_is_one_line(
     code, _, err = veil("report", *arguments)
     assert code in (1, 2)
     assert len(err.splitlines()) == 1
+
+
+def test_budget_plan_prices_a_plan_on_a_network_of_ones_own(veil: Command) -> None:
+    """Its numbers may enter a release: of secure sums, how many there are."""
+    mine = (
+        "--set",
+        "model.name=mine",
+        "--model",
+        f"mine={Path(__file__).parents[1]}/shared_models/own_network.py:build",
+    )
+    code, out, _ = veil("budget", "plan", "digits", *mine, "--budget", 4, "--noise", 2)
+    assert code == 0
+    _, plain, _ = veil("budget", "plan", "digits", "--budget", 4, "--noise", 2)
+    assert out == plain  # a network's shape moves no price of DP-SGD
+    code, _, err = veil("budget", "plan", "digits", "--set", "model.name=mine")
+    assert code == 2
+    assert "unknown model" in err

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from veil.own_models import HELP, parse_models
+
 if TYPE_CHECKING:
     from client.policy import SitePolicy
     from privacy.lifetime import Account, Balance, Limit
     from privacy.mechanisms import Release
     from privacy.planning import Offer
+    from shared_models.plan import Plan
 
 app = typer.Typer(help="What can I afford, and what is left?", no_args_is_help=True, suggest_commands=False)
 
@@ -32,40 +35,30 @@ def plan(
     ledger: Annotated[Path | None, typer.Option(help="A ledger: count what was spent before.")] = None,
     scope: Annotated[str | None, typer.Option(help="With --ledger: which scope.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw it: an SVG file.")] = None,
+    models: Annotated[list[str] | None, typer.Option("--model", help=HELP, metavar="NAME=REFERENCE")] = None,
 ) -> None:
     """Say what rounds and noise cost, and how many rounds a budget covers."""
-    from privacy.ledger import Ledger
-    from privacy.lifetime import Limit
     from privacy.mechanisms import BandedFactorisation
-    from privacy.planning import offers, rounds_admitted
+    from privacy.planning import offers
     from security.errors import UsageError
-    from server.claim import accountant_of, relation_of
+    from shared_models import own
     from shared_models.resolve import resolve
     from simulations.scenarios import find_plan
 
+    own.bind(parse_models(models))
     found = resolve(find_plan(name, overrides or ()))
     training, counts = found.train_release(), found.evaluate_release()
     if training is None or found.privacy.epsilon is None:
         raise UsageError("privacy.trust = 'none': a plan without privacy has no budget; set privacy.trust and epsilon")
-    spent: dict[Release, int] = {}
-    before = None
-    if ledger is not None:
-        with Ledger.open(ledger, read_only=True) as books:
-            scopes = books.scopes()
-            if scope is None and len(scopes) != 1:
-                raise UsageError(f"{ledger}: say which scope with --scope; there are: {', '.join(scopes) or 'none'}")
-            before = books.account(scope or scopes[0], found.balance)
-        for entry in before.plans:
-            for release, times in entry.charged:
-                spent[release] = spent.get(release, 0) + times
+    before, spent = _spent_before(found, ledger, scope)
     limit = budget if budget is not None else found.privacy.epsilon
     if not limit > 0:
         raise UsageError(f"--budget {limit}: must be above 0")
     # The plan's own: that of a sum is over what its unit moves, and a person may move several clipping norms.
-    own = found.privacy.noise_multiplier if found.is_joint else training.noise_multiplier
-    assert own is not None  # or the plan were not resolved
-    of_unit = training.noise_multiplier / own
-    tried = sorted(noise or {own, *(max(0.01, round(own * factor, 3)) for factor in _FACTORS)})
+    own_noise = found.privacy.noise_multiplier if found.is_joint else training.noise_multiplier
+    assert own_noise is not None  # or the plan were not resolved
+    of_unit = training.noise_multiplier / own_noise
+    tried = sorted(noise or {own_noise, *(max(0.01, round(own_noise * factor, 3)) for factor in _FACTORS)})
     unit = "run" if isinstance(training, BandedFactorisation) else "round"
     if unit == "run" and rounds:
         raise UsageError("--rounds: with privacy.correlated a run is one release; set federation.rounds instead")
@@ -83,25 +76,62 @@ def plan(
         spent=spent,
     )
     made = [replace(one, noise_multiplier=value) for one, value in zip(made, tried, strict=True)]
-    how = accountant_of(found).partition(",")[0]
-    too = ", with what the ledger has spent" if spent else ""
-    head = (
-        f"{found.name}: {unit}s of {_round_of(training)}; epsilon at delta "
-        f"{found.privacy.delta:g} ({relation_of(found).removesuffix(' unit')}, {how}){too}"
-    )
-    _print(head, limit, asked, made, unit=unit)
+    _print(_head(found, training, unit, with_ledger=bool(spent)), limit, asked, made, unit=unit)
     if before is not None:
-        allowed = rounds_admitted(Limit(epsilon=limit, delta=found.privacy.delta), before, found.terms())
-        print(
-            f"the ledger's filter, which holds whatever plans come, would let {allowed} of this plan's "
-            f"{len(found.terms().rounds)} {unit}s through under a budget of {limit:g}"
-        )
+        print(_admitted(found, before, limit, unit))
     if plot is not None:
         from privacy.report.charts.plan import draw_offers
         from server.run_folder import write_atomically
 
         write_atomically(plot, draw_offers(made, asked, limit).encode())
         print(f"plot: {plot}")
+
+
+def _spent_before(found: Plan, ledger: Path | None, scope: str | None) -> tuple[Account | None, dict[Release, int]]:
+    """What a ledger's account holds, and how often each release was charged; nothing without a ledger.
+
+    Raises:
+        UsageError: the ledger has several scopes, and none is named.
+    """
+    from privacy.ledger import Ledger
+    from security.errors import UsageError
+
+    if ledger is None:
+        return None, {}
+    with Ledger.open(ledger, read_only=True) as books:
+        scopes = books.scopes()
+        if scope is None and len(scopes) != 1:
+            raise UsageError(f"{ledger}: say which scope with --scope; there are: {', '.join(scopes) or 'none'}")
+        before = books.account(scope or scopes[0], found.balance)
+    spent: dict[Release, int] = {}
+    for entry in before.plans:
+        for release, times in entry.charged:
+            spent[release] = spent.get(release, 0) + times
+    return before, spent
+
+
+def _head(found: Plan, training: Release, unit: str, *, with_ledger: bool) -> str:
+    """What the table's figures are."""
+    from server.claim import accountant_of, relation_of
+
+    how = accountant_of(found).partition(",")[0]
+    too = ", with what the ledger has spent" if with_ledger else ""
+    return (
+        f"{found.name}: {unit}s of {_round_of(training)}; epsilon at delta "
+        f"{found.privacy.delta:g} ({relation_of(found).removesuffix(' unit')}, {how}){too}"
+    )
+
+
+def _admitted(found: Plan, before: Account, limit: float, unit: str) -> str:
+    """What the ledger's filter would let through."""
+    from privacy.lifetime import Limit
+    from privacy.planning import rounds_admitted
+
+    allowed = rounds_admitted(Limit(epsilon=limit, delta=found.privacy.delta), before, found.terms())
+    return (
+        f"the ledger's filter, which holds whatever plans come, would let {allowed} of this plan's "
+        f"{len(found.terms().rounds)} {unit}s through under a budget of {limit:g}"
+    )
 
 
 def _round_of(training: Release) -> str:
