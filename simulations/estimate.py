@@ -1,8 +1,8 @@
 """What a plan would cost before it runs: numbers that learn, bytes on the wire, memory, time and epsilon.
 
-Sizes follow from the plan alone, by a network of shapes without numbers (torch's meta device): a network that fits on
-no machine here is counted like any other. Time and memory are measured, by a few steps on random examples in a process
-of its own. No data is looked at.
+Sizes and arithmetic follow from the plan alone, by a network of shapes without numbers (torch's meta device): a network
+that fits on no machine here is counted like any other. Time and memory in all are measured, by a few steps on random
+examples in a process of its own. No data is looked at.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from security.errors import RunError
+from shared_models.features.apply import model_form
 from shared_models.parameters import Layout, size_of, to_arrays, wire_bytes
 from shared_models.plan import Plan
 from shared_models.plan_adaptive import is_adaptive
+from shared_models.plan_augment import copies_of
 from shared_models.plan_file import write_plan
 from shared_models.plan_personal import shared_layout
 from shared_models.plan_scaffold import is_scaffold
@@ -25,6 +27,7 @@ from shared_models.plan_secure_sum import cohort_size
 from shared_models.registry import dry
 from shared_models.resolve import resolve
 from shared_models.wire import encode_update
+from simulations.dry_run import DryStep, dry_step
 
 _FLOAT: Final = 4  # bytes
 _PATIENCE: Final = 600.0  # seconds, for the probe
@@ -53,6 +56,9 @@ class Estimate:
         down, up: bytes on the wire a client and round.
         clients: in a round; None where the plan doesn't say.
         least_memory: bytes that weights, gradients and the optimiser need at a client, activations not counted.
+        batch: examples that a client holds in memory at once.
+        step: arithmetic of such a batch, and what its forward pass keeps; None where the network can't be run dry.
+        per_example: bytes of such a batch's gradients of single examples at most, where a private step makes them.
         probe: what was measured; None without.
     """
 
@@ -63,6 +69,9 @@ class Estimate:
     up: int
     clients: int | None
     least_memory: int
+    batch: int
+    step: DryStep | None
+    per_example: int
     probe: Probe | None
 
     @property
@@ -78,6 +87,13 @@ class Estimate:
             "clients": self.clients,
             "rounds": self.plan.federation.rounds,
             "least_memory": self.least_memory,
+            "frozen_memory": _FLOAT * self.frozen,
+            "batch": self.batch,
+            "activations": None if self.step is None else self.step.kept,
+            "per_example_gradients": self.per_example,
+            "operations": None
+            if self.step is None
+            else {"forward": self.step.forward, "backward": self.step.backward, "unit": "batch"},
             "measured": None
             if self.probe is None
             else {"step_seconds": self.probe.step_seconds, "memory": self.probe.memory},
@@ -102,6 +118,8 @@ def estimate(plan: Plan, *, probe: bool = True) -> Estimate:
     network = dry(found)
     size = size_of(network)
     layout = shared_layout(found, network)
+    batch = found.training.max_physical_batch or found.training.expected_batch_size * copies_of(found)
+    private = found.is_private and found.privacy.unit == "example"
     extra = 2 if found.training.optimizer in ("adam", "adamw") else 1 if found.training.momentum else 0
     return Estimate(
         plan=found,
@@ -111,14 +129,21 @@ def estimate(plan: Plan, *, probe: bool = True) -> Estimate:
         up=_up(found, layout),
         clients=_clients(found),
         least_memory=_FLOAT * (size.frozen + size.trained * (2 + extra)),
+        batch=batch,
+        step=dry_step(network, model_form(found), batch),
+        per_example=_FLOAT * size.trained * batch if private else 0,
         probe=_measured(found) if probe and found.statistics is None else None,  # counting is no training
     )
 
 
+BATCHES: Final = 10
+"""Of a client's records, where a plan counts passes: how many records one has isn't known."""
+
+
 def steps_of(plan: Plan) -> int:
-    """Steps of a client in a round; where the plan counts passes, of a client with ten batches."""
+    """Steps of a client in a round; where the plan counts passes, of a client with `BATCHES` batches."""
     passes = plan.training.epochs
-    return plan.training.local_steps if passes is None else 10 * passes
+    return plan.training.local_steps if passes is None else BATCHES * passes
 
 
 def _down(layout: Layout) -> int:

@@ -34,7 +34,8 @@ from server.export.served import served
 from server.run_folder import RunFolder
 from shared_models.cards import card_for
 from shared_models.plan import Plan
-from simulations.run import Settings, start_run
+from shared_models.resolve import resolve
+from simulations.run import Settings, resume_run, start_run
 
 WORK: Final = Path("build/handing_over")
 _AT_ONCE: Final = 256
@@ -135,9 +136,14 @@ class Row:
 def measure(name: str, plan: Plan, folder: Path, outputs: Sequence[Output] = OUTPUTS) -> list[Row]:
     """Train, unless that is done, and hand over in all forms."""
     run = RunFolder(folder)
-    if not run.summary.is_file() or run.read_plan().digest() != plan.digest():
-        start_run(plan, folder, Settings(engine="inline"))
+    settings = Settings(engine="inline")
+    if not run.plan.is_file():
+        start_run(plan, folder, settings)
+    elif not run.summary.is_file():
+        resume_run(folder, settings)
     resolved = run.read_plan()
+    if resolved.digest() != resolve(plan).digest():
+        raise UsageError(f"{folder}: holds a run of another plan; remove it, or give another --work")
     x, y = _test_part(resolved)
     rows: list[Row] = []
     whole = served(resolved, trained_network(run))

@@ -153,7 +153,7 @@ def estimate(
 
 
 def _estimate_lines(found: Estimate) -> Iterator[str]:
-    from simulations.estimate import steps_of
+    from simulations.estimate import BATCHES, steps_of
 
     plan, rounds = found.plan, found.plan.federation.rounds
     frozen = f", {found.frozen:,} frozen, which don't travel" if found.frozen else ""
@@ -168,13 +168,27 @@ def _estimate_lines(found: Estimate) -> Iterator[str]:
             f"the run: {rounds} rounds of {found.clients} clients: {_size(found.down * total)} down, "
             f"{_size(found.up * total)} up" + (", beside what secure sums need" if plan.secure_sum is not None else "")
         )
-    yield f"memory of a client: {_size(found.least_memory)} at least for weights, gradients and optimiser"
+    of_it = f" ({_size(4 * found.frozen)} of it frozen weights in float32)" if found.frozen else ""
+    yield f"memory of a client: {_size(found.least_memory)} at least for weights, gradients and optimiser{of_it}"
+    examples = f"{found.batch} example{'s' if found.batch > 1 else ''}"
+    if found.step is not None:
+        single = f", and {_size(found.per_example)} at most for gradients of single ones" if found.per_example else ""
+        yield f"beside that, for {examples} at once: {_size(found.step.kept)} between forward and backward pass{single}"
+        yield (
+            f"arithmetic of {examples}: {_count(found.step.forward)} operations forward, {_count(found.step.backward)} "
+            "backward, as far as products of matrices go"
+        )
     if found.probe is not None:
         seconds = found.round_seconds
         assert seconds is not None
         yield (
             f"measured here: {_size(found.probe.memory)} in all, {found.probe.step_seconds:.3g} s a step, "
             f"{seconds:.3g} s a round of {steps_of(plan)} steps"
+            + (
+                ""
+                if plan.training.epochs is None
+                else f" (if a client has {BATCHES} batches: nobody's data is looked at)"
+            )
         )
         if found.clients is not None:
             yield f"the run: {seconds * found.clients * rounds / 60:.3g} minutes of one processor's training"
@@ -187,11 +201,19 @@ def _estimate_lines(found: Estimate) -> Iterator[str]:
 
 
 def _size(count: int) -> str:
-    size, units = float(count), iter(("B", "kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while size >= 1000:
-        size, unit = size / 1000, next(units)
-    return f"{size:.3g} {unit}"
+    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
+
+
+def _count(count: int) -> str:
+    return _scaled(count, ("", "thousand", "million", "billion", "trillion")).rstrip()
+
+
+def _scaled(count: int, units: tuple[str, ...]) -> str:
+    """A number below a thousand and its unit, the last of them whatever the number."""
+    size, place = float(count), 0
+    while size >= 999.5 and place < len(units) - 1:
+        size, place = size / 1000, place + 1
+    return f"{size:.3g} {units[place]}"
 
 
 @app.command("show")

@@ -100,7 +100,7 @@ class _Recurrent(Tapped):
         shape = (self.num_layers * self._directions, len(inputs), self.hidden_size)
         if any(state.shape != shape for state in states):
             raise ValueError(f"initial states are {shape}, not {[tuple(state.shape) for state in states]}")
-        if not torch.is_autocast_enabled(inputs.device.type):
+        if inputs.device.type == "meta" or not torch.is_autocast_enabled(inputs.device.type):
             return self._layers(inputs, states)
         # In bfloat16 the rounding of a state would go into all later ones.
         precision = self._weights(0, against=False).inputs.dtype
