@@ -53,9 +53,10 @@ def dry_step(network: nn.Module, form: ExampleForm, examples: int) -> DryStep | 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with mode, FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda some: some):
-            # The fake ones are kept too: as long as there is one of a tensor, there is no second.
-            fakes = [mode.from_tensor(one) for one in (*network.parameters(), *network.buffers())]
-            own = {_storage(one) for one in fakes}
+            # The network's own go in as they are, or as fakes; while there is a fake of a tensor, there is no second.
+            own_tensors = (*network.parameters(), *network.buffers())
+            fakes = [mode.from_tensor(one) for one in own_tensors]
+            own = {_storage(one) for one in (*own_tensors, *fakes)}
             output = network(torch.zeros((examples, *form.shape), device="meta"))
             forward = counter.get_total_flops()
             output.float().sum().backward()
@@ -69,4 +70,5 @@ def dry_step(network: nn.Module, form: ExampleForm, examples: int) -> DryStep | 
 
 
 def _storage(some: Tensor) -> int:
-    return some.untyped_storage()._cdata
+    number: int = some.untyped_storage()._cdata
+    return number

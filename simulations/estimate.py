@@ -14,6 +14,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
+from torch import nn
+
 from security.errors import RunError
 from shared_models.features.apply import model_form
 from shared_models.parameters import Layout, size_of, to_arrays, wire_bytes
@@ -119,7 +121,8 @@ def estimate(plan: Plan, *, probe: bool = True) -> Estimate:
     size = size_of(network)
     layout = shared_layout(found, network)
     batch = found.training.max_physical_batch or found.training.expected_batch_size * copies_of(found)
-    private = found.is_private and found.privacy.unit == "example"
+    trains = found.statistics is None  # counting is no training
+    private = trains and found.is_private and found.privacy.unit == "example"
     extra = 2 if found.training.optimizer in ("adam", "adamw") else 1 if found.training.momentum else 0
     return Estimate(
         plan=found,
@@ -130,10 +133,23 @@ def estimate(plan: Plan, *, probe: bool = True) -> Estimate:
         clients=_clients(found),
         least_memory=_FLOAT * (size.frozen + size.trained * (2 + extra)),
         batch=batch,
-        step=dry_step(network, model_form(found), batch),
+        step=_dry(network, found, batch) if trains else None,
         per_example=_FLOAT * size.trained * batch if private else 0,
-        probe=_measured(found) if probe and found.statistics is None else None,  # counting is no training
+        probe=_measured(found) if probe and trains else None,
     )
+
+
+def _dry(network: nn.Module, plan: Plan, batch: int) -> DryStep | None:
+    form = model_form(plan)
+    whole = dry_step(network, form, batch)
+    if whole is None or not plan.training.gradient_checkpointing:
+        return whole
+    from privacy.dpsgd.gradient_checkpointing import checkpoint_layers  # brings the engine, and with it Opacus
+
+    layers = checkpoint_layers(network)
+    again = dry_step(network, form, batch)
+    # While a layer is run again, what it keeps is there too; they are alike.
+    return again and DryStep(again.forward, again.backward, again.kept + whole.kept // layers)
 
 
 BATCHES: Final = 10

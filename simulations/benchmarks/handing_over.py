@@ -16,6 +16,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -147,20 +148,19 @@ def measure(name: str, plan: Plan, folder: Path, outputs: Sequence[Output] = OUT
     x, y = _test_part(resolved)
     rows: list[Row] = []
     whole = served(resolved, trained_network(run))
-    about = {"model": name, "data": resolved.data.name}
+    about = partial(Row, model=name, data=resolved.data.name)
     for output in outputs:
         out = folder / "export" / output.name.replace(" ", "").replace(",", "-").replace("%", "")
         try:
             done = export_run(run, output.format, out=out, quantise=output.quantise, prune=output.prune)
         except UsageError as error:
-            rows.append(Row(**about, output=output.name, error=str(error)))
+            rows.append(about(output=output.name, error=str(error)))
             continue
         found = done.checked
         if not rows:
             size = sum(parameter.numel() * parameter.element_size() for parameter in whole.parameters())
             rows.append(
-                Row(
-                    **about,
+                about(
                     output="torch",
                     score=_accuracy(whole, x, y),
                     bytes=size,
@@ -169,8 +169,7 @@ def measure(name: str, plan: Plan, folder: Path, outputs: Sequence[Output] = OUT
                 )
             )
         rows.append(
-            Row(
-                **about,
+            about(
                 output=output.name,
                 score=_accuracy(runner(output.format, done.path, whole), x, y),
                 difference=found.largest_difference,
@@ -219,7 +218,7 @@ TITLES: Final = ("network", "form", "accuracy", "largest difference", "kB", "ms,
 
 
 def _cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    found = []
+    found: list[tuple[str, ...]] = []
     for row in rows:
         if row.error:
             found.append((f"{row.model} ({row.data})", row.output, "can't be", "", "", "", ""))

@@ -90,6 +90,11 @@ def test_seven_billion_parameters_with_adapters_are_counted_on_no_machine(tmp_pa
     assert found.trained == 32 * 2 * 8 * (4096 + 4096)
     assert 4 * found.trained <= found.down == found.up <= 4 * found.trained * 1.01
     assert found.least_memory > 4 * found.frozen
+    # 80 places through all linear layers, and the products of all places with all, of 32 layers.
+    inside = 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 4 * 8 * 4096) + 32000 * 4096
+    assert found.step is not None
+    assert found.step.forward == 2 * 80 * found.batch * (inside + 32 * 2 * 80 * 4096)
+    assert found.step.forward * 0.9 < found.step.backward < found.step.forward * 1.1  # frozen weights get no gradient
     assert found.probe is None
 
 
