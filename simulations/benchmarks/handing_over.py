@@ -6,8 +6,8 @@
 Each network is trained for a few rounds on real data without privacy (in `build/handing_over`; a finished run is not
 repeated) and exported by what `veil export` does: as TorchScript, as ONNX, with weights as eight-bit integers, and with
 some of the smallest weights set to zero. The largest difference of a logit (over the largest logit), size and times are
-those of `check.json`, on 256 made-up examples; times are medians with one thread. The score is the accuracy on the
-data's test records, of the file itself.
+those of `check.json`, on 256 made-up examples; times are medians of one thread's processor time. The score is the
+accuracy on the data's test records, of the file itself.
 """
 
 from __future__ import annotations

@@ -60,4 +60,4 @@ def export(
         f"beside torch, on made-up examples: logits differ by {found.largest_difference:.1e} of the largest at most, "
         f"{found.same_guess:.1%} of the guesses are the same"
     )
-    print(f"one example: {found.milliseconds:.3g} ms, in torch {found.torch_milliseconds:.3g} ms")
+    print(f"one example: {found.milliseconds:.3g} ms of one processor, in torch {found.torch_milliseconds:.3g} ms")
