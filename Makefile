@@ -49,7 +49,7 @@ bench: install
 bench-scaling: install
 	$(BIN)/python -m simulations.benchmarks.scaling --json build/scaling.json --plot build/scaling.svg
 
-# A trained model as ONNX, TorchScript, int8 and pruned beside torch (docs/handing-over.md); five minutes.
+# A trained model as ONNX, TorchScript, int8 and pruned beside torch (docs/handing-over.md); ten minutes.
 bench-export: install
 	$(BIN)/python -m simulations.benchmarks.handing_over --json build/handing_over.json
 
