@@ -183,7 +183,7 @@ def measure(name: str, plan: Plan, folder: Path, outputs: Sequence[Output] = OUT
 
 def _test_part(plan: Plan) -> tuple[Tensor, Tensor]:
     """The test records as the data has them before they are normalised, which is what a handed-over model takes."""
-    records = test_records(plan.data, seed=plan.seed, split_key=split_key(plan), whole=False)
+    records = test_records(plan.data, seed=plan.seed, split_key=split_key(plan), whole=False, parts=False)
     card = card_for(plan.data)
     raw = records.x if card.vocabulary is not None or card.columns else records.x * card.std + card.mean
     return raw, records.y
