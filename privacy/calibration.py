@@ -122,13 +122,36 @@ def least_noise_multiplier(
         UsageError: if there is none.
         ValueError: if an argument is out of range.
     """
+    return least_noise_together(lambda noise: {release(noise): times}, epsilon=epsilon, delta=delta, also=also)
+
+
+def least_noise_together(
+    releases: Callable[[float], Mapping[Release, int]],
+    *,
+    epsilon: float,
+    delta: float,
+    also: _Releases = (),
+) -> float:
+    """The smallest noise multiplier, a multiple of 1e-4, that several unlike mechanisms can share within one budget.
+
+    Args:
+        releases: all that is released at a noise multiplier, and how often; ValueError where there are no such
+            releases. More noise costs less.
+        epsilon: budget for all of it and `also` together, > 0.
+        delta: of the budget, in (0, 1).
+        also: what else will be released, whatever the noise.
+
+    Raises:
+        UsageError: if there is none.
+        ValueError: if an argument is out of range.
+    """
     others = accountant.history(also)
     if not _within(_positive(epsilon), delta, others):
         _refuse(epsilon, delta, frozenset(), others)
 
     def enough(point: int) -> bool:
         try:
-            tried = accountant.history({release(point / 10_000): times})
+            tried = accountant.history(releases(point / 10_000))
         except ValueError:  # too little noise, or too much
             return False
         return _within(epsilon, delta, _together(others, tried))

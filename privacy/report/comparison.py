@@ -11,7 +11,6 @@ from privacy.report.accounts import BalanceFacts, Basis, Status
 from privacy.report.catalogue import Catalogue, power
 from privacy.report.charts import frontier, svg
 from privacy.report.charts.frontier import Dot
-from privacy.report.charts.lines import Axis
 from privacy.report.facts import Facts
 from privacy.report.wording import Wording, basis_key
 from security.errors import UsageError
@@ -131,24 +130,8 @@ class Comparison:
             return None
         plain = [(row.value, row.name) for row in self.rows if row.balance is None and row.value is not None]
         values = [dot.value for dot in self._dots] + [value for value, _ in plain]
-        epsilons = [dot.epsilon for dot in self._dots]
-        low, high = min(values), max(values)
-        margin = max(0.02, (high - low) * 0.15)
-        bounded = self._higher
-        wide = max(epsilons) / max(min(epsilons), 1e-9) > 8
-        x = Axis(
-            name=self._t.plain("compare.x"),
-            low=min(epsilons) / 1.5 if wide else 0.0,
-            high=max(epsilons) * (1.5 if wide else 1.1),
-            show=_plain,
-            log=wide,
-        )
-        y = Axis(
-            name=str(self.metric_name()),
-            low=max(0.0, low - margin),
-            high=min(1.0, high + margin) if bounded else high + margin,
-            show=_plain,
-        )
+        x = frontier.epsilon_axis([dot.epsilon for dot in self._dots], self._t.plain("compare.x"))
+        y = frontier.value_axis(values, str(self.metric_name()), bounded=self._higher)
         return frontier.draw(
             self._dots,
             [(value, self._t.plain("compare.none_line", name=name)) for value, name in plain],
@@ -169,7 +152,3 @@ class Comparison:
         """For the table's order by epsilon, as a script reads it: without a bound it is the largest."""
         known = row.balance.verdict.epsilon if row.balance else None
         return "Infinity" if known is None else str(known)
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3g}"

@@ -66,6 +66,34 @@ def draw(
     return Markup("").join(parts)
 
 
+def draw_one(
+    dots: Sequence[Dot],
+    lines: Sequence[tuple[float, str]],
+    *,
+    x: Axis,
+    y: Axis,
+    label: str,
+    higher_is_better: bool,
+) -> Markup:
+    """The wide drawing alone, as a whole SVG file."""
+    return svg.file(_draw(dots, lines, x, y, label, higher_is_better, *WIDE, "chart"))
+
+
+def epsilon_axis(epsilons: Sequence[float], name: str) -> Axis:
+    """From zero; logarithmic where the largest is more than eight times the smallest."""
+    low, high = min(epsilons), max(epsilons)
+    log = high / max(low, 1e-9) > 8
+    return Axis(name=name, low=low / 1.5 if log else 0.0, high=high * (1.5 if log else 1.1), show=_plain, log=log)
+
+
+def value_axis(values: Sequence[float], name: str, *, bounded: bool) -> Axis:
+    """Around all values; one that is `bounded` ends at 1."""
+    low, high = min(values), max(values)
+    margin = max(0.02, (high - low) * 0.15)
+    top = high + margin
+    return Axis(name=name, low=max(0.0, low - margin), high=min(1.0, top) if bounded else top, show=_plain)
+
+
 def mark(group: int, status: Status) -> Markup:
     """A mark by itself, for a legend."""
     drawn = _mark(group, 8.0, 8.0, status)
@@ -142,3 +170,7 @@ def _mark(group: int, x: float, y: float, status: Status) -> Markup:
     return element(
         "polygon", points=" ".join(f"{svg.pixel(x + a * r)},{svg.pixel(y + b * r)}" for a, b in corners), **style
     )
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3g}"

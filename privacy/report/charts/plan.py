@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from privacy.planning import Offer
 from privacy.report.charts.lines import WIDE, Axis, Chart, Series, draw_one
+from privacy.report.charts.svg import file
 
 
 def draw_offers(offers: Sequence[Offer], rounds: Sequence[int], budget: float) -> Markup:
@@ -34,6 +35,4 @@ def draw_offers(offers: Sequence[Offer], rounds: Sequence[int], budget: float) -
         series=series,
         points=ends,
     )
-    return Markup('<?xml version="1.0" encoding="UTF-8"?>\n') + draw_one(chart, *WIDE).replace(
-        "<svg ", Markup('<svg xmlns="http://www.w3.org/2000/svg" '), 1
-    )
+    return file(draw_one(chart, *WIDE))

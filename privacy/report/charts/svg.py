@@ -151,6 +151,13 @@ def document(content: Markup, width: float, height: float, *, label: str, class_
     )
 
 
+def file(drawing: Markup) -> Markup:
+    """One drawing as a file of its own."""
+    return Markup('<?xml version="1.0" encoding="UTF-8"?>\n') + drawing.replace(
+        "<svg ", Markup('<svg xmlns="http://www.w3.org/2000/svg" '), 1
+    )
+
+
 def swatch(style: str) -> Markup:
     """A piece of a line, for a legend."""
     line = polyline([(2, 6), (26, 6)], style)
