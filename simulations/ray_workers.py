@@ -34,7 +34,7 @@ except ImportError as error:  # the extra is not installed
     ) from error
 
 
-__all__ = ["RayError", "RayOptions", "RayWorkers", "ray"]
+__all__ = ["RayError", "RayOptions", "RayWorkers", "ray", "start_ray"]
 
 _READY_SECONDS = 180.0
 _REST_SECONDS = 5.0
@@ -132,7 +132,7 @@ class RayWorkers:
     """
 
     def __init__(self, options: RayOptions, *, app: str, most: int | None = None) -> None:
-        self._owns_ray = _start_ray(options)
+        self._owns_ray = start_ray(options)
         self._ledger: Any = None
         self._data: Any = None
         self._begun: tuple[Any, ...] | None = None
@@ -250,8 +250,12 @@ def _spans_machines(options: RayOptions) -> bool:
     return options.address is not None or sum(node["Alive"] for node in ray.nodes()) > 1  # type: ignore[no-untyped-call]
 
 
-def _start_ray(options: RayOptions) -> bool:
-    """Start or join Ray; whether it is ours to shut down."""
+def start_ray(options: RayOptions) -> bool:
+    """Start or join Ray; whether it is the caller's to shut down.
+
+    Raises:
+        RunError: it can't be started, or reached.
+    """
     if ray.is_initialized():
         return False
     # The warning is about the choice made above, by RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO.

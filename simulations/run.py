@@ -62,6 +62,7 @@ class Settings:
         app: the ClientApp, as `package.module:name`.
         models: networks of the user's own, by the name that the plan gives (`shared_models.own`).
         observer: is told of each round.
+        track: trackers that are told of the run, as `KIND=WHERE` (`server.tracking`).
     """
 
     engine: Engine = "ray"
@@ -72,6 +73,7 @@ class Settings:
     app: str = DEFAULT_APP
     models: Mapping[str, str] = field(default_factory=dict)
     observer: Observer = field(default_factory=Silent)
+    track: tuple[str, ...] = ()
 
 
 def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFolder, Outcome]:

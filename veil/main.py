@@ -34,6 +34,7 @@ from veil.commands import (
     server,
     simulate,
     site,
+    sweep,
 )
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("simulate")(simulate.simulate)
+app.command("sweep")(sweep.sweep)
 app.command("scenarios")(scenarios.scenarios)
 app.command("cross-validate")(cross_validate.cross_validate)
 app.add_typer(plan.app, name="plan")
