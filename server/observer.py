@@ -108,3 +108,22 @@ class Silent:
 
     def round_done(self, record: RoundRecord) -> None:
         """Nothing to say."""
+
+
+class Both:
+    """Tells two observers, one after the other."""
+
+    def __init__(self, first: Observer, second: Observer) -> None:
+        self._both = first, second
+
+    def started(self, plan: Plan, clients: int, done: int) -> None:
+        for one in self._both:
+            one.started(plan, clients, done)
+
+    def note(self, text: str) -> None:
+        for one in self._both:
+            one.note(text)
+
+    def round_done(self, record: RoundRecord) -> None:
+        for one in self._both:
+            one.round_done(record)

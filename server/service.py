@@ -38,6 +38,7 @@ from server.operator import OperatorSocket
 from server.queue import Queue
 from server.settings import ServerSettings, read_settings
 from server.status import Status, certificate_status, queue_status, site_status
+from server.tracking import TrackingWatcher, parse_trackers
 from server.watchers import Watcher, Watchers
 from shared_models import own
 from shared_models.plan import Plan
@@ -165,7 +166,11 @@ class _Service:
         metrics = Metrics() if settings.metrics.port else None
         log = EventLog(home.log)
         stack.callback(log.close)
-        watchers = Watchers((watcher, LogWatcher(log), *([] if metrics is None else [metrics])))
+        told: list[Watcher] = [watcher, LogWatcher(log), *([] if metrics is None else [metrics])]
+        if settings.tracking.asked:
+            trackers = parse_trackers(settings.tracking.asked, home.settings.parent)
+            told.append(TrackingWatcher(trackers, Watchers(told[:2])))
+        watchers = Watchers(told)
         aside = Aside(watchers)
         stack.callback(aside.close)
         mailbox = Mailbox.open(home.mailbox)

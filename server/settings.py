@@ -49,6 +49,19 @@ class MetricsSettings(Section):
     port: Annotated[int, Field(ge=0, le=_LARGEST_PORT)] = Field(0, description="Port on 127.0.0.1; 0 for none.")
 
 
+class TrackingSettings(Section):
+    """Trackers of experiments that are told of each run what metrics.jsonl and summary.json say in numbers."""
+
+    tensorboard: str = Field("", description="Folder for TensorBoard, relative to server.toml; empty for none.")
+    mlflow: str = Field("", description="Folder, or URI of a tracking server or database; empty for none.")
+    wandb: str = Field("", description="offline:FOLDER or online:PROJECT; empty for none.")
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """As `server.tracking` is asked for them."""
+        return tuple(f"{kind}={where}" for kind, where in self.model_dump().items() if where)
+
+
 class TestDataSettings(Section):
     """The server's own records, on which it judges the model."""
 
@@ -80,6 +93,7 @@ class ServerSettings(Section):
     most_sites: Count = Field(1024, description="Most sites that are connected at once.")
     wait: WaitSettings = Field(default_factory=WaitSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     models: dict[str, str] = Field(
         default_factory=dict,
         description="Networks of one's own, by the name that plans give: package.module:function or "

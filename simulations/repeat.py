@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def repeat_run(plan: Plan, times: int, out: Path | None, settings: Settings) -> 
     stops: list[str | None] = []
     for seed in seeds:
         again = plan.model_copy(update={"seed": seed})
-        folder, outcome = start_run(again, path / f"seed-{seed}", settings)
+        called = f"{path.name}-seed-{seed}"
+        folder, outcome = start_run(again, path / f"seed-{seed}", replace(settings, called=called))
         if outcome.stopped == "failed":
             raise failure(folder, outcome)
         finals.append(outcome.state.evaluation or {})

@@ -27,7 +27,7 @@ from server.app import ServerJob, server_app
 from server.checkpoint import Checkpoint, load_checkpoint
 from server.evaluation import TestData
 from server.federation import Outcome
-from server.observer import Observer, Silent
+from server.observer import Both, Observer, Silent
 from server.run_folder import RunFolder
 from server.strategies import make_strategy
 from shared_models import own
@@ -43,6 +43,7 @@ from simulations.personal import judge_personal
 from simulations.worker import DEFAULT_APP, MODELS
 
 if TYPE_CHECKING:  # they bring Ray with them
+    from server.tracking import Tracking
     from simulations.ray_workers import RayWorkers
 
 Engine = Literal["ray", "inline"]
@@ -63,6 +64,7 @@ class Settings:
         models: networks of the user's own, by the name that the plan gives (`shared_models.own`).
         observer: is told of each round.
         track: trackers that are told of the run, as `KIND=WHERE` (`server.tracking`).
+        called: what trackers call the run; None for the folder's last name.
     """
 
     engine: Engine = "ray"
@@ -74,6 +76,7 @@ class Settings:
     models: Mapping[str, str] = field(default_factory=dict)
     observer: Observer = field(default_factory=Silent)
     track: tuple[str, ...] = ()
+    called: str | None = None
 
 
 def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFolder, Outcome]:
@@ -85,6 +88,7 @@ def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFold
     """
     begun = time.monotonic()
     own.bind(settings.models)
+    _check_trackers(settings)
     plan = resolve(plan)
     # What is wrong with strategy, device or data is found out before a folder is made and before anybody is charged.
     make_strategy(plan)
@@ -115,6 +119,7 @@ def resume_run(path: Path, settings: Settings) -> tuple[RunFolder, Outcome | Non
     begun = time.monotonic()
     folder = RunFolder(path)
     own.bind(settings.models)
+    _check_trackers(settings)
     plan = resolve(folder.read_plan())
     with folder.locked():
         checkpoint = load_checkpoint(folder.checkpoints, plan.digest())
@@ -236,6 +241,7 @@ def _run(
     begun: float,
 ) -> Outcome:
     grid = _grid(settings, stage, plan, folder)
+    observer, tracking = _observers(settings, folder)
     try:
         if checkpoint is not None and _STATES in checkpoint.attachments:
             grid.load_states(checkpoint.attachments[_STATES])
@@ -244,7 +250,7 @@ def _run(
             plan=plan,
             folder=folder,
             test=stage.test,
-            observer=settings.observer,
+            observer=observer,
             resume=checkpoint,
             attachments=attachments,
             identities=virtual_identities(plan, folder.ledger, stage.clients),
@@ -254,6 +260,8 @@ def _run(
         server_app(job)(grid, _context(grid))
     finally:
         grid.close()
+        if tracking is not None:
+            tracking.ended()
         with suppress(LedgerError):  # what is wrong with it has been said
             Ledger.open(folder.ledger, durable=False).close()  # moves SQLite's log, which killed workers leave, into it
     assert job.outcome is not None
@@ -261,6 +269,25 @@ def _run(
         table = baselines(plan, stage.test, job.outcome.state.evaluation or {})
         folder.write_summary({**folder.read_summary(), "baselines": table})
     return job.outcome
+
+
+def _check_trackers(settings: Settings) -> None:
+    """Raises UsageError where a tracker can't be had: before anything starts."""
+    if settings.track:
+        from server.tracking import parse_trackers
+
+        parse_trackers(settings.track)
+
+
+def _observers(settings: Settings, folder: RunFolder) -> tuple[Observer, Tracking | None]:
+    """Who is told of the run; and the trackers, which are told of its end too."""
+    if not settings.track:
+        return settings.observer, None
+    from server.tracking import Tracking, parse_trackers
+
+    trackers = parse_trackers(settings.track)
+    tracking = Tracking(trackers, folder=folder, called=settings.called, warn=settings.observer.note)
+    return Both(settings.observer, tracking), tracking
 
 
 def virtual_identities(plan: Plan, ledger: Path, clients: Iterable[str]) -> dict[str, str]:

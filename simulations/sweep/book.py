@@ -27,7 +27,7 @@ from security.errors import UsageError
 from server.run_folder import RunFolder, reason_of, write_atomically
 from shared_models.plan_file import read_plan, write_plan
 from shared_models.resolve import resolve
-from simulations.sweep.cost import SearchCost, search_costs
+from simulations.sweep.cost import search_costs
 from simulations.sweep.trials import Trial
 
 TrialState = Literal["waiting", "done", "stopped-early", "broken"]
@@ -201,8 +201,10 @@ class SweepFolder:
             "without_privacy": [trial.name for trial in trials if not trial.plan.is_private],
             "trials": [asdict(row) for row in kept],
         }
-        write_atomically(self.book, (json.dumps(book, indent=2, allow_nan=False) + "\n").encode())
-        return book
+        text = json.dumps(book, indent=2, allow_nan=False) + "\n"
+        write_atomically(self.book, text.encode())
+        found: dict[str, Any] = json.loads(text)
+        return found
 
     def summary(self, row: Row) -> Mapping[str, Any] | None:
         """The summary of a run that has ended by itself."""
@@ -253,8 +255,3 @@ def in_order(rows: Sequence[Row], *, larger: bool) -> list[Row]:
         return places[row.state], row.value is None, -value if larger else value, row.name
 
     return sorted(rows, key=place)
-
-
-def costs_of(book: Mapping[str, Any]) -> list[SearchCost]:
-    """What the book says that the search costs."""
-    return [SearchCost(**{**cost, "trials": tuple(cost["trials"])}) for cost in book["search"]]

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from security.errors import UsageError
 from server.evaluation import LARGER_IS_BETTER
+from server.tracking import parse_trackers
 from shared_models import own
 from simulations.run import load_data, new_folder
 from simulations.scenarios import find_plan
@@ -79,6 +80,7 @@ def start_sweep(search: Search, out: Path | None, engine: Engine, observer: Swee
         RunError: Ray can't be started, or the disk can't be written.
     """
     own.bind(engine.models)
+    parse_trackers(engine.track)
     axes = parse_axes(search.over)
     asked = find_plan(search.plan, search.overrides)
     tried = points(axes, samples=search.samples, random=search.random, seed=asked.seed)
@@ -99,6 +101,7 @@ def resume_sweep(path: Path, engine: Engine, observer: SweepObserver) -> dict[st
         RunError: as `start_sweep`.
     """
     own.bind(engine.models)
+    parse_trackers(engine.track)
     folder = SweepFolder(path)
     folder.read()
     with folder.locked():

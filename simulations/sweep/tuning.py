@@ -106,7 +106,7 @@ def tune_trials(folder: SweepFolder, trials: Sequence[Trial], terms: Terms, engi
 def _trainable(folder: SweepFolder, terms: Terms, engine: Engine) -> Callable[[dict[str, Any]], None]:
     """What a process of Ray's does; it travels by value (as `simulations.ray_workers` says)."""
     home, path, metric = _HOME, str(folder.path.resolve()), terms.metric
-    models, track = dict(engine.models), engine.track
+    models, track, sweep = dict(engine.models), engine.track, folder.path.name
 
     def veil_trial(config: dict[str, Any]) -> None:
         import logging
@@ -125,6 +125,7 @@ def _trainable(folder: SweepFolder, terms: Terms, engine: Engine) -> Callable[[d
             metric=metric,
             models=models,
             track=track,
+            called=f"{sweep}-{name}",
             report=tune.report,
         )
 

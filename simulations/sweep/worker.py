@@ -37,7 +37,14 @@ class _Teller(Silent):
 
 
 def play(
-    plan: str, folder: str, *, metric: str, models: Mapping[str, str], track: tuple[str, ...], report: Report
+    plan: str,
+    folder: str,
+    *,
+    metric: str,
+    models: Mapping[str, str],
+    track: tuple[str, ...],
+    called: str,
+    report: Report,
 ) -> None:
     """Play a trial to its end; what was played before is not played again.
 
@@ -50,13 +57,14 @@ def play(
         metric: that is reported.
         models: networks of the user's own.
         track: trackers that are told of it (`server.tracking`).
+        called: what they call it.
         report: of Ray Tune.
     """
     place = RunFolder(Path(folder))
     try:
         _wait_for_its_turn(place.path)
         teller = _Teller(metric=metric, report=report)
-        settings = Settings(engine="inline", models=models, observer=teller, track=track)
+        settings = Settings(engine="inline", models=models, observer=teller, track=track, called=called)
         if place.plan.is_file():
             for line in place.read_metrics():  # a scheduler that was begun anew compares trials by these
                 value = (line.get("evaluation") or {}).get(metric)

@@ -37,6 +37,9 @@ def simulate(
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPU share of a Ray actor.")] = 0.0,
     ray_address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None,
     models: Annotated[list[str] | None, typer.Option("--model", help=HELP, metavar="NAME=REFERENCE")] = None,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Tell a tracker too; see docs/tracking.md.", metavar="KIND=WHERE")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
 ) -> int:
     """Simulate a federation and write a run's folder."""
@@ -60,6 +63,7 @@ def simulate(
             actors=actors,
             models=parse_models(models),
             observer=console,
+            track=tuple(track or ()),
         )
         if found is None:
             assert resume is not None

@@ -33,6 +33,9 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="The sweep's folder [default: runs/NAME-sweep-TIMESTAMP].")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the sweep in this folder.", metavar="DIR")] = None,
     models: Annotated[list[str] | None, typer.Option("--model", help=HELP, metavar="NAME=REFERENCE")] = None,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Tell a tracker too; see docs/tracking.md.", metavar="KIND=WHERE")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print sweep.json and nothing else.")] = False,
 ) -> int:
     """Try many settings of a plan on Ray Tune, and say what the search itself costs in privacy."""
@@ -49,7 +52,9 @@ def sweep(
     from veil.commands.sweep_console import SweepConsole
 
     console = SweepConsole(as_json=as_json)
-    engine = Engine(at_once=at_once, gpus_per_trial=gpus_per_trial, models=parse_models(models))
+    engine = Engine(
+        at_once=at_once, gpus_per_trial=gpus_per_trial, models=parse_models(models), track=tuple(track or ())
+    )
     with console.watching():
         if resume is not None:
             book = resume_sweep(resume, engine, console)
