@@ -291,6 +291,14 @@ def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
                 text="hyper-parameters may have been chosen by looking at the data, uncharged (rule 11)",
             )
         )
+    if plan.privacy.selection == "charged":
+        found.append(
+            Remark(
+                code="selection-charged",
+                text="this run's epsilon is its own alone: the choice was charged by a search, and what all its runs "
+                "cost together, which is more, stands in the search's own account (rule 11)",
+            )
+        )
     return found
 
 

@@ -41,6 +41,7 @@ def simulate(
     ray_address: str | None = None,
     models: Mapping[str, str] | None = None,
     observer: Observer | None = None,
+    track: Iterable[str] = (),
 ) -> Run:
     """Simulate a federation on this machine or a Ray cluster, and return the finished run.
 
@@ -54,6 +55,7 @@ def simulate(
         models: networks of your own, by the name that the plan gives: `package.module:function` or
             `path/to/file.py:function`.
         observer: is told of each round.
+        track: trackers that are told too, as `tensorboard=DIR` (docs/tracking.md).
 
     Raises:
         UsageError: the plan, its data or the folder won't do.
@@ -66,6 +68,7 @@ def simulate(
         ray_address=ray_address,
         models=models or {},
         observer=observer or Silent(),
+        track=tuple(track),
     )
     folder, outcome = start_run(plan, None if out is None else Path(out), settings)
     if outcome.stopped == "failed":

@@ -49,6 +49,7 @@ CODES = frozenset(
         "no-gap",
         "books-agree",
         "selection",
+        "selection-charged",
         "selection-uncharged",
         "timing",
         "baselines",

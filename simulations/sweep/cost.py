@@ -20,7 +20,6 @@ from privacy.lifetime import Releases, multiset
 from privacy.mechanisms import Release
 from server.claim import privacy_unit, relation_of
 from shared_models.plan import Plan
-from shared_models.plan_correlated import is_correlated
 from simulations.sweep.trials import Trial, clients_of, planned_of
 
 _SLACK = 1e-6  # of an epsilon, which plans round up
@@ -65,7 +64,7 @@ def charged_of(plan: Plan, summary: Mapping[str, Any] | None) -> dict[str, Count
     assert train is not None
     found: dict[str, Counter[Release]] = {}
     for row in summary["privacy"]["clients"]:
-        rounds = min(1, row["charged_rounds"]) if is_correlated(plan) else row["charged_rounds"]
+        rounds = min(1, row["charged_rounds"]) if plan.is_one_release else row["charged_rounds"]
         charged: Counter[Release] = Counter({train: rounds})
         if counts is not None:
             charged[counts] = row["charged_evaluations"]

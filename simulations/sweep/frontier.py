@@ -47,6 +47,7 @@ def write_frontier(path: Path, rows: Sequence[Row], trials: Sequence[Trial], ter
             [*(dot.value for dot in dots), *(value for value, _ in plain)], terms.metric, bounded=terms.larger
         ),
         label=f"{terms.metric} over epsilon for {len(dots)} trials, with the line of those that no other beats in both",
+        stamp="simulated, not a claim; line: best for their epsilon",
         higher_is_better=terms.larger,
     )
     write_atomically(path, str(drawing).encode())

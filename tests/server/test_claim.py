@@ -80,6 +80,19 @@ def test_rule_11_a_claim_prints_how_its_settings_were_chosen() -> None:
         assert f"selection: {how}" in str(claim(make_plan(PRIVATE, {"privacy": {"selection": how}}), {"north": 1.0}))
 
 
+def test_rule_11_a_charged_choice_says_that_the_search_costs_more_than_this_run() -> None:
+    codes = {
+        how: {remark.code for remark in disclosed(make_plan(PRIVATE, {"privacy": {"selection": how}}))}
+        for how in ("public", "charged", "uncharged")
+    }
+    kinds = {"selection-charged", "selection-uncharged"}
+    assert {how: found & kinds for how, found in codes.items()} == {
+        "public": set(),
+        "charged": {"selection-charged"},
+        "uncharged": {"selection-uncharged"},
+    }
+
+
 def test_of_many_clients_the_largest_is_claimed() -> None:
     found = claim(PLAN, {f"site-{number}": 1.0 + number / 100 for number in range(100)})
     assert found is not None

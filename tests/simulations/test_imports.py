@@ -17,6 +17,7 @@ HEAVY = (
     "dp_accounting",
     "flwr_datasets",
     "jinja2",
+    "mlflow",
     "matplotlib",
     "opacus",
     "pandas",
@@ -26,8 +27,10 @@ HEAVY = (
     "security.secure_sum.messages_pb2",
     "sklearn",
     "sympy",
+    "tensorboard",
     "torch._dynamo",
     "torch.distributed.tensor",
+    "wandb",
 )
 
 ROUND = """

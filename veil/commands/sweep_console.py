@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -27,6 +27,7 @@ class SweepConsole:
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
+        self._out = sys.stdout
         self._rich = RichConsole(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPED)
         self._live: Live | None = None
         self._folder: SweepFolder | None = None
@@ -41,8 +42,11 @@ class SweepConsole:
         if not self._json and self._rich.is_terminal:
             self._live = Live(Text("checking all trials ..."), console=self._rich, refresh_per_second=4, transient=True)
             self._live.start()
+        # Where a program may read what is printed nothing of Ray's own stands between: it tells of processes' deaths.
+        aside = redirect_stdout(sys.stderr) if self._live is None else nullcontext()
         try:
-            yield
+            with aside:
+                yield
         except KeyboardInterrupt:
             self._stop()
             if self._folder is not None:
@@ -98,7 +102,7 @@ class SweepConsole:
         if self._json:
             return
         if self._live is None:
-            print(text, flush=True)
+            print(text, file=self._out, flush=True)
         else:
             self._live.console.print(text)
 
@@ -107,7 +111,7 @@ class SweepConsole:
             return
         if self._live is None:
             if line is not None:
-                print(line, flush=True)
+                print(line, file=self._out, flush=True)
             return
         assert self._terms is not None
         table = Table(box=None, pad_edge=False, header_style="bold")

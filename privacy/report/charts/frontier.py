@@ -12,6 +12,8 @@ from privacy.report.charts import svg
 from privacy.report.charts.lines import NARROW, WIDE, Axis
 from privacy.report.charts.svg import Scale, document, element, polyline, text
 
+_CROWDED = 13.0  # pixels, the height of a number
+
 MARKS = ("circle", "square", "diamond", "triangle")
 
 
@@ -73,10 +75,11 @@ def draw_one(
     x: Axis,
     y: Axis,
     label: str,
+    stamp: str,
     higher_is_better: bool,
 ) -> Markup:
-    """The wide drawing alone, as a whole SVG file."""
-    return svg.file(_draw(dots, lines, x, y, label, higher_is_better, *WIDE, "chart"))
+    """The wide drawing alone, as a whole SVG file; `stamp` is printed above it."""
+    return svg.file(_draw(dots, lines, x, y, label, higher_is_better, *WIDE, "chart", stamp))
 
 
 def epsilon_axis(epsilons: Sequence[float], name: str) -> Axis:
@@ -110,12 +113,15 @@ def _draw(
     width: float,
     height: float,
     class_: str,
+    stamp: str | None = None,
 ) -> Markup:
     y_ticks = y_axis.ticks(5)
     left = 16 + 7.0 * max(len(y_axis.show(tick)) for tick in y_ticks)
     x = Scale(low=x_axis.low, high=x_axis.high, start=left, end=width - 18, log=x_axis.log)
     y = Scale(low=y_axis.low, high=y_axis.high, start=height - 44, end=30)
     parts = [text(y_axis.name, 2, 14), text(x_axis.name, x.end, height - 6, anchor="end")]
+    if stamp is not None:
+        parts.append(text(stamp, x.end, 14, anchor="end"))
     for tick in y_ticks:
         parts.append(element("line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), stroke=svg.RULE, class_="c-rule"))
         parts.append(text(y_axis.show(tick), x.start - 8, y(tick) + 4, anchor="end"))
@@ -128,11 +134,8 @@ def _draw(
         best = frontier([dot for dot in dots if dot.group == group], higher_is_better=higher)
         if len(best) > 1:
             parts.append(polyline([(x(dot.epsilon), y(dot.value)) for dot in best], "second"))
-    places: dict[tuple[int, int], list[Dot]] = {}
-    for dot in dots:
-        parts.append(_mark(dot.group, x(dot.epsilon), y(dot.value), dot.status))
-        places.setdefault((round(x(dot.epsilon) / 10), round(y(dot.value) / 10)), []).append(dot)
-    for dots_here in places.values():
+    parts += [_mark(dot.group, x(dot.epsilon), y(dot.value), dot.status) for dot in dots]
+    for dots_here in _crowds(dots, x, y):
         dot = dots_here[0]
         right = x(dot.epsilon) > x.end - 60
         parts.append(
@@ -146,6 +149,25 @@ def _draw(
             )
         )
     return document(Markup("").join(parts), width, height, label=label, class_=class_)
+
+
+def _crowds(dots: Sequence[Dot], x: Scale, y: Scale) -> list[list[Dot]]:
+    """Dots whose numbers would lie on each other, from the top; they share one place for them."""
+    crowds: list[list[Dot]] = []
+    for dot in sorted(dots, key=lambda one: (y(one.value), one.number)):
+        near = next(
+            (
+                crowd
+                for crowd in crowds
+                if abs(x(crowd[0].epsilon) - x(dot.epsilon)) < _CROWDED and y(dot.value) - y(crowd[-1].value) < _CROWDED
+            ),
+            None,
+        )
+        if near is None:
+            crowds.append([dot])
+        else:
+            near.append(dot)
+    return crowds
 
 
 def _mark(group: int, x: float, y: float, status: Status) -> Markup:

@@ -59,8 +59,11 @@ def whole_ticks(low: int, high: int, most: int) -> list[float]:
 
 
 def powers(low: float, high: float, most: int) -> list[float]:
-    """Powers of ten from `low` to `high`, thinned to about `most`."""
+    """Powers of ten from `low` to `high`, thinned to about `most`; where they are two at most, 1, 2, 5 times them."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    if last - first < 2:
+        between = [factor * 10.0**exponent for exponent in range(first - 1, last + 1) for factor in (1, 2, 5)]
+        return [value for value in between if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
     step = max(1, math.ceil((last - first + 1) / most))
     return [10.0**exponent for exponent in range(first, last + 1, step)]
 

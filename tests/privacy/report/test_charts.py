@@ -30,6 +30,8 @@ def test_rounds_have_whole_ticks(low: int, length: int) -> None:
 
 def test_powers_of_ten_are_thinned() -> None:
     assert svg.powers(1e-10, 0.1, 5) == pytest.approx([1e-10, 1e-8, 1e-6, 1e-4, 1e-2])
+    assert svg.powers(0.33, 24, 8) == pytest.approx([0.5, 1, 2, 5, 10, 20])
+    assert svg.powers(2.5, 4, 8) == []
 
 
 def test_a_scale_ends_where_it_ends() -> None:
