@@ -99,7 +99,7 @@ class RunFacts:
     """Which run it is.
 
     Attributes:
-        run: what it is called: its folder's last name, or the server's name for it.
+        run: what it is called: its folder's last name, or what its repetition or sweep calls it.
         name: of the plan.
         plan_digest: of the resolved plan; the run's identity together with `run`.
         setting: "simulation" or "deployment".

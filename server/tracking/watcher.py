@@ -14,7 +14,7 @@ from shared_models.plan import Plan
 
 
 class TrackingWatcher(Watcher):
-    """Tells trackers of the server's runs, by the names that they have in its queue.
+    """Tells trackers of the server's runs, each by its folder's name.
 
     Args:
         trackers: as of `Tracking`.
@@ -29,7 +29,6 @@ class TrackingWatcher(Watcher):
         self._run = Tracking(
             self._trackers,
             folder=folder,
-            called=entry.run,
             setting="deployment",
             warn=lambda text: self._others.warns("tracker", text),
         )
