@@ -17,6 +17,18 @@ from shared_models.plan import Plan
 Figures = dict[str, float]
 Words = dict[str, str]
 
+_METRICS: Final = (
+    "accuracy",
+    "accuracy_high",
+    "accuracy_low",
+    "auc",
+    "balanced_accuracy",
+    "f1",
+    "loss",
+    "perplexity",
+    "precision",
+    "recall",
+)
 _OF_ROUND: Final = (
     "seconds",
     "cohort",
@@ -27,14 +39,14 @@ _OF_ROUND: Final = (
     "bytes_down",
     "examples",
     "clipping_norm",
-    "evaluation.*",
+    *(f"evaluation.{name}" for name in _METRICS),
     "secure_sum.attempts",
     "secure_sum.charged",
     "secure_sum.survivors",
 )
 _OF_SUMMARY: Final = (
     "rounds",
-    "final.*",
+    *(f"final.{name}" for name in _METRICS),
     "best.round",
     "best.value",
     "seconds.startup",

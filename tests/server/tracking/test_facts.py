@@ -84,6 +84,7 @@ def test_every_figure_is_one_that_the_runs_files_print(mode: str, tmp_path: Path
     assert [number for number, _ in seen.rounds] == [1, 2, 3]
     for line, (_, figures) in zip(lines, seen.rounds, strict=True):
         assert figures, "something is told"
+        assert {f"evaluation.{name}" for name in line["evaluation"]} <= {*figures}, "and every metric there is now"
         assert all(at(line, key) == value for key, value in figures.items())
     assert seen.figures["rounds"] == 3
     assert all(at(summary, key) == value for key, value in seen.figures.items())
@@ -174,7 +175,8 @@ def test_no_clients_name_no_path_and_no_column_is_told(tmp_path: Path) -> None:
 
 
 def test_what_a_later_version_adds_to_a_round_reaches_no_tracker() -> None:
-    line = {"round": 1, "cohort": 3, "new": 5, "faults": [{"client": "a"}], "evaluation": {"accuracy": 0.5}}
+    judged = {"accuracy": 0.5, "accuracy_at_cleveland": 0.1}
+    line = {"round": 1, "cohort": 3, "new": 5, "faults": [{"client": "a"}], "evaluation": judged}
     assert of_round(line) == {"cohort": 3.0, "evaluation.accuracy": 0.5}
     assert of_round({"evaluation": {"accuracy": float("nan"), "per_client": {"a": 0.5}}}) == {}
 
