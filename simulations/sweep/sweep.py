@@ -167,8 +167,10 @@ def _terms(search: Search, trials: Sequence[Trial]) -> Terms:
     wheres = {plan.evaluation.where for plan in plans}
     if len(wheres) > 1:
         raise UsageError("--over evaluation.where: figures of unlike records can't be compared; leave it out")
-    if "clients" in wheres and metric != "accuracy":
-        raise UsageError(f"--metric {metric}: with evaluation.where = 'clients' allowed: accuracy")
+    by_class = all(plan.evaluation.per_class for plan in plans)
+    countable = ("accuracy", "balanced_accuracy") if by_class else ("accuracy",)
+    if "clients" in wheres and metric not in countable:
+        raise UsageError(f"--metric {metric}: with evaluation.where = 'clients' allowed: {', '.join(countable)}")
     return Terms(
         metric=metric,
         larger=METRICS[metric],
