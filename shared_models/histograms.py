@@ -104,9 +104,7 @@ def resolved_statistics(plan: Plan) -> StatisticsPlan:
                 f"statistics.edges.{name}: cuts must lie between the public bounds {column.low:g} and {column.high:g}"
             )
     found = found.model_copy(update={"columns": columns})
-    total = sum(one.size for one in _histograms(card, found))
-    if total > MOST_COUNTS:
-        raise UsageError(f"statistics: {total} counts are more than {MOST_COUNTS}; give fewer columns or bins")
+    _histograms(card, found)
     return found
 
 
@@ -169,6 +167,8 @@ def _histograms(card: DataCard, statistics: StatisticsPlan) -> tuple[Histogram, 
             raise UsageError(f"statistics.columns: {name!r} has {one.size} values, more than {2 * MOST_BINS}")
         found.append(one)
         start += one.size
+        if start > MOST_COUNTS:  # at once: a stranger's plan may ask for any number, and each has a name
+            raise UsageError(f"statistics: {start} counts are more than {MOST_COUNTS}; give fewer columns or bins")
     return tuple(found)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from client.datasets.own_tables import load
 from security.errors import UsageError
+from shared_models import histograms
 from shared_models.cards import card_for
 from shared_models.histograms import MISSING, OTHER, count_records, countable, histograms_of, size_of_histograms
 from shared_models.plan import Plan
@@ -174,3 +175,18 @@ def test_more_counts_than_anybody_would_look_at_are_refused() -> None:
     columns = {f"c{i}": {"kind": "numeric", "low": 0.0, "high": 1.0} for i in range(300)}
     with pytest.raises(UsageError, match="counts are more than"):
         statistics_plan({"bins": 4096}, data={"name": "csv", "path": "x", "card": {**CARD, "columns": columns}})
+
+
+def test_a_strangers_plan_has_no_more_bins_made_than_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    histogram = histograms._histogram
+
+    def counted(*arguments: Any) -> histograms.Histogram:
+        made.append(histogram(*arguments).size)
+        return histogram(*arguments)
+
+    columns = {f"c{i}": {"kind": "numeric", "low": 0.0, "high": 1.0} for i in range(2000)}
+    monkeypatch.setattr(histograms, "_histogram", counted)
+    with pytest.raises(UsageError, match="counts are more than"):
+        statistics_plan({"bins": 4096}, data={"name": "csv", "path": "x", "card": {**CARD, "columns": columns}})
+    assert sum(made[:-1]) <= histograms.MOST_COUNTS < sum(made)
