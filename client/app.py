@@ -180,7 +180,7 @@ def _admitted(
     )
     stored = guard.admit(request)
     if stored is not None:
-        memory.answered(stored)
+        memory.answered(stored, own=False)
         reply = stored
     else:
         try:
@@ -188,7 +188,7 @@ def _admitted(
         except Exception:
             guard.failed()
             raise
-        memory.answered(reply)
+        memory.answered(reply, own=guard.is_first)
     if phase == "train" and place.plan.personal is not None:
         with _at_home():
             memory.personal.train_beside(start, site.training_records(place), site.client)
@@ -311,7 +311,10 @@ def _personalisation(message: Message, place: Workplace, context: Context) -> Re
         raise RefusedError(Fault.PLAN_MISMATCH)
     request, shared = request_and_model(message, place, "train")
     site = site_of(place, context)
-    Guard.of(site, place).check(request)
+    guard = Guard.of(site, place)
+    guard.check(request)
+    if not guard.took_part(request):  # nothing is trained and kept for a run that never was
+        raise RefusedError(Fault.PLAN_MISMATCH)
     with _at_home():
         finetune(context.state, place, request, shared, site.training_records(place), site.client)
         own = personal_model(context.state, place, request.run, shared)

@@ -32,6 +32,7 @@ from shared_models.loss import loss_of
 from shared_models.mlp import Mlp
 from shared_models.parameters import Parameters
 from shared_models.plan import Plan
+from shared_models.plan_asynchronous import is_asynchronous
 from shared_models.plan_personal import has_own_head
 from shared_models.plan_scaffold import is_scaffold
 from shared_models.schedule import learning_rate
@@ -55,6 +56,7 @@ def company_size(plan: Plan, model: nn.Module) -> int:
         training.company > 1
         and not plan.is_private
         and not is_scaffold(plan)
+        and not is_asynchronous(plan)
         and not has_own_head(plan)
         and training.precision == "float32"
         and training.max_physical_batch is None

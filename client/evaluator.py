@@ -43,7 +43,8 @@ def count_by_class(
 ) -> npt.NDArray[np.int64]:
     """Numbers of examples (classes, classes) by true class and guess: each example is in one cell.
 
-    One whose logits hold NaN counts as taken for the class after its own: it is wrong, and still counted (rule 5).
+    One whose logits hold NaN, or whose largest is of no class, counts as taken for the class after its own: it is
+    wrong, and still counted (rule 5).
 
     Args:
         model, parameters, records, batch_size: as of `count_correct`; records have one label each.
@@ -51,7 +52,9 @@ def count_by_class(
     """
     table = np.zeros((classes, classes), dtype=np.int64)
     for logits, labels in _judged(model, parameters, records, batch_size):
-        guess = torch.where(logits.isnan().any(dim=1), (labels + 1) % classes, logits.argmax(dim=1))
+        guess = logits.argmax(dim=1)
+        none = logits.isnan().any(dim=1) | (guess >= classes)
+        guess = torch.where(none, (labels + 1) % classes, guess)
         np.add.at(table, (labels.numpy(), guess.numpy()), 1)
     return table
 

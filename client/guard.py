@@ -95,6 +95,7 @@ class Guard:
         self._task: Task | None = None
         self._phase: Phase = "train"
         self._reserved: Anchor | None = None
+        self._is_first = True
 
     @classmethod
     def of(cls, site: Site, place: Workplace) -> Self:
@@ -192,6 +193,17 @@ class Guard:
         with _ledger_faults():
             self._check_policy(self._task_of(request))
 
+    def took_part(self, request: Request) -> bool:
+        """Whether a round of the request's run was answered here.
+
+        Raises:
+            RefusedError: the ledger can't be used.
+        """
+        task = self._task_of(request)
+        with _ledger_faults():
+            played = self._books.ledger.rounds_of(self._scope, federation=task.federation, run=task.run, phase="train")
+        return any(committed for _, committed in played.values())
+
     def foresee(self, request: Request) -> None:
         """Check that `admit` would let a request through as things stand: policy, rounds a day and budget.
 
@@ -260,7 +272,13 @@ class Guard:
             return content
         reply = _encode(content)
         sent = ledger.commit(self._scope, task, reply, fields=classes)
-        return content if sent == reply else _decode(sent)
+        self._is_first = sent == reply
+        return content if self._is_first else _decode(sent)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether what `release` let out is what it was given, and not what another process had committed before."""
+        return self._is_first
 
     def failed(self, reason: Reason = Reason.CLIENT_FAILED) -> None:
         """Note that what was reserved could not be finished: its charge stays.

@@ -25,8 +25,14 @@ class Memory:
     variate: Variate
     personal: Personal
 
-    def answered(self, reply: RecordDict) -> None:
-        """Keep what belongs to a reply that may leave now: to this one, or to one that was stored before."""
+    def answered(self, reply: RecordDict, *, own: bool) -> None:
+        """Keep what belongs to a reply that may leave now.
+
+        Args:
+            reply: that leaves.
+            own: whether this request's work made it, and not another process or an earlier one.
+        """
         self.feedback.answered(reply)
         self.variate.answered(reply)
-        self.personal.answered()
+        if own:  # a head that belongs to no update that left would be a second release of the round
+            self.personal.answered()

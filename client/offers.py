@@ -27,6 +27,7 @@ from shared_models.features.encoders import ENCODERS
 from shared_models.parameters import size_of
 from shared_models.plan import Plan
 from shared_models.plan_asynchronous import is_asynchronous
+from shared_models.plan_augment import copies_of
 from shared_models.plan_file import parse_plan
 from shared_models.registry import dry
 from shared_models.resolve import resolve
@@ -176,7 +177,7 @@ def least_memory(plan: Plan) -> int:
     matrices = 4 * math.prod(model_shape(plan)) ** 2 if derived else 0
     size = size_of(dry(plan))
     weights = _BYTES_A_PARAMETER * size.trained + _BYTES_FROZEN * size.frozen
-    return weights + _BYTES_A_VALUE * values + matrices
+    return weights + _BYTES_A_VALUE * values * copies_of(plan) + matrices
 
 
 @lru_cache(maxsize=8)

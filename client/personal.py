@@ -79,7 +79,7 @@ class Personal:
         """
         place, request = self._place, self._request
         personal = place.plan.personal
-        if not isinstance(personal, DittoPersonal) or len(records) == 0 or self._is_of_request():
+        if not isinstance(personal, DittoPersonal) or len(records) == 0 or _is_of(self._state, self._request):
             return
         kept = kept_of(self._state, place, request.run)
         own = dict(shared) if kept is None else kept
@@ -91,9 +91,11 @@ class Personal:
         if found is not None:
             keep(self._state, place.plan, request, found)
 
-    def _is_of_request(self) -> bool:
-        of = self._state.get(_OF)
-        return isinstance(of, ConfigRecord) and of.get("request") == self._request.digest
+
+def _is_of(state: RecordDict, request: Request) -> bool:
+    """Whether what is kept was made in answer to this very request."""
+    of = state.get(_OF)
+    return isinstance(of, ConfigRecord) and of.get("request") == request.digest
 
 
 def personal_model(state: RecordDict, place: Workplace, run: str, shared: Parameters) -> Parameters:
@@ -117,7 +119,7 @@ def finetune(
     """Train the last shared model on, on a client's own records, and keep what becomes of it: without noise, for it
     stays. Of a plan of another kind, or without records, nothing is done."""
     personal = place.plan.personal
-    if not isinstance(personal, FinetunePersonal) or len(records) == 0:
+    if not isinstance(personal, FinetunePersonal) or len(records) == 0 or _is_of(state, request):
         return
     rate = personal.learning_rate or place.plan.training.learning_rate
     changes: dict[str, object] = {

@@ -26,6 +26,8 @@ from shared_models.plan_augment import copies_of
 from shared_models.schedule import learning_rate
 from shared_models.seeds import derive_seed
 
+_MOST_COPIES = 4096  # that are made at once: all of a batch's would take its memory so many times
+
 
 def choose_device(wanted: str, precision: Precision = "float32") -> torch.device:
     """The device a plan asks for; `auto` takes a GPU if there is one.
@@ -138,8 +140,10 @@ def parts_of(batch: Tensor, plan: Plan) -> tuple[Tensor, ...]:
 
 def most_at_once(plan: Plan) -> int | None:
     """How many records fit the memory with all their copies; None for any number."""
-    most = plan.training.max_physical_batch
-    return None if most is None else max(1, most // copies_of(plan))
+    most, copies = plan.training.max_physical_batch, copies_of(plan)
+    if copies == 1:
+        return most
+    return max(1, min(most or _MOST_COPIES, _MOST_COPIES) // copies)
 
 
 @contextmanager

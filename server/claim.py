@@ -249,8 +249,8 @@ def disclosed(plan: Plan, *, simulated: bool = True) -> list[Remark]:
         found.append(
             Remark(
                 code="normalisation",
-                text=f"numbers are normalised by statistics that plan {digest[:16]} released: they are charged there, "
-                "and a site's ledger adds both plans up",
+                text="numbers are normalised by constants which, as the plan says and nobody here can check, plan "
+                f"{digest[:16]} released: they are charged there, and a site's ledger adds both plans up",
                 values={"plan": digest[:16]},
             )
         )

@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from shared_models.parameters import Parameters
+from shared_models.parameters import Parameters, all_finite
 from shared_models.plan_scaffold import variate_gain
 from shared_models.protocol import ARRAYS, CLIENTS, CONTROL, METRICS
 
@@ -71,7 +71,8 @@ class Scaffold(FedAvg):
         update = {name: value - self._start[name] for name, value in model.items()}
         gain = variate_gain(self.control, update, steps=self.steps, rate=self.rate(server_round))
         part = np.float32(clients / self.population)
-        self.control = {name: self.control[name] + part * gain[name] for name in gain}
+        if all_finite(gain):  # a learning rate that has all but vanished tells nothing of a gradient
+            self.control = {name: self.control[name] + part * gain[name] for name in gain}
         if self.eta != 1:
             model = {name: self._start[name] + np.float32(self.eta) * value for name, value in update.items()}
         return ArrayRecord({name: Array(value) for name, value in model.items()}), None

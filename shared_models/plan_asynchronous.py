@@ -180,9 +180,10 @@ def filled_asynchronous(plan: Plan) -> AsynchronousPlan:
     from shared_models.plan_data import numbered
 
     table = asynchronous_of(plan)
-    if plan.data.clients is None:
+    if plan.data.parts is None:
         return table.model_copy(update={"participations": participations_of(plan)})
-    steps = schedule(plan, numbered(plan.data.clients))
+    left_out = plan.data.leave_out or ()
+    steps = schedule(plan, tuple(client for client in numbered(plan.data.parts) if client not in left_out))
     if table.participations is not None:
         return table
     most = max(Counter(arrival.client for step in steps for arrival in step).values())

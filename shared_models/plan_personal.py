@@ -21,7 +21,7 @@ from torch import nn
 from security.errors import UsageError
 from shared_models.parameters import Layout, layout_of
 from shared_models.plan_scaffold import is_scaffold
-from shared_models.plan_section import Count, Positive, Section
+from shared_models.plan_section import Positive, Section
 
 if TYPE_CHECKING:
     from shared_models.plan import Plan
@@ -42,7 +42,7 @@ class FinetunePersonal(Section):
     """After the last round each client trains the shared model on, on its own records."""
 
     kind: Literal["finetune"] = Field("finetune", description=_KIND)
-    epochs: Count = Field(5, description="Passes over the client's records.")
+    epochs: Annotated[int, Field(ge=1, le=100)] = Field(5, description="Passes over the client's records.")
     learning_rate: Positive | None = Field(None, description="Of these passes; default: training.learning_rate.")
 
 

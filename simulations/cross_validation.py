@@ -31,9 +31,11 @@ from server.run_folder import RunFolder, read_parameters, write_atomically
 from shared_models import own
 from shared_models.plan import Plan
 from shared_models.plan_file import read_plan, write_plan
+from shared_models.plan_personal import check_whole
 from shared_models.registry import build_for
 from shared_models.resolve import resolve
 from shared_models.seeds import derive_seed
+from shared_models.toml_errors import checked
 from simulations.kept import keep, read_kept
 from simulations.run import Settings, failure, resume_run, start_run
 
@@ -132,6 +134,7 @@ def cross_validate(
 
     if plan.statistics is not None:
         raise UsageError(f"{plan.name}: the plan has [statistics], so there is no model to validate")
+    check_whole(plan)
     own.bind(settings.models)
     _begin(plan, out)
     parts = fold_clients(plan, folds)
@@ -184,6 +187,7 @@ def fold_plan(plan: Plan, left_out: Sequence[str]) -> Plan:
     off = {"where": "none", "target": None, "patience": None, "baselines": False, "per_class": False}
     changed = plan.model_copy(
         update={
+            "personal": None,  # what is judged is the shared model
             "data": plan.data.model_copy(update=data),
             "evaluation": plan.evaluation.model_copy(update=off),
             "federation": plan.federation.model_copy(update={"min_clients": min(plan.federation.min_clients, there)}),
@@ -194,7 +198,7 @@ def fold_plan(plan: Plan, left_out: Sequence[str]) -> Plan:
         raise UsageError(
             f"secure_sum.clients = {planned}: a fold has {there} clients; give --set secure_sum.clients={there}"
         )
-    return resolve(Plan.model_validate(changed.model_dump()))
+    return resolve(checked(Plan, changed.model_dump(), where=f"{plan.name}, a fold of {there} clients"))
 
 
 def _begin(plan: Plan, out: Path) -> None:

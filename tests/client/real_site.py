@@ -80,8 +80,19 @@ class Running:
     home: SiteHome
     site: DeployedSite
 
-    def ask(self, plan: Plan | str, content: RecordDict, kind: str = "train", **config: str) -> Message:
-        """One message to the app and its reply, both as the wire carries them."""
+    def ask(
+        self,
+        plan: Plan | str,
+        content: RecordDict,
+        kind: str = "train",
+        *,
+        state: RecordDict | None = None,
+        **config: str,
+    ) -> Message:
+        """One message to the app and its reply, both as the wire carries them.
+
+        `state` is the client's own, changed in place; without it the client remembers nothing.
+        """
         text = plan if isinstance(plan, str) else write_plan(plan)
         act_as_server(1)
         request = Message(through_the_wire(content), 7, kind, group_id="1")
@@ -90,7 +101,7 @@ class Running:
             node_id=7,
             client=self.site.name,
             config={"plan": text, "site": self.site.name, **config},
-            state=RecordDict(),
+            state=RecordDict() if state is None else state,
         )
         return app(rebuild(request.metadata, request.content), context)
 

@@ -11,7 +11,7 @@ import torch
 from client.augment import augmented
 from client.datasets.records import Records
 from client.private_trainer import gradient_sum, train_private
-from client.trainer import train_plain
+from client.trainer import most_at_once, train_plain
 from shared_models.parameters import Parameters, get_parameters
 from shared_models.plan_augment import AugmentPlan
 from tests.client.local_training import Scripted, assert_close, flat, network, plain, private, records
@@ -113,6 +113,16 @@ def test_records_are_left_as_they_are(augment: dict[str, Any]) -> None:
     before = x.clone()
     augmented(x, y, AugmentPlan(**augment))
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("most", "copies", "at_once"),
+    [(None, 1, None), (10, 1, 10), (None, 64, 64), (10, 4, 2), (3, 4, 1), (9999, 2, 2048)],
+)
+def test_so_many_records_are_copied_at_once_as_fit_the_memory(most: Any, copies: int, at_once: Any) -> None:
+    """However many a client has: a number of records that ends a process would be told by its end (rule 5)."""
+    augment = {"augment": {"copies": copies, "jitter": 0.1}}
+    assert most_at_once(plain(max_physical_batch=most, **augment)) == at_once
 
 
 # --- in local training --------------------------------------------------------------------------------------------

@@ -56,6 +56,15 @@ def table_of(rows: Any, batch_size: int = 4) -> np.ndarray:
     return count_by_class(model, get_parameters(model), own, classes=3, batch_size=batch_size)
 
 
+def test_a_guess_that_is_no_class_is_wrong_and_still_counted() -> None:
+    """A network of one's own may have more logits than there are classes."""
+    x = torch.eye(5)
+    own = Records.trusted(x=x, y=torch.tensor([0, 1, 2, 0, 1]))
+    model = Fixed()
+    found = count_by_class(model, get_parameters(model), own, classes=3, batch_size=2)
+    assert found.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 1]]
+
+
 def test_each_example_is_in_one_cell_by_its_class_and_its_guess() -> None:
     for logits, label in KINDS:
         table = table_of([(logits, label)])

@@ -13,10 +13,11 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from safetensors.numpy import load_file
 
-from client.guard import Request
+from client.guard import Request, _decode, _encode
 from client.notes import Notes
 from client.personal import Personal, keep, kept_of, personal_model
 from client.workplace import Workplace, workplace
+from privacy.ledger import Ledger
 from shared_models.faults import Fault
 from shared_models.parameters import Parameters, get_parameters
 from shared_models.plan import Plan
@@ -107,8 +108,12 @@ def test_a_damaged_state_is_not_used(place: Workplace, damage: Any) -> None:
 
 def last_model(plan: Plan) -> RecordDict:
     """As a server sends it after the last round."""
+    return content_of(plan, 3, model=last_model_values(plan))
+
+
+def last_model_values(plan: Plan) -> Parameters:
     names = {name for name, _ in workplace(write_plan(plan)).layout.entries}
-    return content_of(plan, 3, model={name: value for name, value in model_of(plan).items() if name in names})
+    return {name: value for name, value in model_of(plan).items() if name in names}
 
 
 # --- at a deployed site -------------------------------------------------------------------------------------------
@@ -131,7 +136,14 @@ def test_a_site_keeps_its_model_for_its_owner_alone(
     site = started(home)
     notes = Notes(status=home.status, log=home.log, server="s", say=lambda _: None)
     try:
+        assert site.ask(plan, last_model(plan), "query.personalise").error.code == Fault.PLAN_MISMATCH  # of no run here
+        assert not home.personal.exists()
+        assert not site.ask(plan, content_of(plan, 1, model=last_model_values(plan)), "train").has_error()
+        charged = site.kinds()
         reply = site.ask(plan, last_model(plan), "query.personalise")
+        kept = {path.name: path.read_bytes() for path in home.personal.iterdir()}
+        assert not site.ask(plan, last_model(plan), "query.personalise").has_error()  # again: nothing new
+        assert {path.name: path.read_bytes() for path in home.personal.iterdir()} == kept
     finally:
         notes.close()
     assert not reply.has_error()
@@ -141,12 +153,11 @@ def test_a_site_keeps_its_model_for_its_owner_alone(
     assert stat.S_IMODE(home.personal.stat().st_mode) == 0o700
     names = {name for name, _ in workplace(write_plan(plan)).model.named_parameters()}
     assert load_file(path).keys() == names
-    (line,) = [json.loads(text) for text in home.log.read_text().splitlines() if "personal" in text]
+    line, _ = [json.loads(text) for text in home.log.read_text().splitlines() if "personal model kept" in text]
     assert line["event"] == "personal model kept"
     assert line["file"] == f"personal/{path.name}"
     assert 0 <= line["accuracy"] <= 1
-    assert "train" not in site.kinds()
-    assert "reserve" not in site.kinds()  # nothing leaves, nothing is charged
+    assert site.kinds() == charged  # nothing leaves, nothing is charged
     site.site.close()
 
 
@@ -166,4 +177,37 @@ def test_a_plan_without_personal_models_has_no_such_question(home: Any, monkeypa
     plan = plan_of(private=True, privacy={"noise": "secret"})
     site = started(home)
     assert site.ask(plan, last_model(plan), "query.personalise").error.code == Fault.PLAN_MISMATCH
+    site.site.close()
+
+
+@pytest.mark.parametrize("answered_by", ["this process", "another"])
+def test_a_head_is_kept_with_the_update_that_left_and_with_no_other(
+    home: Any, monkeypatch: pytest.MonkeyPatch, answered_by: str
+) -> None:
+    """Were it kept beside another process' update, one charge would have paid for two releases of the round."""
+    monkeypatch.chdir(home.path)
+    plan = plan_of(private=True, personal=HEAD, evaluation=NOWHERE, privacy={"noise": "secret"})
+    commit = Ledger.commit
+
+    def beaten(ledger: Ledger, scope: str, task: str, reply: bytes, **fields: Any) -> bytes:
+        theirs = _decode(reply)
+        (name, array), *_ = theirs.array_records["arrays"].items()
+        theirs.array_records["arrays"][name] = Array(array.numpy() + 1)
+        first = _encode(theirs)
+        commit(ledger, scope, task, first, **fields)
+        left = commit(ledger, scope, task, reply, **fields)
+        assert left == first != reply
+        return left
+
+    site, state = started(home), RecordDict()
+    with monkeypatch.context() as patched:
+        if answered_by == "another":
+            patched.setattr(Ledger, "commit", beaten)
+        request = content_of(plan, 1, model=last_model_values(plan))
+        assert not site.ask(plan, request, "train", state=state).has_error()
+    assert not site.ask(plan, last_model(plan), "query.personalise", state=state).has_error()
+    (path,) = home.personal.iterdir()
+    kept, begun = load_file(path), workplace(write_plan(plan)).own
+    unchanged = [np.array_equal(kept[name], value) for name, value in begun.items()]
+    assert all(unchanged) if answered_by == "another" else not any(unchanged)
     site.site.close()

@@ -37,6 +37,15 @@ def plan(asynchronous: dict[str, Any] | None = None, *, clients: int = 12, round
     return plan_from(raw, where="test")
 
 
+def test_participations_are_of_the_clients_that_take_part() -> None:
+    """Ids keep their length when somebody is left out, and the schedule follows from them."""
+    data = {"partition": {"kind": "iid", "clients": 12}, "leave_out": ["03"]}
+    found = resolve(plan(data=data))
+    there = [client for client in numbered(12) if client != "03"]
+    most = max(Counter(arrival.client for step in schedule(found, there) for arrival in step).values())
+    assert participations_of(found) == most
+
+
 # --- the schedule -------------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,19 @@ def test_each_client_is_left_out_once_whatever_the_number_of_folds() -> None:
     assert fold_clients(plan, 3) != fold_clients(plan_of("seed=8", name="digits-plain"), 3)
 
 
+def test_models_that_are_the_clients_own_are_not_validated(tmp_path: Path) -> None:
+    head = plan_of("personal.kind=head", "evaluation.where=clients", name="digits-plain")
+    with pytest.raises(UsageError, match=r"personal\.kind = 'head'"):
+        cross_validate(head, None, tmp_path, Settings(engine="inline"))
+    assert fold_plan(plan_of("personal.kind=ditto", name="digits-plain"), ["3"]).personal is None
+
+
+def test_a_cohort_that_a_fold_has_no_clients_for_is_refused_in_a_line() -> None:
+    plan = plan_of('federation.cohort={sampling="fixed", size=10}', name="digits-plain")
+    with pytest.raises(UsageError, match=r"a fold of 9 clients: .*cohort\.size = 10 is more than"):
+        fold_plan(plan, ["3"])
+
+
 def test_folds_that_cannot_be_are_refused() -> None:
     for folds, error in ((1, "give 2 to 10"), (11, "give 2 to 10")):
         with pytest.raises(UsageError, match=error):
