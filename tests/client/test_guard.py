@@ -250,7 +250,7 @@ def test_nothing_leaves_that_was_not_admitted(berlin: Site) -> None:
 
 def test_a_charge_has_no_way_back() -> None:
     public = {name for name in vars(Guard) if not name.startswith("_")}
-    asking = {"check", "foresee", "knows", "stored"}
+    asking = {"check", "foresee", "is_first", "knows", "stored", "took_part"}
     assert (
         public == {"of", "scope", "unprotected", "enrol", "admit", "release", "failed", "epsilon", "statement"} | asking
     )
