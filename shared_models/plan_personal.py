@@ -16,14 +16,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field
-from torch import nn
 
 from security.errors import UsageError
-from shared_models.parameters import Layout, layout_of
 from shared_models.plan_scaffold import is_scaffold
 from shared_models.plan_section import Positive, Section
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a site reads plans before it has torch
+    from torch import nn
+
+    from shared_models.parameters import Layout
     from shared_models.plan import Plan
 
 _KIND: Final = "head, finetune or ditto."
@@ -108,6 +109,8 @@ def shared_layout(plan: Plan, model: nn.Module) -> Layout:
     Raises:
         UsageError: as `own_parameters`.
     """
+    from shared_models.parameters import Layout, layout_of
+
     whole = layout_of(model, plan.federation.wire, plan.federation.top_fraction)
     own = own_parameters(plan, model)
     if not own:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -130,6 +132,19 @@ def _arrays(inputs: Inputs, file: Path) -> list[Any]:
     return list(found) if found.ndim == len(inputs.shape) + 1 else [found]
 
 
+@contextmanager
+def _whole_pictures() -> Iterator[None]:
+    """A picture that was cut off is an error inside, whatever other libraries (WeasyPrint) have told Pillow."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
 def _image(inputs: Inputs, file: Path) -> Any:
     if inputs.card.name == "digits":
         raise UsageError(f"{file}: pixels of 'digits' go from 0 to 16; give them as .npy or .json")
@@ -139,7 +154,7 @@ def _image(inputs: Inputs, file: Path) -> Any:
         raise UsageError("--input: images need Pillow; pip install 'veil-fl[images]'") from error
     channels, height, width = inputs.shape
     try:
-        with Image.open(file, formats=("PNG", "JPEG")) as picture:
+        with _whole_pictures(), Image.open(file, formats=("PNG", "JPEG")) as picture:
             if picture.size != (width, height):
                 size = f"{picture.size[0]} x {picture.size[1]}"
                 raise UsageError(f"{file}: is {size} pixels, the model takes {width} x {height}; resize it")
