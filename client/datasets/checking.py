@@ -9,7 +9,6 @@ and encoders, and tests hold its word against what the loaders do.
 from __future__ import annotations
 
 import csv
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from client.datasets.findings import Checked, Fate, Finding, nothing_usable
-from client.datasets.image_folder import ImageError, decode, image_files, pillow
+from client.datasets.image_folder import image_files
 from client.datasets.own_tables import READERS
 from client.datasets.sources import did_you_mean
 from security.errors import UsageError
 from shared_models.cards import DataCard, card_for
 from shared_models.example_form import PADDING
+from shared_models.pictures import PictureError, decode, pillow
 from shared_models.plan_data import TABLES, CategoricalColumn, DataPlan, NaturalPartition, NumericColumn
 from shared_models.plan_file import read_plan
 from shared_models.schema_card import IntegerColumn, plan_tables, read_schema
@@ -288,16 +288,14 @@ def _check_images(path: Path, card: DataCard, show: bool) -> Checked:
         files = list(image_files(path, card.classes, leave_out=True)) if path.is_dir() else []
     if not files:
         return nothing_usable(str(path), "image-folder", [*findings, _of_file("empty", "no images", "used", 0)])
-    image, bad, converted = pillow(), {kind: list[Path]() for kind in _IMAGES}, 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", image.DecompressionBombWarning)
-        for file, _ in files:
-            try:
-                decode(image, file, card.input_shape)
-                with image.open(file) as picture:
-                    converted += picture.mode != ("L" if card.input_shape[0] == 1 else "RGB")
-            except ImageError as error:
-                bad[error.kind].append(file)
+    image, bad, converted = pillow("image-folder"), {kind: list[Path]() for kind in _IMAGES}, 0
+    for file, _ in files:
+        try:
+            decode(image, file, card.input_shape, asked_by="data.card.input_shape")
+            with image.open(file) as picture:
+                converted += picture.mode != ("L" if card.input_shape[0] == 1 else "RGB")
+        except PictureError as error:
+            bad[error.kind].append(file)
     findings += [
         Finding(
             code=f"image-{kind}",

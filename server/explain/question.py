@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -13,6 +11,7 @@ import numpy as np
 
 from security.errors import UsageError
 from server.export.inputs import Inputs
+from shared_models.pictures import CHANNELS, decode, pillow
 
 _ARRAYS: Final = (".npy", ".npz")
 _IMAGES: Final = (".png", ".jpg", ".jpeg")
@@ -132,37 +131,10 @@ def _arrays(inputs: Inputs, file: Path) -> list[Any]:
     return list(found) if found.ndim == len(inputs.shape) + 1 else [found]
 
 
-@contextmanager
-def _whole_pictures() -> Iterator[None]:
-    """A picture that was cut off is an error inside, whatever other libraries (WeasyPrint) have told Pillow."""
-    from PIL import ImageFile
-
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-
 def _image(inputs: Inputs, file: Path) -> Any:
     if inputs.card.name == "digits":
         raise UsageError(f"{file}: pixels of 'digits' go from 0 to 16; give them as .npy or .json")
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UsageError("--input: images need Pillow; pip install 'veil-fl[images]'") from error
-    channels, height, width = inputs.shape
-    try:
-        with _whole_pictures(), Image.open(file, formats=("PNG", "JPEG")) as picture:
-            if picture.size != (width, height):
-                size = f"{picture.size[0]} x {picture.size[1]}"
-                raise UsageError(f"{file}: is {size} pixels, the model takes {width} x {height}; resize it")
-            if picture.mode.startswith(("I", "F")):
-                raise UsageError(f"{file}: has more than 8 bits a channel; save it with 8")
-            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{file}: is damaged, or not a PNG or JPEG image") from error
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    if inputs.shape[0] not in CHANNELS:
+        raise UsageError(f"{file}: a picture has 1 or 3 channels, the model takes {inputs.shape[0]}; give it as .npy")
+    pixels = decode(pillow("--input with a picture"), file, inputs.shape, asked_by="the model")
+    return pixels.astype(np.float32) / 255

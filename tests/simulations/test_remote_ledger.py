@@ -106,9 +106,10 @@ def test_what_the_ledger_raises_is_raised_at_the_worker_and_is_of_its_kind(servi
 
 
 def test_a_service_that_has_died_is_a_ledger_that_can_not_be_relied_on(
-    ray_cluster: Path, plan: Plan, tmp_path: Path
+    ray_cluster: Path, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing may be trained then: the guard closes on this error."""
+    monkeypatch.setattr("client.books._open", {})  # this process' own: its other tests put away what is open
     actor = _ledger_actor(config_of(plan, tmp_path)["ledger"])
     use_remote("afar", actor)
     assert len(books("afar").secret) == 32
