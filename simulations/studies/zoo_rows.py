@@ -195,7 +195,7 @@ ROWS: Sequence[Row] = (
         keys={"model.name": "cnn1d", "model.options": {"channels": [16, 32, 32]}} | WORN,
         plain=plain(80, 0.05, 32) | COSINE | AVERAGED,
         local=local(40, 0.5, steps=5, sampled=0.25) | COSINE | AVERAGED | _copies(2),
-        joint={e: joint(400, 0.7, sampled=0.125) | COSINE | AVERAGED | _copies(2) for e in (3.0, 8.0)},
+        joint={e: joint(800, 0.7, sampled=0.0625) | COSINE | AVERAGED | _copies(2) for e in (3.0, 8.0)},
     ),
     Row(
         data="watch",
