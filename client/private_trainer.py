@@ -25,6 +25,7 @@ from privacy.dpsgd.engine import private_gradient_step, private_hooks, values_le
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from privacy.dpsgd.linear_head import linear_head
 from privacy.dpsgd.optimizer import PrivateOptimizer
+from privacy.dpsgd.planted import PlantedGradients
 from privacy.dpsgd.sampling import poisson_batch
 from privacy.dpsgd.summed_step import SummedStep
 from privacy.mechanisms import DpSgd
@@ -79,7 +80,7 @@ def train_private(
     # CPU torch keeps 32 bits of a seed, so masks are harder to guess than to see, but no match for the noise.)
     with steps as step, seeded(int(noise.uniform(1)[0] * 2**53), device):
         for _ in range(release.steps):
-            step(_private_batch(records, plan, noise, device))
+            step(*_private_batch(records, plan, noise, device))
     return change_since(trained_parameters(model), start)
 
 
@@ -91,7 +92,7 @@ def _private_steps(
     release: DpSgd,
     optimizer: torch.optim.Optimizer,
     noise: NoiseSource,
-) -> Iterator[Callable[[Iterable[Batch]], None]]:
+) -> Iterator[Callable[[Iterable[Batch], PlantedGradients | None], None]]:
     """What makes a private step of a batch: in closed form where a linear head is all that is trained."""
     engine, left = plan.training.dp_engine, values_left_as_factors(model, plan.training.dp_engine)
     noised: dict[str, Any] = {
@@ -112,24 +113,29 @@ def _private_steps(
     else:
         private = PrivateOptimizer(optimizer, **noised, **clipped, values_left_as_factors=left)
     with private_hooks(model, engine):
-        yield lambda microbatches: private_gradient_step(
-            model, private, loss, microbatches, precision=plan.training.precision, copies=copies
+        yield lambda microbatches, planted: private_gradient_step(
+            model, private, loss, microbatches, precision=plan.training.precision, copies=copies, planted=planted
         )
 
 
-def _private_batch(records: Records, plan: Plan, noise: NoiseSource, device: torch.device) -> Iterator[Batch]:
+def _private_batch(
+    records: Records, plan: Plan, noise: NoiseSource, device: torch.device
+) -> tuple[Iterator[Batch], PlantedGradients | None]:
     """A Poisson batch in parts that fit the memory; at rate 1 all records, without a copy where they fit.
 
-    Of each record there are as many as the plan makes of it, beside each other.
+    Of each record there are as many as the plan makes of it, beside each other. What an auditor has planted is drawn
+    by coins of the same kind.
     """
-    n, rate, most = len(records), plan.training.sample_rate, most_at_once(plan)
+    n, rate, most, planted = len(records), plan.training.sample_rate, most_at_once(plan), records.planted
     if rate == 1:
         parts: Iterable[Tensor | slice] = [slice(i, i + (most or n)) for i in range(0, n, most or n)] if n else []
     else:
-        batch = poisson_batch(n, rate, noise)
+        batch = poisson_batch(n + (0 if planted is None else len(planted)), rate, noise)
+        if planted is not None:
+            batch, planted = batch[batch < n], planted.take(batch[batch >= n] - n)
         parts = parts_of(batch, plan) if len(batch) else []
-    for part in parts:
-        yield augmented(records.x[part].to(device), records.y[part].to(device), plan.training.augment)
+    made = (augmented(records.x[p].to(device), records.y[p].to(device), plan.training.augment) for p in parts)
+    return made, planted
 
 
 def gradient_sum(
@@ -153,7 +159,7 @@ def gradient_sum(
     set_parameters(model, start)
     model.train()
     with seeded(int(noise.uniform(1)[0] * 2**53), device):  # dropout: as in `train_private`
-        batch = _private_batch(records, plan, noise, device)
+        batch, planted = _private_batch(records, plan, noise, device)
         return clipped_gradient_sum(
             model,
             batch,
@@ -163,6 +169,7 @@ def gradient_sum(
             engine=plan.training.dp_engine,
             precision=plan.training.precision,
             copies=copies_of(plan),
+            planted=planted,
         )
 
 

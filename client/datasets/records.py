@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from privacy.dpsgd.planted import PlantedGradients
 from security.errors import UsageError
 
 StrArray = npt.NDArray[np.str_]
@@ -27,6 +28,7 @@ class Records:
         groups: columns a natural partition may use; text, each (n,).
         people: who each record belongs to, text (n,), where the plan names a person column.
         rows: position of each record in the pool that it was taken from, where somebody numbered that.
+        planted: what an auditor plants beside them, in a simulation (`client.planting`).
 
     Raises:
         UsageError: lengths differ, or a value or label is out of range. The text counts records, it shows
@@ -38,6 +40,7 @@ class Records:
     groups: Mapping[str, StrArray] = field(default_factory=dict)
     people: StrArray | None = None
     rows: npt.NDArray[np.int64] | None = None
+    planted: PlantedGradients | None = None
 
     def __post_init__(self) -> None:
         if self.x.dtype != torch.float32 or self.y.dtype != torch.int64 or self.y.ndim not in (1, 2) or self.x.ndim < 2:
@@ -71,11 +74,19 @@ class Records:
         groups: Mapping[str, StrArray] | None = None,
         people: StrArray | None = None,
         rows: npt.NDArray[np.int64] | None = None,
+        planted: PlantedGradients | None = None,
     ) -> Records:
         """Records that were looked through before: they are not again."""
         found = object.__new__(cls)
         x = _in_rows(x)
-        values = {"x": x, "y": y, "groups": MappingProxyType(dict(groups or {})), "people": people, "rows": rows}
+        values = {
+            "x": x,
+            "y": y,
+            "groups": MappingProxyType(dict(groups or {})),
+            "people": people,
+            "rows": rows,
+            "planted": planted,
+        }
         for name, value in values.items():
             object.__setattr__(found, name, value)
         return found

@@ -21,6 +21,7 @@ from privacy.dpsgd.bookkeeping import OWN_ATTRIBUTE, BookKeeping
 from privacy.dpsgd.bookkeeping import values_left_as_factors as book_keeping_factors
 from privacy.dpsgd.copies import join_copies
 from privacy.dpsgd.optimizer import PrivateOptimizer
+from privacy.dpsgd.planted import PlantedGradients
 from privacy.dpsgd.precision import Precision, outputs
 from security.errors import UsageError
 
@@ -82,6 +83,7 @@ def private_gradient_step(
     *,
     precision: Precision = "float32",
     copies: int = 1,
+    planted: PlantedGradients | None = None,
 ) -> None:
     """One private step, inside `private_hooks(model)`. It returns no loss: that would be private, and unnoised.
 
@@ -92,6 +94,7 @@ def private_gradient_step(
         microbatches: (inputs, targets), together one Poisson batch with each example once; none if it is empty.
         precision: what the model's layers compute in.
         copies: of each record that stand beside each other in a batch (`privacy.dpsgd.copies`), and count as one.
+        planted: gradients of an auditor's, each as that of one more example.
 
     Raises:
         UsageError: if the loss is a module that does not sum.
@@ -111,6 +114,10 @@ def private_gradient_step(
             torch.autograd.backward(loss_fn(outputs(model, inputs, precision), targets) / copies)
             join_copies(optimizer.params, copies)
             optimizer.accumulate(examples=len(targets) // copies)
+    for part in () if planted is None else planted.parts(at_once):
+        for parameter, rows in zip(optimizer.params, part.rows(optimizer.params), strict=True):
+            parameter.grad_sample = rows
+        optimizer.accumulate(examples=len(part))
     optimizer.step()
 
 

@@ -29,9 +29,11 @@ from privacy.dpsgd.engine import DpEngine, check_layers, private_hooks
 from privacy.dpsgd.example_loss import PLAIN, ExampleLoss
 from privacy.dpsgd.linear_head import LinearHead, linear_head
 from privacy.dpsgd.optimizer import as_rows, check_per_example, free_per_example, per_example_gradients
+from privacy.dpsgd.planted import PlantedGradients
 from privacy.dpsgd.precision import Precision, outputs
 
 _PART = 1 << 12  # examples that are added up without compensation
+_PLANTED = 1 << 6  # of an auditor's gradients that are made at once: they are rows of zeros but for one value
 MOST_EXAMPLES = 10**8
 """Of one sum: for more of them the bound above isn't shown."""
 
@@ -46,6 +48,7 @@ def clipped_gradient_sum(
     engine: DpEngine = "bookkeeping",
     precision: Precision = "float32",
     copies: int = 1,
+    planted: PlantedGradients | None = None,
 ) -> npt.NDArray[np.float64]:
     """The sum over examples of the gradient of their loss, each clipped to a norm.
 
@@ -60,6 +63,7 @@ def clipped_gradient_sum(
         engine: what makes them, where it isn't in closed form.
         precision: what the layers compute in; of a linear head, those below it.
         copies: of each record that stand beside each other in a batch (`privacy.dpsgd.copies`), and count as one.
+        planted: gradients of an auditor's, each as that of one more example.
 
     Returns:
         Flat, in the order of the trained parameters.
@@ -83,6 +87,9 @@ def clipped_gradient_sum(
         )
         for part in found:
             total.add(part.cpu())
+    for few in () if planted is None else planted.parts(_PLANTED):
+        gradients = [gradient.flatten(1) for gradient in few.rows(trained)]
+        total.add(_clipped_rows(gradients, clipping_norm, mode).cpu())
     return total.value().numpy()
 
 
@@ -125,14 +132,18 @@ def _of_hooks(
             join_copies(trained, copies)
             check_per_example(trained, len(classes) // copies)
             gradients = [as_rows(gradient) for gradient in per_example_gradients(trained)]
-            factors = clipping_factors(gradients, clipping_norm, mode)
-            usable = factors[0] > 0  # 0 x NaN is NaN: such rows have to go
-            sums = [
-                (rows[usable].double() * scale[usable][:, None]).sum(0)
-                for rows, scale in zip(gradients, factors, strict=True)
-            ]
+            found = _clipped_rows(gradients, clipping_norm, mode)
             free_per_example(trained)
-            yield torch.cat(sums)
+            yield found
+
+
+def _clipped_rows(gradients: list[Tensor], clipping_norm: float, mode: ClippingMode) -> Tensor:
+    factors = clipping_factors(gradients, clipping_norm, mode)
+    usable = factors[0] > 0  # 0 x NaN is NaN: such rows have to go
+    sums = [
+        (rows[usable].double() * scale[usable][:, None]).sum(0) for rows, scale in zip(gradients, factors, strict=True)
+    ]
+    return torch.cat(sums)
 
 
 class _Compensated:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from privacy.dpsgd.clipping import ClippingMode
 from privacy.dpsgd.example_loss import PLAIN, ExampleLoss
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
+from privacy.dpsgd.planted import PlantedGradients
 from privacy.dpsgd.precision import Precision
 from privacy.example_sum_grid import SLACK
 from privacy.mechanisms import rounded_sensitivity
@@ -73,7 +74,7 @@ class SummedStep:
         self.sensitivity = rounded_sensitivity(clipping_norm=self._grid.steps * (1 + SLACK), grid=1.0, dimension=size)
         self._scale = noise_multiplier * self.sensitivity
 
-    def step(self, microbatches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def step(self, microbatches: Iterable[tuple[Tensor, Tensor]], planted: PlantedGradients | None = None) -> None:
         """One step on one Poisson batch, each example once; without examples a step on noise alone."""
         total = clipped_gradient_sum(
             self._model,
@@ -82,6 +83,7 @@ class SummedStep:
             mode=self._mode,
             loss=self._loss,
             precision=self._precision,
+            planted=planted,
         )
         whole = np.rint(np.clip(total / self._grid.step, -_LARGEST, _LARGEST)).astype(np.int64)
         # All that the data has to do with is in `released`; from here on it is arithmetic on what is public.
