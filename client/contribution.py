@@ -19,7 +19,7 @@ from client.workplace import Workplace
 from privacy.adaptive_clipping import joint
 from privacy.example_sum_grid import ExampleSumGrid
 from privacy.secure_encoding import Words, encode, encode_gradients
-from shared_models.parameters import Layout, Parameters, in_order
+from shared_models.parameters import Layout, Parameters, in_order, unflat
 from shared_models.plan_adaptive import split_of, summed_values
 from shared_models.secure_context import rotation_seed
 
@@ -46,7 +46,7 @@ def contribution(
     Returns:
         Whole numbers modulo the ring's size, noise included, as many as the plan's `secure_sum.dimension`.
     """
-    plan, records = place.plan, site.training_records(place)
+    plan = place.plan
     noise = noise_of(plan, "noise", site.client, round_number)
     grid, bits = plan.sum_grid(), plan.secure.bits
     assert bits is not None  # or the plan were not resolved
@@ -54,20 +54,30 @@ def contribution(
         if plan.statistics is not None:
             from client.statistics import exact_counts, shortened_counts
 
-            counts = shortened_counts(exact_counts(records, plan), plan)
+            counts = shortened_counts(exact_counts(site.training_records(place), plan), plan)
             return encode_gradients(counts, grid, bits=bits, noise=noise)
         from client.private_trainer import gradient_sum
 
-        gradients = gradient_sum(place.model, start, records, plan, noise=noise)
+        gradients = gradient_sum(place.model, start, site.training_records(place), plan, noise=noise)
         return encode_gradients(gradients, grid, bits=bits, noise=noise)
     vector = np.zeros(summed_values(plan, place.layout.size), np.float32)
-    if len(records):
-        change, _ = train_plain(place.model, start, records, plan, round_number=round_number, client=site.client)
+    change = trained_change(place, site, start, round_number)
+    if change is not None:
         vector = flat(change, place.layout)
         if norm is not None:
             vector = joint(vector, norm, split_of(plan)).astype(np.float32)
     rotation = rotation_seed(plan, attempt, round_number)
     return encode(vector, grid, bits=bits, noise=noise, rotation=rotation)
+
+
+def trained_change(place: Workplace, site: Site, start: Parameters, round_number: int) -> Parameters | None:
+    """What a client's training changes, or an auditor's canary in its place; None where there are no records."""
+    plan, records = place.plan, site.training_records(place)
+    if records.planted is not None and len(records.planted):
+        return unflat(records.planted.total(place.layout.size), place.layout)
+    if not len(records):
+        return None
+    return train_plain(place.model, start, records, plan, round_number=round_number, client=site.client)[0]
 
 
 def flat(change: Parameters, layout: Layout) -> npt.NDArray[np.float32]:

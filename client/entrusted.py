@@ -11,9 +11,8 @@ import math
 
 import numpy as np
 
-from client.contribution import flat
+from client.contribution import flat, trained_change
 from client.site import Site
-from client.trainer import train_plain
 from client.workplace import Workplace
 from privacy.adaptive_clipping import Vector, absent, joint
 from shared_models.parameters import Parameters
@@ -29,7 +28,7 @@ def entrusted_update(place: Workplace, site: Site, start: Parameters, *, round_n
         start: the shared model.
         round_number: from 1.
     """
-    change = _change(place, site, start, round_number)
+    change = trained_change(place, site, start, round_number)
     if change is None:
         return {name: np.zeros_like(value) for name, value in start.items()}
     return clipped_change(change, place.plan.privacy.clipping_norm)
@@ -45,18 +44,10 @@ def entrusted_joint(place: Workplace, site: Site, start: Parameters, *, round_nu
         round_number: from 1.
         norm: the round's.
     """
-    change = _change(place, site, start, round_number)
+    change = trained_change(place, site, start, round_number)
     if change is None:
         return absent(place.layout.size)
     return joint(flat(change, place.layout), norm, split_of(place.plan))
-
-
-def _change(place: Workplace, site: Site, start: Parameters, round_number: int) -> Parameters | None:
-    """What training changes; None where there are no records."""
-    plan, records = place.plan, site.training_records(place)
-    if not len(records):
-        return None
-    return train_plain(place.model, start, records, plan, round_number=round_number, client=site.client)[0]
 
 
 def clipped_change(change: Parameters, norm: float) -> Parameters:

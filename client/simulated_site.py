@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 
 from client.books import Books, books
 from client.datasets.records import Records
+from client.planting import PLANTED, with_canaries
 from client.policy import SitePolicy, simulated_policy
 from client.sum_attempts import Attempts, Pending, Resume
 from client.workplace import Workplace, client_id, scope_id
@@ -59,7 +60,8 @@ class SimulatedSite:
         return StateAttempts(self._context.state)
 
     def training_records(self, place: Workplace) -> Records:
-        return place.records(self.client)
+        records, planting = place.records(self.client), self._context.run_config.get(PLANTED)
+        return records if planting is None else with_canaries(records, str(planting), self.client)
 
     def held_out(self, place: Workplace) -> Records:
         return place.held_out(self.client)

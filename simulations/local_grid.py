@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from shared_models.flower_messages import act_as_server, give_id, states_from_bytes, states_to_bytes
+
+Hear = Callable[[str, Message, Message], None]
+"""Is told of a client, what it was asked and what it answered, before the server is."""
 
 
 class LocalGrid(Grid):
@@ -19,6 +22,9 @@ class LocalGrid(Grid):
         clients: stable ids, in order; node numbers are given here and mean nothing outside.
         run_id: of the run.
         together: how many clients may train together (`client.company_trainer`).
+
+    Attributes:
+        hear: an auditor in the server's place, who sees all that a server does.
     """
 
     def __init__(self, clients: Sequence[str], *, run_id: int = 1, together: int = 1) -> None:
@@ -31,6 +37,7 @@ class LocalGrid(Grid):
         self._companies: dict[int, tuple[str, ...]] = {}  # of each node that is asked
         self._run = Run.create_empty(run_id)
         self._waiting: dict[str, Message] = {}
+        self.hear: Hear | None = None
 
     # --- what Veil's server asks for
 
@@ -45,7 +52,15 @@ class LocalGrid(Grid):
         for message in marked:
             give_id(message)
         self._keep_company(marked)
-        return self._deliver(marked, timeout)
+        replies = self._deliver(marked, timeout)
+        return replies if self.hear is None else self._heard(marked, replies, self.hear)
+
+    def _heard(self, messages: Sequence[Message], replies: Iterator[Message], hear: Hear) -> Iterator[Message]:
+        asked = {message.metadata.dst_node_id: message for message in messages}
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            hear(self._clients[node], asked[node], reply)
+            yield reply
 
     @abstractmethod
     def _deliver(self, messages: Sequence[Message], timeout: float | None) -> Iterator[Message]:

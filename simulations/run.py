@@ -19,6 +19,7 @@ from client.company_trainer import company_size
 from client.datasets.features import as_seen, seen_parts, seen_records
 from client.datasets.partition import test_records
 from client.datasets.registry import load
+from client.planting import PLANTED, Planting
 from client.trainer import choose_device
 from client.workplace import split_key
 from privacy.ledger import Ledger, LedgerError
@@ -38,7 +39,7 @@ from shared_models.resolve import resolve
 from simulations.baselines import baselines
 from simulations.beside import beside
 from simulations.inline_grid import InlineGrid
-from simulations.local_grid import LocalGrid
+from simulations.local_grid import Hear, LocalGrid
 from simulations.personal import judge_personal
 from simulations.worker import DEFAULT_APP, MODELS
 
@@ -65,6 +66,8 @@ class Settings:
         observer: is told of each round.
         track: trackers that are told of the run, as `KIND=WHERE` (`server.tracking`).
         called: what trackers call the run; None for the folder's last name.
+        planting: canaries of an auditor's; they do change the result.
+        hear: the auditor, who is told of all that comes to the server.
     """
 
     engine: Engine = "ray"
@@ -77,6 +80,8 @@ class Settings:
     observer: Observer = field(default_factory=Silent)
     track: tuple[str, ...] = ()
     called: str | None = None
+    planting: Planting | None = None
+    hear: Hear | None = None
 
 
 def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFolder, Outcome]:
@@ -241,6 +246,7 @@ def _run(
     begun: float,
 ) -> Outcome:
     grid = _grid(settings, stage, plan, folder)
+    grid.hear = settings.hear
     observer, tracking = _observers(settings, folder)
     try:
         if checkpoint is not None and _STATES in checkpoint.attachments:
@@ -310,6 +316,8 @@ def _grid(settings: Settings, stage: _Stage, plan: Plan, folder: RunFolder) -> L
     config, log = {"plan": write_plan(plan), "ledger": str(folder.ledger.resolve())}, folder.client_log.resolve()
     if own.bound():
         config[MODELS] = json.dumps(own.bound())
+    if settings.planting is not None:
+        config[PLANTED] = settings.planting.to_json()
     together = 1 if plan.training.company == 1 else company_size(plan, build_for(plan))
     if stage.workers is None:
         return InlineGrid(stage.clients, config=config, app=settings.app, log=log, together=together)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -45,6 +47,12 @@ class PlantedGradients:
         """All of them, so many at once: as rows they are nearly all zeros."""
         for first in range(0, len(self), most):
             yield PlantedGradients(self.places[first : first + most], self.values[first : first + most])
+
+    def total(self, size: int) -> npt.NDArray[np.float32]:
+        """Their sum, unclipped: (size,)."""
+        found = np.zeros(size, np.float32)
+        np.add.at(found, self.places.numpy(), self.values.numpy())
+        return found
 
     def rows(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """The gradients themselves: for each parameter (n, *its shape).

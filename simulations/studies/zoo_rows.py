@@ -128,7 +128,7 @@ def _keys(given: Mapping[str, object]) -> Keys:
 COSINE: Keys = {"training.schedule.kind": "cosine"}
 AVERAGED: Keys = {"federation.model_average": 0.9}
 SHIFTED: Keys = {"training.augment.shift": 2}
-FLIPPED: Keys = {"training.augment.shift": 2, "training.augment.flip": True}
+FLIPPED: Keys = {"training.augment.flip": True}
 WORN: Keys = {
     "training.augment.turn": 0.3,
     "training.augment.shift": 16,
@@ -179,6 +179,12 @@ ROWS: Sequence[Row] = (
             3.0: joint(200, 1.0, sampled=0.05) | COSINE | AVERAGED,
             8.0: joint(200, 1.0, sampled=0.05) | COSINE | AVERAGED,
         },
+    ),
+    Row(
+        data="fashion-mnist",
+        model="cnn, wide",
+        keys={"model.name": "cnn", "model.options": {"channels": [32, 64], "hidden": 64}} | FLIPPED,
+        plain=plain(40, 0.05, 32) | COSINE | AVERAGED,
     ),
     _image("cnn", {}, plain_rounds=60, rate=0.05, steps=200, joint_rate=1.0),
     _image("convnet", {"channels": [8, 16], "hidden": 32}, plain_rounds=30, rate=0.02, steps=100, joint_rate=0.5),

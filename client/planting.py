@@ -1,0 +1,156 @@
+"""Canaries: what an auditor plants among the clients of a simulation, each in or out by a coin of its own.
+
+A deployed site knows nothing of this: its records are its own alone (`client.site`). What is planted where follows from
+one secret of the auditor's, so that the clients, wherever they run, and whoever looks for the canaries agree on it.
+
+| kind | a canary is | out: |
+|---|---|---|
+| `gradients` | a gradient on one coordinate, beside those of a client's records | it isn't there |
+| `mislabelled` | a record of a client's, with a wrong label | the record isn't there |
+| `records` | a record of a client's, as it is | the record isn't there |
+| `clients` | a client whose update is one coordinate's | it has no records, and sends zeros |
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.datasets.records import Records
+from privacy.dpsgd.planted import PlantedGradients
+
+PLANTED: Final = "planted"
+"""Key of a simulated client's configuration: a `Planting` as JSON."""
+
+Kind = Literal["gradients", "mislabelled", "records", "clients"]
+
+_LENGTH: Final = 10.0  # of a planted gradient or update, in clipping norms: clipping has something to do
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planting:
+    """What is planted.
+
+    Attributes:
+        kind: of canary.
+        count: how many canaries.
+        secret: 32 bytes as hexadecimal; coins and places follow from it.
+        clients: who they are dealt to, in turn; under `clients` the canaries themselves.
+        size: number of trained values, which coordinates are of; at least `count` for kinds that take one each.
+        clipping_norm: that planted values exceed.
+        classes: number of them, for wrong labels.
+    """
+
+    kind: Kind
+    count: int
+    secret: str
+    clients: tuple[str, ...]
+    size: int
+    clipping_norm: float
+    classes: int
+
+    def __post_init__(self) -> None:
+        if self.kind in ("gradients", "clients") and self.count > self.size:
+            raise ValueError(f"{self.count} canaries of one coordinate each don't fit {self.size} trained values")
+        if self.kind == "clients" and self.count != len(self.clients):
+            raise ValueError(f"{self.count} canaries, but {len(self.clients)} clients")
+        if not self.clients or self.count < 1:
+            raise ValueError("there must be canaries and clients")
+
+    def to_json(self) -> str:
+        """For a client's configuration."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Planting:
+        """What `to_json` wrote."""
+        raw = json.loads(text)
+        return Planting(**{**raw, "clients": tuple(raw["clients"])})
+
+    def coins(self) -> npt.NDArray[np.bool_]:
+        """Which canaries are planted."""
+        return self._chance("coins").random(self.count) < 0.5
+
+    def owners(self) -> npt.NDArray[np.int64]:
+        """Of each canary, the number of its client."""
+        return np.arange(self.count, dtype=np.int64) % len(self.clients)
+
+    def places(self) -> npt.NDArray[np.int64]:
+        """Of each canary, its coordinate; no two have the same."""
+        return self._chance("places").permutation(self.size)[: self.count].astype(np.int64)
+
+    def signs(self) -> npt.NDArray[np.float32]:
+        """Of each canary, +1 or -1: which way its coordinate is moved."""
+        return np.where(self._chance("signs").random(self.count) < 0.5, -1, 1).astype(np.float32)
+
+    def rows(self, client: int, records: int) -> npt.NDArray[np.int64]:
+        """Which of a client's records are canaries, in the order of its canaries; as many as it has at most."""
+        wanted = int(np.sum(self.owners() == client))
+        return self._chance("rows", client).permutation(records)[:wanted].astype(np.int64)
+
+    def labels(self, client: int, true: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """A wrong label for each of a client's canaries."""
+        return (true + self._chance("labels", client).integers(1, self.classes, len(true))) % self.classes
+
+    def _chance(self, what: str, client: int = 0) -> np.random.Generator:
+        return np.random.default_rng([*bytes.fromhex(self.secret), *what.encode(), client])
+
+
+def with_canaries(records: Records, text: str, client: str) -> Records:
+    """A client's records and what is planted among them.
+
+    Args:
+        records: its own.
+        text: a `Planting` as JSON.
+        client: its id.
+    """
+    planting = _read(text)
+    if client not in planting.clients:
+        return records
+    number = planting.clients.index(client)
+    if planting.kind in ("gradients", "clients"):
+        mine = np.flatnonzero((planting.owners() == number) & planting.coins())
+        planted = PlantedGradients(
+            torch.from_numpy(planting.places()[mine]),
+            torch.from_numpy(planting.signs()[mine] * np.float32(_LENGTH * planting.clipping_norm)),
+        )
+        own = records.take([]) if planting.kind == "clients" else records
+        return Records.trusted(x=own.x, y=own.y, groups=own.groups, people=own.people, rows=own.rows, planted=planted)
+    rows, coins = planting.rows(number, len(records)), _coins_of(planting, number)
+    y = records.y.clone()
+    if planting.kind == "mislabelled":
+        y[rows] = torch.from_numpy(planting.labels(number, records.y[rows].numpy()))
+    kept = np.setdiff1d(np.arange(len(records)), rows[~coins[: len(rows)]])
+    return Records.trusted(x=records.x, y=y, groups=records.groups, people=records.people, rows=records.rows).take(kept)
+
+
+def canary_records(records: Records, planting: Planting, client: str) -> tuple[Records, npt.NDArray[np.bool_]]:
+    """A client's canaries that are records, with the labels they are planted with, and their coins.
+
+    Args:
+        records: the client's own.
+        planting: of kind `mislabelled` or `records`.
+        client: its id, one of the planting's.
+    """
+    number = planting.clients.index(client)
+    rows = planting.rows(number, len(records))
+    found = records.take(rows)
+    if planting.kind == "mislabelled":
+        found = Records.trusted(x=found.x, y=torch.from_numpy(planting.labels(number, found.y.numpy())))
+    return found, _coins_of(planting, number)[: len(rows)]
+
+
+def _coins_of(planting: Planting, client: int) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = planting.coins()[planting.owners() == client]
+    return found
+
+
+@lru_cache(maxsize=4)
+def _read(text: str) -> Planting:
+    return Planting.from_json(text)
