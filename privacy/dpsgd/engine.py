@@ -114,10 +114,8 @@ def private_gradient_step(
             torch.autograd.backward(loss_fn(outputs(model, inputs, precision), targets) / copies)
             join_copies(optimizer.params, copies)
             optimizer.accumulate(examples=len(targets) // copies)
-    for part in () if planted is None else planted.parts(at_once):
-        for parameter, rows in zip(optimizer.params, part.rows(optimizer.params), strict=True):
-            parameter.grad_sample = rows
-        optimizer.accumulate(examples=len(part))
+    if planted is not None and len(planted):
+        optimizer.accumulate_planted(planted)
     optimizer.step()
 
 

@@ -33,7 +33,6 @@ from privacy.dpsgd.planted import PlantedGradients
 from privacy.dpsgd.precision import Precision, outputs
 
 _PART = 1 << 12  # examples that are added up without compensation
-_PLANTED = 1 << 6  # of an auditor's gradients that are made at once: they are rows of zeros but for one value
 MOST_EXAMPLES = 10**8
 """Of one sum: for more of them the bound above isn't shown."""
 
@@ -87,9 +86,11 @@ def clipped_gradient_sum(
         )
         for part in found:
             total.add(part.cpu())
-    for few in () if planted is None else planted.parts(_PLANTED):
-        gradients = [gradient.flatten(1) for gradient in few.rows(trained)]
-        total.add(_clipped_rows(gradients, clipping_norm, mode).cpu())
+    if planted is not None and len(planted):
+        columns = planted.columns(trained)
+        sums = _clipped_rows([some.rows for some in columns], clipping_norm, mode)
+        spread = [some.spread(part, p.numel()) for some, part, p in zip(columns, sums, trained, strict=True)]
+        total.add(torch.cat(spread).cpu())
     return total.value().numpy()
 
 
@@ -134,16 +135,15 @@ def _of_hooks(
             gradients = [as_rows(gradient) for gradient in per_example_gradients(trained)]
             found = _clipped_rows(gradients, clipping_norm, mode)
             free_per_example(trained)
-            yield found
+            yield torch.cat(found)
 
 
-def _clipped_rows(gradients: list[Tensor], clipping_norm: float, mode: ClippingMode) -> Tensor:
+def _clipped_rows(gradients: list[Tensor], clipping_norm: float, mode: ClippingMode) -> list[Tensor]:
     factors = clipping_factors(gradients, clipping_norm, mode)
     usable = factors[0] > 0  # 0 x NaN is NaN: such rows have to go
-    sums = [
+    return [
         (rows[usable].double() * scale[usable][:, None]).sum(0) for rows, scale in zip(gradients, factors, strict=True)
     ]
-    return torch.cat(sums)
 
 
 class _Compensated:

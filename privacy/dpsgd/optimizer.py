@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from privacy.dpsgd.clipping import ClippingMode, Gradient, clipped_sums
 from privacy.dpsgd.factors import MOST_EXAMPLES, Factors
+from privacy.dpsgd.planted import PlantedGradients
 from privacy.example_sum_grid import SLACK
 from privacy.mechanisms import rounded_sensitivity
 from privacy.noise import NoiseSource
@@ -156,8 +157,15 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         if left > self._left or self._seen > MOST_EXAMPLES:  # the noise isn't made for these
             gradients = [as_rows(gradient) for gradient in gradients]
         for parameter, clipped in zip(self.params, self._clipped_sums(gradients), strict=True):
-            earlier = getattr(parameter, "summed_grad", None)
-            parameter.summed_grad = clipped if earlier is None else earlier + clipped
+            _add(parameter, clipped)
+
+    def accumulate_planted(self, planted: PlantedGradients) -> None:
+        """Clip gradients of an auditor's as those of so many more examples, and add them to the sum."""
+        columns = planted.columns(self.params)
+        self._seen += len(planted)
+        sums = self._clipped_sums([some.rows for some in columns])
+        for parameter, some, clipped in zip(self.params, columns, sums, strict=True):
+            _add(parameter, some.spread(clipped, parameter.numel()))
 
     def _clipped_sums(self, gradients: list[Gradient]) -> list[Tensor]:
         """In whole steps, or float64 where they are rounded as a sum."""
@@ -188,6 +196,11 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         """Divide by the public expected batch size (rule 1)."""
         for parameter in self.params:
             parameter.grad /= self.expected_batch_size
+
+
+def _add(parameter: Tensor, clipped: Tensor) -> None:
+    earlier = getattr(parameter, "summed_grad", None)
+    parameter.summed_grad = clipped if earlier is None else earlier + clipped  # type: ignore[attr-defined]
 
 
 def check_per_example(parameters: Sequence[Tensor], examples: int | None) -> None:

@@ -6,7 +6,7 @@ clipping norm, so that it is clipped as the longest gradient of a record would b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,27 +43,46 @@ class PlantedGradients:
         """Some of them."""
         return PlantedGradients(self.places[rows], self.values[rows])
 
-    def parts(self, most: int) -> Iterator[PlantedGradients]:
-        """All of them, so many at once: as rows they are nearly all zeros."""
-        for first in range(0, len(self), most):
-            yield PlantedGradients(self.places[first : first + most], self.values[first : first + most])
-
     def total(self, size: int) -> npt.NDArray[np.float32]:
         """Their sum, unclipped: (size,)."""
         found = np.zeros(size, np.float32)
         np.add.at(found, self.places.numpy(), self.values.numpy())
         return found
 
-    def rows(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients themselves: for each parameter (n, *its shape).
+    def columns(self, parameters: Sequence[Tensor]) -> list[Columns]:
+        """The gradients themselves, for each parameter, without the columns in which all are zero: nothing that is
+        computed of their lengths, or added up, is another for it.
 
         Raises:
             IndexError: there is no such coordinate.
         """
-        sizes = [parameter.numel() for parameter in parameters]
-        whole = torch.zeros(len(self), sum(sizes))
-        whole[torch.arange(len(self)), self.places] = self.values
-        return [
-            rows.reshape(len(self), *parameter.shape).to(parameter.device, parameter.dtype)
-            for rows, parameter in zip(torch.split(whole, sizes, dim=1), parameters, strict=True)
-        ]
+        found, start = [], 0
+        for parameter in parameters:
+            mine = (self.places >= start) & (self.places < start + parameter.numel())
+            places, order = torch.unique(self.places[mine] - start, return_inverse=True)
+            rows = torch.zeros(len(self), len(places))
+            rows[torch.nonzero(mine).flatten(), order] = self.values[mine]
+            found.append(Columns(places.to(parameter.device), rows.to(parameter.device, parameter.dtype)))
+            start += parameter.numel()
+        if len(self) and not (int(self.places.min()) >= 0 and int(self.places.max()) < start):
+            raise IndexError(f"planted gradients have coordinates beyond the {start} trained values")
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Of one parameter, some coordinates' values.
+
+    Attributes:
+        places: int64 (k,), which of the parameter's values.
+        rows: (examples, k).
+    """
+
+    places: Tensor
+    rows: Tensor
+
+    def spread(self, sums: Tensor, size: int) -> Tensor:
+        """Values of those coordinates (k,) as a whole parameter's (size,); the others are 0."""
+        whole = torch.zeros(size, dtype=sums.dtype, device=sums.device)
+        whole[self.places] = sums
+        return whole

@@ -11,17 +11,14 @@ import numpy.typing as npt
 from flwr.app import Message
 
 from client.planting import Kind, Planting
-from client.workplace import split_key
-from privacy.dpsgd.example_loss import PLAIN
-from security.errors import UsageError
 from server.replies import Update, read_reply
-from server.run_folder import RunFolder, read_parameters
+from server.run_folder import RunFolder
 from shared_models.cards import card_for
 from shared_models.parameters import Layout, Parameters, get_parameters, in_order
 from shared_models.plan import Plan
-from shared_models.registry import build_for
 from shared_models.plan_personal import shared_layout
-from simulations.run import Settings, load_data, start_run
+from shared_models.registry import build_for
+from simulations.run import Settings, start_run
 
 Floats = npt.NDArray[np.float64]
 

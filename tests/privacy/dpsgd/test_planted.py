@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from privacy.dpsgd.clipping import ClippingMode, clipping_factors
 from privacy.dpsgd.engine import DpEngine, private_gradient_step, private_hooks
 from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from privacy.dpsgd.optimizer import PrivateOptimizer
@@ -42,16 +43,29 @@ def expected(size: int) -> np.ndarray:
     return whole
 
 
-def test_each_is_a_row_of_its_own() -> None:
-    parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4))]
-    first, second = planted((1, 2.0), (9, 3.0)).rows(parameters)
-    assert first.shape == (2, 2, 3)
-    assert second.shape == (2, 4)
-    assert first[0, 0, 1] == 2.0
-    assert second[1, 3] == 3.0
-    assert first.abs().sum() + second.abs().sum() == 5.0
-    with pytest.raises(IndexError):
-        planted((10, 1.0)).rows(parameters)
+def test_columns_are_those_of_the_whole_rows_that_are_not_all_zeros() -> None:
+    parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(5))]
+    first, second, third = planted((1, 2.0), (9, 3.0), (1, -4.0), (0, 5.0)).columns(parameters)
+    assert first.places.tolist() == [0, 1]
+    assert first.rows.tolist() == [[0, 2], [0, 0], [0, -4], [5, 0]]
+    assert second.places.tolist() == [3]
+    assert second.rows.tolist() == [[0], [3], [0], [0]]
+    assert third.rows.shape == (4, 0)
+    assert first.spread(first.rows.sum(0), 6).tolist() == [5, -2, 0, 0, 0, 0]
+    for wrong in (-1, 15):
+        with pytest.raises(IndexError):
+            planted((wrong, 1.0)).columns(parameters)
+
+
+@pytest.mark.parametrize("mode", ["flat", "per-layer", "automatic"])
+def test_they_are_clipped_as_whole_rows_would_be(mode: ClippingMode) -> None:
+    model, few = network(), planted((0, 7.0), (3, 0.1), (14, -2.0), (25, 0.3), (25, 0.4))
+    parameters = list(model.parameters())
+    whole = torch.zeros(5, 26).scatter_(1, few.places[:, None], few.values[:, None])
+    rows = list(torch.split(whole, [p.numel() for p in parameters], dim=1))
+    expected = [(r.double() * f[:, None]).sum(0) for r, f in zip(rows, clipping_factors(rows, NORM, mode), strict=True)]
+    found = clipped_gradient_sum(model, [], clipping_norm=NORM, mode=mode, planted=few)
+    assert found == pytest.approx(torch.cat(expected).numpy(), rel=1e-5)
 
 
 @pytest.mark.parametrize("model", [network(), head()], ids=["by hooks", "in closed form"])
@@ -99,11 +113,11 @@ def test_a_step_in_closed_form_has_them_too() -> None:
     assert moved.double().numpy() == pytest.approx(expected(14), abs=1e-3)
 
 
-def test_many_are_taken_in_parts() -> None:
+def test_many_may_share_a_coordinate() -> None:
     many = planted(*((i % 26, 1.0) for i in range(300)))
-    assert sum(len(part) for part in many.parts(64)) == 300
     whole = clipped_gradient_sum(network(), [], clipping_norm=NORM, planted=many)
     assert whole == pytest.approx(NORM * np.bincount(np.arange(300) % 26, minlength=26), rel=1e-4)
+    assert many.total(26) == pytest.approx(np.bincount(np.arange(300) % 26, minlength=26))
 
 
 def test_what_is_no_gradient_is_refused() -> None:
