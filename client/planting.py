@@ -13,7 +13,9 @@ one secret of the auditor's, so that the clients, wherever they run, and whoever
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Final, Literal
@@ -26,7 +28,7 @@ from client.datasets.records import Records
 from privacy.dpsgd.planted import PlantedGradients
 
 PLANTED: Final = "planted"
-"""Key of a simulated client's configuration: a `Planting` as JSON."""
+"""Key of a simulated client's configuration: a list of `Planting`s as JSON."""
 
 Kind = Literal["gradients", "mislabelled", "records", "clients"]
 
@@ -63,16 +65,6 @@ class Planting:
         if not self.clients or self.count < 1:
             raise ValueError("there must be canaries and clients")
 
-    def to_json(self) -> str:
-        """For a client's configuration."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> Planting:
-        """What `to_json` wrote."""
-        raw = json.loads(text)
-        return Planting(**{**raw, "clients": tuple(raw["clients"])})
-
     def coins(self) -> npt.NDArray[np.bool_]:
         """Which canaries are planted."""
         return self._chance("coins").random(self.count) < 0.5
@@ -102,18 +94,26 @@ class Planting:
         return np.random.default_rng([*bytes.fromhex(self.secret), *what.encode(), client])
 
 
+def to_json(plantings: Sequence[Planting]) -> str:
+    """For a client's configuration."""
+    return json.dumps([asdict(planting) for planting in plantings])
+
+
 def with_canaries(records: Records, text: str, client: str) -> Records:
     """A client's records and what is planted among them.
 
     Args:
         records: its own.
-        text: a `Planting` as JSON.
+        text: what `to_json` wrote.
         client: its id.
     """
-    planting = _read(text)
-    if client not in planting.clients:
-        return records
-    number = planting.clients.index(client)
+    for planting in _read(text):
+        if client in planting.clients:
+            records = _with(records, planting, planting.clients.index(client))
+    return records
+
+
+def _with(records: Records, planting: Planting, number: int) -> Records:
     if planting.kind in ("gradients", "clients"):
         mine = np.flatnonzero((planting.owners() == number) & planting.coins())
         planted = PlantedGradients(
@@ -121,13 +121,13 @@ def with_canaries(records: Records, text: str, client: str) -> Records:
             torch.from_numpy(planting.signs()[mine] * np.float32(_LENGTH * planting.clipping_norm)),
         )
         own = records.take([]) if planting.kind == "clients" else records
-        return Records.trusted(x=own.x, y=own.y, groups=own.groups, people=own.people, rows=own.rows, planted=planted)
+        return dataclasses.replace(own, planted=planted)
     rows, coins = planting.rows(number, len(records)), _coins_of(planting, number)
     y = records.y.clone()
     if planting.kind == "mislabelled":
         y[rows] = torch.from_numpy(planting.labels(number, records.y[rows].numpy()))
     kept = np.setdiff1d(np.arange(len(records)), rows[~coins[: len(rows)]])
-    return Records.trusted(x=records.x, y=y, groups=records.groups, people=records.people, rows=records.rows).take(kept)
+    return dataclasses.replace(dataclasses.replace(records, y=y).take(kept), planted=records.planted)
 
 
 def canary_records(records: Records, planting: Planting, client: str) -> tuple[Records, npt.NDArray[np.bool_]]:
@@ -142,7 +142,7 @@ def canary_records(records: Records, planting: Planting, client: str) -> tuple[R
     rows = planting.rows(number, len(records))
     found = records.take(rows)
     if planting.kind == "mislabelled":
-        found = Records.trusted(x=found.x, y=torch.from_numpy(planting.labels(number, found.y.numpy())))
+        found = dataclasses.replace(found, y=torch.from_numpy(planting.labels(number, found.y.numpy())))
     return found, _coins_of(planting, number)[: len(rows)]
 
 
@@ -152,5 +152,5 @@ def _coins_of(planting: Planting, client: int) -> npt.NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=4)
-def _read(text: str) -> Planting:
-    return Planting.from_json(text)
+def _read(text: str) -> tuple[Planting, ...]:
+    return tuple(Planting(**{**raw, "clients": tuple(raw["clients"])}) for raw in json.loads(text))

@@ -19,7 +19,7 @@ from client.company_trainer import company_size
 from client.datasets.features import as_seen, seen_parts, seen_records
 from client.datasets.partition import test_records
 from client.datasets.registry import load
-from client.planting import PLANTED, Planting
+from client.planting import PLANTED, Planting, to_json
 from client.trainer import choose_device
 from client.workplace import split_key
 from privacy.ledger import Ledger, LedgerError
@@ -66,7 +66,7 @@ class Settings:
         observer: is told of each round.
         track: trackers that are told of the run, as `KIND=WHERE` (`server.tracking`).
         called: what trackers call the run; None for the folder's last name.
-        planting: canaries of an auditor's; they do change the result.
+        plantings: canaries of an auditor's; they do change the result.
         hear: the auditor, who is told of all that comes to the server.
     """
 
@@ -80,7 +80,7 @@ class Settings:
     observer: Observer = field(default_factory=Silent)
     track: tuple[str, ...] = ()
     called: str | None = None
-    planting: Planting | None = None
+    plantings: tuple[Planting, ...] = ()
     hear: Hear | None = None
 
 
@@ -316,8 +316,8 @@ def _grid(settings: Settings, stage: _Stage, plan: Plan, folder: RunFolder) -> L
     config, log = {"plan": write_plan(plan), "ledger": str(folder.ledger.resolve())}, folder.client_log.resolve()
     if own.bound():
         config[MODELS] = json.dumps(own.bound())
-    if settings.planting is not None:
-        config[PLANTED] = settings.planting.to_json()
+    if settings.plantings:
+        config[PLANTED] = to_json(settings.plantings)
     together = 1 if plan.training.company == 1 else company_size(plan, build_for(plan))
     if stage.workers is None:
         return InlineGrid(stage.clients, config=config, app=settings.app, log=log, together=together)

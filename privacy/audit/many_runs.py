@@ -11,9 +11,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from privacy.audit.trade_off import GaussianPrivacy
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,28 @@ def gaussian_lower_bound(trials: Trials, *, delta: float, alpha: float) -> float
         return 0.0
     mu = float(stats.norm.ppf(found) - stats.norm.ppf(wrongly))
     return GaussianPrivacy(mu).epsilon(delta) if mu > 0 else 0.0
+
+
+def best_threshold(with_unit: Floats, without_unit: Floats, *, delta: float, alpha: float) -> float:
+    """The score above which to say "there" so that trials like these would tell most.
+
+    Args:
+        with_unit, without_unit: scores of runs that are not counted again.
+        delta, alpha: as for `lower_bound`.
+    """
+    inner = np.quantile(np.concatenate([with_unit, without_unit]), np.linspace(0.01, 0.99, 99))
+    tried = np.concatenate([inner, [np.max(without_unit), np.min(with_unit)]])  # where all is told, between them
+
+    def told(threshold: float) -> float:
+        trials = Trials(
+            with_unit=len(with_unit),
+            detected=int(np.sum(with_unit > threshold)),
+            without_unit=len(without_unit),
+            false_alarms=int(np.sum(without_unit > threshold)),
+        )
+        return lower_bound(trials, delta=delta, alpha=alpha)
+
+    return max((float(one) for one in tried), key=told)
 
 
 def _rates(trials: Trials, alpha: float) -> tuple[float, float]:

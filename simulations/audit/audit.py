@@ -1,0 +1,192 @@
+"""An audit of a plan: its claims, each held against what an adversary found in simulations of it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from client.datasets.partition import client_ids
+from client.planting import Planting
+from client.workplace import split_key
+from privacy import accountant
+from privacy.audit import coin_bounds, many_runs
+from privacy.audit.coin_bounds import Claim
+from privacy.audit.finding import FALSE_ALARMS, Finding
+from privacy.audit.trade_off import of_releases
+from security.errors import UsageError
+from server.run_folder import RunFolder, write_atomically
+from shared_models.plan import Plan
+from shared_models.plan_central import is_central
+from simulations.audit.canaries import layout_of_plan, planting_for
+from simulations.audit.canary_run import play_with_canaries
+from simulations.audit.one_round import play_trials
+from simulations.run import Settings
+
+FILE: Final = "audit.json"
+"""What an audit writes into the folder of its run."""
+
+_SEES: Final = {
+    "local": "a server: sees every update of every client",
+    "distributed": "a server: sees the sum of each round, and the models",
+    "central": "whoever sees the models",
+}
+_WAYS: Final = {
+    "coordinate": "looks at the coordinate that a canary is on",
+    "gradient": "looks along a canary's gradient",
+    "loss": "asks the last model for a canary's loss",
+}
+_NAMES: Final = {"gradients": "planted gradients", "clients": "planted clients", "mislabelled": "mislabelled records"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How thorough an audit is.
+
+    Attributes:
+        canaries: planted gradients, or planted clients; 0 for none.
+        mislabelled: records of clients' own with wrong labels; 0 for none.
+        rounds: releases of one round with a canary, and as many without; 0 for none.
+        secret: what coins and places follow from; None for fresh randomness.
+    """
+
+    canaries: int = 2000
+    mislabelled: int = 200
+    rounds: int = 1000
+    secret: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        plan: digest of the plan that was played.
+        findings: bounds and estimates.
+        folder: of the run with the canaries; None where there was none.
+    """
+
+    plan: str
+    findings: list[Finding]
+    folder: RunFolder | None
+
+
+def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Callable[[str], None]) -> Audit:
+    """Audit a resolved plan.
+
+    Args:
+        plan: resolved; private.
+        out: folder of the run with canaries.
+        settings: of that run.
+        options: how thorough.
+        say: is told what is being done.
+
+    Raises:
+        UsageError: the plan claims nothing that can be audited.
+        RunError: the run could not be played.
+    """
+    check_auditable(plan)
+    secret = options.secret or secrets.token_bytes(32)
+    plantings = plantings_of(plan, options, secret)
+    one_round = options.rounds if not is_central(plan) else 0
+    ways = sum(1 if planting.kind in ("gradients", "clients") else 2 for planting in plantings)
+    bounds = coin_bounds.WAYS * ways + (one_round > 0)
+    if not bounds:
+        raise UsageError("nothing was asked for: give canaries, mislabelled records or rounds")
+    alpha, findings, folder = FALSE_ALARMS / bounds, list[Finding](), None
+    if plantings:
+        say(f"a run with {' and '.join(f'{p.count} {_NAMES[p.kind]}' for p in plantings)}")
+        folder, looked = play_with_canaries(plan, plantings, out, settings)
+        claim = claim_of(plan)
+        for one in looked:
+            findings += coin_bounds.findings(
+                _NAMES[one.planting.kind],
+                f"{_SEES[plan.privacy.trust]}; {_WAYS[one.way]}" if one.way != "loss" else _WAYS["loss"],
+                one.scores,
+                one.coins,
+                claim,
+                alpha=alpha * coin_bounds.WAYS,
+            )
+    if one_round:
+        say(f"one round, {one_round} times with a canary and {one_round} times without")
+        findings.append(_of_one_round(plan, one_round, secret, alpha))
+    found = Audit(plan=plan.digest(), findings=findings, folder=folder)
+    if folder is not None:
+        write_atomically(folder.path / FILE, json.dumps(as_json(found), indent=2).encode() + b"\n")
+    return found
+
+
+def check_auditable(plan: Plan) -> None:
+    """Raises UsageError where a plan claims nothing, or what canaries would not be in."""
+    if not plan.is_private:
+        raise UsageError("privacy.trust = 'none' claims nothing, so there is nothing to audit")
+    for key, there in (
+        ("statistics", plan.statistics is not None),
+        ("personal", plan.personal is not None),
+        ("federation.asynchronous", plan.federation.asynchronous is not None),
+    ):
+        if there:
+            raise UsageError(f"[{key}]: plans with it can't be audited yet; audit one without")
+
+
+def plantings_of(plan: Plan, options: Options, secret: bytes) -> tuple[Planting, ...]:
+    """What is planted: as much as was asked for, and fits."""
+    clients = client_ids(plan.data, seed=plan.seed, split_key=split_key(plan))
+    found = []
+    if plan.privacy.unit == "client":
+        count = min(options.canaries, len(clients) // 2, layout_of_plan(plan).size)
+        if count:
+            found.append(planting_for(plan, "clients", count, clients[len(clients) - count :], secret))
+        return tuple(found)
+    if options.mislabelled:
+        found.append(planting_for(plan, "mislabelled", options.mislabelled, clients, secret))
+    if options.canaries:
+        count = min(options.canaries, layout_of_plan(plan).size)
+        found.append(planting_for(plan, "gradients", count, clients, secret))
+    return tuple(found)
+
+
+def claim_of(plan: Plan) -> Claim:
+    """What the accountant claims of all that a client of the plan releases."""
+    releases, delta = plan.planned_trainings() + plan.planned_counts(), plan.privacy.delta
+    return Claim(
+        what="the whole run",
+        epsilon=accountant.epsilon(releases, delta).epsilon,
+        delta=delta,
+        curve=of_releases(releases),
+    )
+
+
+def _of_one_round(plan: Plan, runs: int, secret: bytes, alpha: float) -> Finding:
+    release, delta = plan.train_release(), plan.privacy.delta
+    assert release is not None
+    seed = int.from_bytes(secret[:4], "big")
+    trials = play_trials(plan, runs=runs, seed=seed, alpha=alpha)
+    most = many_runs.Trials(
+        with_unit=trials.with_unit, detected=trials.with_unit, without_unit=trials.without_unit, false_alarms=0
+    )
+    return Finding(
+        name="one round, many times",
+        kind="bound",
+        adversary=f"{_SEES[plan.privacy.trust]}; knows all but the canary",
+        claim="one round",
+        epsilon=many_runs.lower_bound(trials, delta=delta, alpha=alpha),
+        claimed=accountant.epsilon([release], delta).epsilon,
+        delta=delta,
+        alpha=alpha,
+        power=many_runs.lower_bound(most, delta=delta, alpha=alpha),
+        seen=f"{trials.detected} of {trials.with_unit} found, {trials.false_alarms} of {trials.without_unit} false",
+    )
+
+
+def as_json(found: Audit) -> dict[str, Any]:
+    """For `audit.json`."""
+    return {
+        "schema": "veil-audit-1",
+        "plan_digest": found.plan,
+        "false_alarms": FALSE_ALARMS,
+        "findings": [{**asdict(finding), "verdict": finding.verdict} for finding in found.findings],
+    }
