@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from privacy.report import Facts, facts_of_ledger, facts_of_run
 from privacy.report.pdf import pdf
@@ -35,13 +37,25 @@ def facts_of_folder(folder: RunFolder) -> Facts:
             metrics=folder.read_metrics(),
             ledgers=ledgers,
             statements=[statement_view(client, text) for client, text in texts.items()],
+            audit=_audit(folder),
             made=_now(),
         )
+    except ValueError as error:
+        raise UsageError(f"{folder.audit}: {error}; audit the run again, or remove the file") from error
     except KeyError as error:
         raise UsageError(
             f"{folder.summary}: lacks {error}, which summaries of this version have; read it with the version that "
             "wrote it, or play the run again"
         ) from error
+
+
+def _audit(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.audit.is_file():
+        return None
+    found = json.loads(folder.audit.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("is no audit that this version reads")
+    return found
 
 
 def write_report(folder: RunFolder, *, language: str = "en", as_pdf: bool = False) -> Path:

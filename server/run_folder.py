@@ -86,6 +86,10 @@ class RunFolder:
         return self.path / "evaluation.html"
 
     @property
+    def audit(self) -> Path:
+        return self.path / "audit.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

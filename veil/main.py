@@ -15,6 +15,7 @@ import typer
 
 from security.errors import RunError, UsageError, VeilError
 from veil.commands import (
+    audit,
     budget,
     client,
     compare,
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("sweep")(sweep.sweep)
+app.command("audit")(audit.audit)
 app.command("scenarios")(scenarios.scenarios)
 app.command("cross-validate")(cross_validate.cross_validate)
 app.add_typer(plan.app, name="plan")

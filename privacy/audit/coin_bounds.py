@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.audit import one_run, one_run_curve
-from privacy.audit.finding import Finding
+from privacy.audit.finding import Finding, LookedFor, Method, Way
 from privacy.audit.guesses import fixed_number, guess
 from privacy.audit.trade_off import InverseBlowUp
 
@@ -31,36 +31,43 @@ class Claim:
     """What is claimed of a mechanism.
 
     Attributes:
-        what: in words.
+        trust: of the plan.
         epsilon, delta: as the accountant states them.
         curve: its whole trade-off curve.
     """
 
-    what: str
+    trust: str
     epsilon: float
     delta: float
     curve: InverseBlowUp
 
 
-def findings(
-    name: str,
-    adversary: str,
-    scores: npt.NDArray[np.float64],
-    coins: npt.NDArray[np.bool_],
-    claim: Claim,
-    *,
-    alpha: float,
-) -> list[Finding]:
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What came of looking for canaries in one way.
+
+    Attributes:
+        looked_for: the kind of canary.
+        way: where it was looked for.
+        scores: of each canary, finite; the higher, the more it looks planted.
+        coins: whether it was.
+    """
+
+    looked_for: LookedFor
+    way: Way
+    scores: npt.NDArray[np.float64]
+    coins: npt.NDArray[np.bool_]
+
+
+def findings(seen: Seen, claim: Claim, *, alpha: float) -> list[Finding]:
     """Both bounds.
 
     Args:
-        name: of the canaries.
-        adversary: who scored them.
-        scores, coins: as for `privacy.audit.guesses.guess`.
+        seen: scores and coins.
         claim: what they are held against.
         alpha: false alarms of both together.
     """
-    m, delta, each = len(scores), claim.delta, alpha / WAYS / _NUMBERS
+    m, delta, each = len(seen.scores), claim.delta, alpha / WAYS / _NUMBERS
 
     def plain(guesses: int, correct: int) -> float:
         return one_run.lower_bound(canaries=m, guesses=guesses, correct=correct, delta=delta, alpha=each)
@@ -72,35 +79,36 @@ def findings(
         return one_run_curve.contradicts(claim.curve, canaries=m, guesses=guesses, correct=correct, alpha=each)
 
     return [
-        _best(f"{name}, (epsilon, delta)", adversary, scores, coins, claim, plain, None, alpha / WAYS),
-        _best(f"{name}, trade-off curve", adversary, scores, coins, claim, curved, ruled_out, alpha / WAYS),
+        _best(seen, claim, "epsilon-delta", plain, None, alpha / WAYS),
+        _best(seen, claim, "trade-off", curved, ruled_out, alpha / WAYS),
     ]
 
 
 def _best(
-    name: str,
-    adversary: str,
-    scores: npt.NDArray[np.float64],
-    coins: npt.NDArray[np.bool_],
+    seen: Seen,
     claim: Claim,
+    method: Method,
     bound: _Bound,
     ruled_out: Callable[[int, int], bool] | None,
     alpha: float,
 ) -> Finding:
-    m = len(scores)
+    m = len(seen.scores)
     few = fixed_number(m, bound, epsilon=claim.epsilon, delta=claim.delta)
-    tried = [guess(scores, coins, guesses=number) for number in (few, round((few * m) ** 0.5), m)]
+    tried = [guess(seen.scores, seen.coins, guesses=number) for number in (few, round((few * m) ** 0.5), m)]
     found = max(tried, key=lambda one: bound(one.guesses, one.correct))
     return Finding(
-        name=name,
-        kind="bound",
-        adversary=adversary,
-        claim=claim.what,
+        looked_for=seen.looked_for,
+        way=seen.way,
+        method=method,
+        trust=claim.trust,
+        claim="run",
         epsilon=bound(found.guesses, found.correct),
         claimed=claim.epsilon,
         delta=claim.delta,
         alpha=alpha,
         power=max(bound(one.guesses, one.guesses) for one in tried),
-        seen=f"{m} canaries, {found.correct} of {found.guesses} guesses right",
+        trials=m,
+        guesses=found.guesses,
+        correct=found.correct,
         contradicted=ruled_out is not None and any(ruled_out(one.guesses, one.correct) for one in tried),
     )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Kind = Literal["bound", "estimate"]
+LookedFor = Literal["gradients", "clients", "mislabelled", "round"]
+Way = Literal["coordinate", "gradient", "loss", "round"]
+Method = Literal["epsilon-delta", "trade-off", "many-runs", "one-shot"]
 Verdict = Literal["consistent", "broken", "uninformative"]
+
+ESTIMATES: Final = frozenset({"one-shot"})
+"""Methods that prove nothing."""
 
 FALSE_ALARMS: Final = 1e-3
 """Of all bounds of one audit together: how often a sound implementation may be called broken."""
@@ -17,39 +23,46 @@ class Finding:
     """One figure of an audit.
 
     Attributes:
-        name: of the method.
-        kind: a lower bound that holds with a stated confidence, or an estimate, which proves nothing.
-        adversary: what was known and seen by whoever looked.
+        looked_for: what was there or not: planted gradients, planted clients, mislabelled records, or one canary in one
+            round that was played many times.
+        way: where it was looked for: on its coordinate, along its gradient, in its loss, or in a round's release.
+        method: how a figure follows; one of `ESTIMATES` proves nothing.
+        trust: of the plan, which says what the adversary sees.
         claim: what the claimed epsilon is of.
-        epsilon: bound or estimate, at `delta`.
+        epsilon: lower bound or estimate, at `delta`.
         claimed: epsilon at `delta` that the accountant states.
         delta: at which both are told.
         alpha: of a bound, how often it may be too large; None of an estimate.
         power: the largest epsilon that could have come out, however much had leaked.
-        seen: the counts behind it, in words.
+        trials: coins that there were.
+        guesses: of them, those that were guessed.
+        correct: of these, those that were guessed rightly.
         contradicted: whether the claim itself, by its own trade-off curve, was ruled out at `alpha`.
     """
 
-    name: str
-    kind: Kind
-    adversary: str
-    claim: str
+    looked_for: LookedFor
+    way: Way
+    method: Method
+    trust: str
+    claim: Literal["run", "round"]
     epsilon: float
     claimed: float
     delta: float
     alpha: float | None
     power: float
-    seen: str
+    trials: int
+    guesses: int
+    correct: int
     contradicted: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """Of the claim. An estimate breaks nothing, whatever it says."""
-        if self.kind == "bound" and (self.contradicted or self.epsilon > self.claimed):
+        if self.method not in ESTIMATES and (self.contradicted or self.epsilon > self.claimed):
             return "broken"
         return "uninformative" if self.power < self.claimed else "consistent"
 
 
-def is_broken(findings: list[Finding]) -> bool:
+def is_broken(findings: Iterable[Finding]) -> bool:
     """Whether a valid lower bound lies above what is claimed."""
     return any(finding.verdict == "broken" for finding in findings)

@@ -81,14 +81,14 @@ def best_threshold(with_unit: Floats, without_unit: Floats, *, delta: float, alp
     inner = np.quantile(np.concatenate([with_unit, without_unit]), np.linspace(0.01, 0.99, 99))
     tried = np.concatenate([inner, [np.max(without_unit), np.min(with_unit)]])  # where all is told, between them
 
-    def told(threshold: float) -> float:
+    def told(threshold: float) -> tuple[float, int]:
         trials = Trials(
             with_unit=len(with_unit),
             detected=int(np.sum(with_unit > threshold)),
             without_unit=len(without_unit),
             false_alarms=int(np.sum(without_unit > threshold)),
         )
-        return lower_bound(trials, delta=delta, alpha=alpha)
+        return lower_bound(trials, delta=delta, alpha=alpha), trials.detected - trials.false_alarms
 
     return max((float(one) for one in tried), key=told)
 

@@ -59,6 +59,7 @@ CODES = frozenset(
         "evaluation-data",
         "test-records-best",
         "test-records-stop",
+        "audited",
     }
 )
 """The conditions that this version has words for."""

@@ -223,6 +223,37 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditRow:
+    """What one audit of the run's plan found, in a simulation of its own.
+
+    Attributes:
+        looked_for, way, method, trust, claim: codes, as of `privacy.audit.finding.Finding`.
+        epsilon: lower bound or estimate.
+        claimed: epsilon that the accountant states of the same.
+        delta: of both.
+        alpha: how often a bound may be too large; null of an estimate.
+        power: the largest epsilon that could have come out.
+        trials, guesses, correct: counts behind it.
+        verdict: "consistent", "broken" or "uninformative".
+    """
+
+    looked_for: str
+    way: str
+    method: str
+    trust: str
+    claim: str
+    epsilon: float
+    claimed: float
+    delta: float
+    alpha: float | None
+    power: float
+    trials: int
+    guesses: int
+    correct: int
+    verdict: Literal["consistent", "broken", "uninformative"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """A report.
 
@@ -245,6 +276,7 @@ class Facts:
         statements: what owners signed.
         heads: of the ledgers.
         versions: of the software.
+        audit: what audits of the plan found; none where there was none.
     """
 
     version: int = VERSION
@@ -265,6 +297,7 @@ class Facts:
     statements: tuple[StatementFacts, ...]
     heads: tuple[Head, ...]
     versions: Mapping[str, str]
+    audit: tuple[AuditRow, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The content of report.json: plain JSON values, no NaN, no infinity."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,29 +17,19 @@ from privacy.audit import coin_bounds, many_runs
 from privacy.audit.coin_bounds import Claim
 from privacy.audit.finding import FALSE_ALARMS, Finding
 from privacy.audit.trade_off import of_releases
+from privacy.report.audited import SCHEMA
 from security.errors import UsageError
 from server.run_folder import RunFolder, write_atomically
 from shared_models.plan import Plan
 from shared_models.plan_central import is_central
+from shared_models.resolve import resolve
 from simulations.audit.canaries import layout_of_plan, planting_for
 from simulations.audit.canary_run import play_with_canaries
 from simulations.audit.one_round import play_trials
 from simulations.run import Settings
+from simulations.scenarios import find_plan
 
-FILE: Final = "audit.json"
-"""What an audit writes into the folder of its run."""
-
-_SEES: Final = {
-    "local": "a server: sees every update of every client",
-    "distributed": "a server: sees the sum of each round, and the models",
-    "central": "whoever sees the models",
-}
-_WAYS: Final = {
-    "coordinate": "looks at the coordinate that a canary is on",
-    "gradient": "looks along a canary's gradient",
-    "loss": "asks the last model for a canary's loss",
-}
-_NAMES: Final = {"gradients": "planted gradients", "clients": "planted clients", "mislabelled": "mislabelled records"}
+_CALLED: Final = {"gradients": "planted gradients", "clients": "planted clients", "mislabelled": "mislabelled records"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,24 +88,17 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
         raise UsageError("nothing was asked for: give canaries, mislabelled records or rounds")
     alpha, findings, folder = FALSE_ALARMS / bounds, list[Finding](), None
     if plantings:
-        say(f"a run with {' and '.join(f'{p.count} {_NAMES[p.kind]}' for p in plantings)}")
-        folder, looked = play_with_canaries(plan, plantings, out, settings)
+        say(f"a run with {' and '.join(f'{one.count} {_CALLED[one.kind]}' for one in plantings)}")
+        folder, seen = play_with_canaries(plan, plantings, out, settings)
         claim = claim_of(plan)
-        for one in looked:
-            findings += coin_bounds.findings(
-                _NAMES[one.planting.kind],
-                f"{_SEES[plan.privacy.trust]}; {_WAYS[one.way]}" if one.way != "loss" else _WAYS["loss"],
-                one.scores,
-                one.coins,
-                claim,
-                alpha=alpha * coin_bounds.WAYS,
-            )
+        for one in seen:
+            findings += coin_bounds.findings(one, claim, alpha=alpha * coin_bounds.WAYS)
     if one_round:
         say(f"one round, {one_round} times with a canary and {one_round} times without")
         findings.append(_of_one_round(plan, one_round, secret, alpha))
     found = Audit(plan=plan.digest(), findings=findings, folder=folder)
     if folder is not None:
-        write_atomically(folder.path / FILE, json.dumps(as_json(found), indent=2).encode() + b"\n")
+        write_atomically(folder.audit, _text(found))
     return found
 
 
@@ -153,7 +136,7 @@ def claim_of(plan: Plan) -> Claim:
     """What the accountant claims of all that a client of the plan releases."""
     releases, delta = plan.planned_trainings() + plan.planned_counts(), plan.privacy.delta
     return Claim(
-        what="the whole run",
+        trust=plan.privacy.trust,
         epsilon=accountant.epsilon(releases, delta).epsilon,
         delta=delta,
         curve=of_releases(releases),
@@ -169,24 +152,54 @@ def _of_one_round(plan: Plan, runs: int, secret: bytes, alpha: float) -> Finding
         with_unit=trials.with_unit, detected=trials.with_unit, without_unit=trials.without_unit, false_alarms=0
     )
     return Finding(
-        name="one round, many times",
-        kind="bound",
-        adversary=f"{_SEES[plan.privacy.trust]}; knows all but the canary",
-        claim="one round",
+        looked_for="round",
+        way="round",
+        method="many-runs",
+        trust=plan.privacy.trust,
+        claim="round",
         epsilon=many_runs.lower_bound(trials, delta=delta, alpha=alpha),
         claimed=accountant.epsilon([release], delta).epsilon,
         delta=delta,
         alpha=alpha,
         power=many_runs.lower_bound(most, delta=delta, alpha=alpha),
-        seen=f"{trials.detected} of {trials.with_unit} found, {trials.false_alarms} of {trials.without_unit} false",
+        trials=trials.with_unit + trials.without_unit,
+        guesses=trials.with_unit + trials.without_unit,
+        correct=trials.detected + trials.without_unit - trials.false_alarms,
     )
 
 
-def as_json(found: Audit) -> dict[str, Any]:
+def as_json_of(found: Audit) -> dict[str, Any]:
     """For `audit.json`."""
     return {
-        "schema": "veil-audit-1",
+        "schema": SCHEMA,
         "plan_digest": found.plan,
         "false_alarms": FALSE_ALARMS,
         "findings": [{**asdict(finding), "verdict": finding.verdict} for finding in found.findings],
     }
+
+
+def audited_plan(what: str, overrides: Sequence[str]) -> tuple[Plan, RunFolder | None]:
+    """The resolved plan to audit, and the run that it is the plan of.
+
+    Args:
+        what: name of a scenario, plan file, or folder of a run.
+        overrides: `KEY=VALUE` texts, for plans alone.
+
+    Raises:
+        UsageError: there is no such plan or run, or it can't be audited.
+    """
+    run = RunFolder(Path(what)) if (Path(what) / "plan.toml").is_file() else None
+    if run is not None and overrides:
+        raise UsageError("--set: a run has the plan that it was played with; leave it out")
+    plan = resolve(find_plan(what, overrides) if run is None else run.read_plan())
+    check_auditable(plan)
+    return plan, run
+
+
+def keep_beside(run: RunFolder, found: Audit) -> None:
+    """Put an audit of a run's plan into that run's folder, for its report."""
+    write_atomically(run.audit, _text(found))
+
+
+def _text(found: Audit) -> bytes:
+    return json.dumps(as_json_of(found), indent=2).encode() + b"\n"

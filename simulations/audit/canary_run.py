@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 
 from client.planting import Planting
+from privacy.audit.coin_bounds import Seen
+from privacy.audit.finding import Way
 from privacy.dpsgd.precision import outputs
 from server.run_folder import RunFolder
 from shared_models.loss import loss_of
@@ -23,26 +25,9 @@ from simulations.run import Settings, start_run
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Looked:
-    """What came of looking for one planting's canaries in one way.
-
-    Attributes:
-        planting: what was planted.
-        way: how it was looked for: "coordinate", "gradient" or "loss".
-        scores: of each canary, how much of it was found; the higher, the more it looks planted.
-        coins: whether it was.
-    """
-
-    planting: Planting
-    way: str
-    scores: Floats
-    coins: npt.NDArray[np.bool_]
-
-
 def play_with_canaries(
     plan: Plan, plantings: tuple[Planting, ...], out: Path, settings: Settings
-) -> tuple[RunFolder, list[Looked]]:
+) -> tuple[RunFolder, list[Seen]]:
     """Play a plan with all plantings at once, and look for each of them in each way there is.
 
     Raises:
@@ -62,13 +47,18 @@ def play_with_canaries(
     ear.became(outcome.parameters, "")
     found = []
     for number, (planting, listener) in enumerate(zip(plantings, listeners, strict=True)):
-        coins = records[number].coins if number in records else planting.coins()
-        way = "gradient" if number in records else "coordinate"
-        found.append(Looked(planting=planting, way=way, scores=listener.scores(), coins=coins))
-        if number in records:
+        if planting.kind in ("gradients", "clients"):
+            found.append(_seen(planting, "coordinate", listener.scores(), planting.coins()))
+        else:
             losses = losses_of(plan, outcome.parameters, records[number])
-            found.append(Looked(planting=planting, way="loss", scores=-losses, coins=coins))
+            found.append(_seen(planting, "gradient", listener.scores(), records[number].coins))
+            found.append(_seen(planting, "loss", -losses, records[number].coins))
     return folder, found
+
+
+def _seen(planting: Planting, way: Way, scores: Floats, coins: npt.NDArray[np.bool_]) -> Seen:
+    assert planting.kind != "records"  # of membership inference, which bounds nothing
+    return Seen(looked_for=planting.kind, way=way, scores=scores, coins=coins)
 
 
 def losses_of(plan: Plan, parameters: Parameters, canaries: CanaryRecords) -> Floats:
