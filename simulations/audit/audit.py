@@ -95,7 +95,7 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
             findings += coin_bounds.findings(one, claim, alpha=alpha * coin_bounds.WAYS)
     if one_round:
         say(f"one round, {one_round} times with a canary and {one_round} times without")
-        findings.append(_of_one_round(plan, one_round, secret, alpha))
+        findings.append(of_one_round(plan, one_round, secret, alpha))
     found = Audit(plan=plan.digest(), findings=findings, folder=folder)
     if folder is not None:
         write_atomically(folder.audit, _text(found))
@@ -143,7 +143,18 @@ def claim_of(plan: Plan) -> Claim:
     )
 
 
-def _of_one_round(plan: Plan, runs: int, secret: bytes, alpha: float) -> Finding:
+def of_one_round(plan: Plan, runs: int, secret: bytes, alpha: float) -> Finding:
+    """Hold one round's claim against what many releases of it show.
+
+    Args:
+        plan: as for `one_round.OneRound`.
+        runs: releases with a canary, and as many without.
+        secret: what noise and place follow from.
+        alpha: false alarms.
+
+    Raises:
+        UsageError: as for `OneRound`.
+    """
     release, delta = plan.train_release(), plan.privacy.delta
     assert release is not None
     seed = int.from_bytes(secret[:4], "big")

@@ -38,25 +38,35 @@ class Listener(Protocol):
 
 
 class OnCoordinates:
-    """Of planted gradients and planted clients: how far their coordinates were moved."""
+    """Of planted gradients and planted clients: how far their coordinates were moved.
+
+    Where every client's update is seen, by its own client and beyond what others moved them by on average: what all
+    learn is no sign of a canary.
+    """
 
     def __init__(self, planting: Planting, layout: Layout) -> None:
         self._planting, self._layout = planting, layout
         self._places, self._owners = planting.places(), planting.owners()
-        self._moved = np.zeros(planting.count)
+        self._own, self._all = np.zeros(planting.count), np.zeros(planting.count)
+        self._clients: set[str] = set()
 
     def moved(self, client: str | None, start: Parameters, movement: Parameters) -> None:
-        row = in_one_row(movement, self._layout)
+        row = in_one_row(movement, self._layout)[self._places]
         if client is None:
-            self._moved += row[self._places]
-        elif client in self._planting.clients:
+            self._own += row
+            return
+        self._all += row
+        self._clients.add(client)
+        if client in self._planting.clients:
             mine = self._owners == self._planting.clients.index(client)
-            self._moved[mine] += row[self._places[mine]]
+            self._own[mine] += row[mine]
 
     def scores(self) -> Floats:
         # a step goes against its gradient; a client's update is the movement itself
         towards = 1.0 if self._planting.kind == "clients" else -1.0
-        found: Floats = towards * self._planting.signs() * self._moved
+        others = len(self._clients) - 1
+        moved = self._own - (self._all - self._own) / others if others > 0 else self._own
+        found: Floats = towards * self._planting.signs() * moved
         return found
 
 
