@@ -1,0 +1,64 @@
+"""`veil audit` on the command line: one line for wrong usage, a calm table, exit code 1 for a broken claim."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import simulations.audit.audit as audits
+from tests.veil.test_main import run
+
+SMALL = [
+    *("--set", "model.name=mlp", "--set", "model.options.hidden=[8]", "--set", "federation.rounds=2"),
+    *("--set", "training.steps=1", "--set", "evaluation.where=none", "--canaries", "50", "--mislabelled", "0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["digit"], "digit: no such scenario or plan file; did you mean digits?"),
+        (["digits-plain"], "privacy.trust = 'none' claims nothing, so there is nothing to audit"),
+        (["digits", "--canaries", "0", "--mislabelled", "0", "--rounds", "0"], "nothing was asked for"),
+        (["digits", "--set", "training.lerning_rate=1"], "did you mean"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_nothing_is_made(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("audit", *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_for_people_and_json_for_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("audit", "digits", *SMALL, "--rounds", "0", "--out", "one") == 0
+    shown = capsys.readouterr()
+    assert "a run with 50 planted gradients" in shown.err
+    assert "planted gradients" in shown.out
+    assert "uninformative" in shown.out
+    assert "BROKEN" not in shown.out
+    assert run("audit", "one", "--rounds", "10", "--canaries", "0", "--mislabelled", "0", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in found["findings"]] == ["many-runs"]
+    assert json.loads(Path("one/audit.json").read_text()) == found, "an audit of a run lies in the run's folder"
+
+
+def test_a_broken_claim_is_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = audits.of_one_round
+    monkeypatch.setattr(audits, "of_one_round", lambda *given: replace(whole(*given), contradicted=True))
+    plan: list[Any] = ["digits", *SMALL, "--canaries", "0", "--rounds", "4", "--out", str(tmp_path / "x")]
+    assert run("audit", *plan) == 1
+    assert "BROKEN: more leaks than is claimed" in capsys.readouterr().out
