@@ -1,0 +1,1 @@
+"""Attacks on federations that Veil simulates: what a curious server, or a malicious client, can do."""
