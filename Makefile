@@ -13,7 +13,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums \
-	prove-hospitals prove-fashion prove-clients prove-engines prove-zoo prove-mutants bench-dp bench bench-memory bench-scaling \
+	prove-hospitals prove-fashion prove-clients prove-engines prove-zoo prove-mutants prove-reconstruction bench-dp bench bench-memory bench-scaling \
 	bench-export
 
 install: $(VENV)/.installed
@@ -96,6 +96,10 @@ prove-zoo: install
 # The implementation broken on purpose, and which audit or test notices (docs/audit.md).
 prove-mutants: install
 	$(BIN)/python -m tests.proofs.mutants --out docs/evidence/mutants.txt
+
+# What a curious server gets to see of images and texts, with and without protection (docs/reconstruction.md); minutes.
+prove-reconstruction: install
+	$(BIN)/python -m simulations.studies.reconstruction --out docs/evidence/reconstruction.txt
 
 # A scan of a running server's TLS by sslyze, which gets an environment of its own in build/.
 prove-engines: install

@@ -86,7 +86,7 @@ def _shares(clients: int, each: int) -> tuple[str, ...]:
 
 _SOME: Final = (NONE, "local DP, epsilon 1000", "local DP, epsilon 8", "secure sum, epsilon 8")
 
-CASES: Final = (
+CASES: Final[tuple[Case, ...]] = (
     Case(name="digits, mlp, 1 image", overrides=(*_DIGITS, *_shares(449, 1)), drawn=True),
     Case(name="digits, mlp, 4 images", overrides=(*_DIGITS, *_shares(112, 4)), protections=_SOME, inverted=2),
     Case(
@@ -286,14 +286,19 @@ def report(results: Sequence[Result]) -> str:
 
 
 def _of_images(rows: Sequence[Result]) -> list[str]:
-    heads = "".join(f"{f'{way}: PSNR':>15s}{'SSIM':>7s}{'known':>7s}" for way in ("Zhu", "Geiping"))
-    lines = [f"{rows[0].case:34s}{'images':>7s}{heads}{'labels':>8s}{'line-up':>9s}"]
+    heads = "".join(f"{f'{way}: PSNR':>15s}{'SSIM':>7s}{'known':>7s}{'luck':>6s}" for way in ("Zhu", "Geiping"))
+    lines = [f"{rows[0].case:34s}{'images':>7s}{heads}{'labels':>9s}{'guess':>7s}{'line-up':>9s}"]
     for row in rows:
         seen = row.figures
-        scores = "".join(f"{one.psnr:15.1f}{one.ssim:7.2f}{one.recognised:7.0%}" for one in seen.images)
+        scores = "".join(
+            f"{one.psnr:15.1f}{one.ssim:7.2f}{one.recognised:7.0%}{one.by_chance:6.0%}" for one in seen.images
+        )
         line_up = "-" if seen.line_up is None else f"{seen.line_up:.2f}"
-        labels = "-" if seen.labels is None else f"{seen.labels:.0%}"
-        lines.append(f"{row.protection:34s}{seen.records:7d}{scores}{labels:>8s}{line_up:>9s}")
+        labels = "".join(
+            f"{'-' if part is None else f'{part:.0%}':>{wide}s}"
+            for part, wide in ((seen.labels, 9), (seen.label_guess, 7))
+        )
+        lines.append(f"{row.protection:34s}{seen.records:7d}{scores}{labels}{line_up:>9s}")
     guess = rows[0].figures.image_guess
     if guess is not None:
         lines.append(
@@ -303,14 +308,17 @@ def _of_images(rows: Sequence[Result]) -> list[str]:
 
 
 def _of_texts(rows: Sequence[Result]) -> list[str]:
-    lines = [f"{rows[0].case:34s}{'texts':>7s}{'words there':>13s}{'named':>7s}{'precision':>11s}{'recall':>8s}"]
+    heads = f"{'words there':>13s}{'named':>7s}{'precision':>11s}{'recall':>8s}{'guess':>7s}"
+    lines = [f"{rows[0].case:34s}{'texts':>7s}{heads}"]
     for row in rows:
         seen = row.figures
-        for name, scores in ((row.protection, seen.tokens), ("  a guess: most frequent words", seen.token_guess)):
-            if scores is None or (name != row.protection and row is not rows[0]):
-                continue
-            precision, recall = ("-" if part is None else f"{part:.0%}" for part in (scores.precision, scores.recall))
-            lines.append(f"{name:34s}{seen.records:7d}{scores.there:13d}{scores.found:7d}{precision:>11s}{recall:>8s}")
+        assert seen.tokens is not None
+        assert seen.token_guess is not None
+        parts = (seen.tokens.precision, seen.tokens.recall, seen.token_guess.recall)
+        shares = "".join(
+            f"{'-' if part is None else f'{part:.0%}':>{wide}s}" for part, wide in zip(parts, (11, 8, 7), strict=True)
+        )
+        lines.append(f"{row.protection:34s}{seen.records:7d}{seen.tokens.there:13d}{seen.tokens.found:7d}{shares}")
     return lines
 
 

@@ -42,6 +42,12 @@ def labels_seen(replay: Replay, movement: Values, dummies: Tensor) -> Tensor:
     return torch.from_numpy(_rounded((n * (chances - seen / scale)).numpy(), n))
 
 
+def likely_labels(public: Tensor, count: int) -> Tensor:
+    """So many labels in the shares that public ones (m,) have: what a server would guess that looked at nothing."""
+    shares = torch.bincount(public).double() / len(public)
+    return torch.from_numpy(_rounded((count * shares).numpy(), count))
+
+
 def label_accuracy(found: Tensor, truth: Tensor) -> float:
     """Part of the classes that are right, whatever their order: the overlap of two lists with repetitions."""
     most = int(max(found.max(), truth.max())) + 1

@@ -66,7 +66,7 @@ class Round:
     public: Records
 
     def records_behind(self, seen: Overheard) -> Records:
-        """What a movement was computed from: one client's records, or those of all."""
+        """Who a movement may be computed from: one client's records, or those of all (`Replay.touched` of them)."""
         own = [self.truth[name] for name in self.cohort if seen.client in (None, name)]
         return _together(own)
 
@@ -118,12 +118,13 @@ def play_round(plan: Plan) -> Round:
         overheard=tuple(notes.heard),
         cohort=tuple(sorted(cohort)),
         truth={name: own[name] for name in cohort},
-        others=_together([records for name, records in own.items() if name not in cohort]).part(slice(MOST_OTHERS)),
+        # With a part of nothing, for there may be nobody else.
+        others=_together(
+            [own[cohort[0]].take([]), *(records for name, records in own.items() if name not in cohort)]
+        ).part(slice(MOST_OTHERS)),
         public=Records(x=test.x, y=test.y),
     )
 
 
 def _together(parts: Sequence[Records]) -> Records:
-    if not parts:
-        return Records(x=torch.empty(0, 1), y=torch.empty(0, dtype=torch.int64))
     return Records(x=torch.cat([one.x for one in parts]), y=torch.cat([one.y for one in parts]))

@@ -33,7 +33,8 @@ class Replay:
         plan: resolved.
         model: the plan's network, in double precision.
         start: trained parameters before the round.
-        batches: of each step, positions of records.
+        touched: positions of the client's records that are in a batch at all; an attack is about these.
+        batches: of each step, positions among the touched records.
         divisor: what a step's sum of gradients is divided by; None for the size of its batch.
         clips: whether each record's gradient is shortened first.
         rate: learning rate.
@@ -42,6 +43,7 @@ class Replay:
     plan: Plan
     model: nn.Module
     start: Values
+    touched: tuple[int, ...]
     batches: tuple[Tensor, ...]
     divisor: float | None
     clips: bool
@@ -51,7 +53,7 @@ class Replay:
         """By how much training on records moves the model; differentiable by `x`.
 
         Args:
-            x: (n, *shape), of the plan's inputs.
+            x: (n, *shape), of the touched records.
             y: (n,), classes.
         """
         training, now = self.plan.training, dict(self.start)
@@ -98,7 +100,7 @@ def replay_of(plan: Plan, start: Parameters, *, records: int, client: str | None
     Args:
         plan: resolved, of one round.
         start: the model before.
-        records: how many the movement was computed from.
+        records: how many its client has, or all in a sum have; without privacy replies tell.
         client: whose movement it is; None for that of a sum.
         clients: in the sum; 1 for an update.
 
@@ -119,15 +121,25 @@ def replay_of(plan: Plan, start: Parameters, *, records: int, client: str | None
     else:
         assert client is not None  # without privacy each update is seen
         batches, divisor = tuple(batches_of(records, plan, round_number=1, client=client)), None
+    touched = touched_records(plan, records, client)
+    positions = torch.tensor(touched)
     return Replay(
         plan=plan,
         model=model,
         start=trained,
-        batches=batches,
+        touched=touched,
+        batches=tuple(torch.searchsorted(positions, batch) for batch in batches),
         divisor=divisor,
         clips=plan.is_private,
         rate=learning_rate(plan, 1),
     )
+
+
+def touched_records(plan: Plan, records: int, client: str | None) -> tuple[int, ...]:
+    """Positions of those of a client's records that are in some batch of a round."""
+    if plan.is_private or client is None:
+        return tuple(range(records))
+    return tuple(torch.unique(torch.cat(list(batches_of(records, plan, round_number=1, client=client)))).tolist())
 
 
 def tensors_of(movement: Parameters) -> Values:

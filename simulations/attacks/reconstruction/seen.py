@@ -20,10 +20,10 @@ from security.errors import UsageError
 from shared_models.cards import card_for
 from shared_models.plan import Plan
 from simulations.attacks.reconstruction.inversion import Attack, invert
-from simulations.attacks.reconstruction.labels import label_accuracy, labels_seen
+from simulations.attacks.reconstruction.labels import label_accuracy, labels_seen, likely_labels
 from simulations.attacks.reconstruction.line_up import ahead, scores_of
 from simulations.attacks.reconstruction.overheard import Round
-from simulations.attacks.reconstruction.replay import Replay, replay_of, tensors_of
+from simulations.attacks.reconstruction.replay import Replay, replay_of, tensors_of, touched_records
 from simulations.attacks.reconstruction.similarity import BEST_PSNR, Images, matched, psnr, recognised, ssim
 from simulations.attacks.reconstruction.tokens import (
     TokenScores,
@@ -36,6 +36,8 @@ from simulations.attacks.reconstruction.tokens import (
 SCHEMA: Final = "veil-reconstruction-1"
 MOST_RECORDS: Final = 256
 """Behind one movement: of more, an inversion takes hours and finds nothing."""
+
+_Score = tuple[float, float, bool]  # PSNR, SSIM, recognised
 
 _BRIGHTEST: Final = {"digits": 16.0}  # others' pixels go to 1
 
@@ -64,12 +66,15 @@ class ImageScores:
         psnr: decibels.
         ssim: from -1 to 1.
         recognised: part of the images that are nearer to their reconstruction than any of `Seen.others` others is.
+        by_chance: the same of images of clients who weren't in the round, in place of the true ones: what matching
+            the nearest to each other alone makes of a reconstruction.
     """
 
     way: str
     psnr: float
     ssim: float
     recognised: float
+    by_chance: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,7 @@ class Seen:
         images: of each attack; none where records aren't images.
         image_guess: the mean of the server's own images of the right class in place of a reconstruction.
         labels: part of the classes that were inferred rightly, whatever their order; None where they weren't.
+        label_guess: the same for the classes that are most likely by the server's own records.
         line_up: part of the `others` that explain a movement less than the true records do, a mean; 0.5 is chance, None
             where it wasn't tried.
         tokens: of texts: what the embedding tells; None where records aren't texts.
@@ -103,6 +109,7 @@ class Seen:
     images: tuple[ImageScores, ...]
     image_guess: ImageScores | None
     labels: float | None
+    label_guess: float | None
     line_up: float | None
     tokens: TokenScores | None
     token_guess: TokenScores | None
@@ -172,6 +179,7 @@ def _of_texts(played: Round) -> Seen:
     records = 0
     for seen in played.overheard:
         own = played.records_behind(seen)
+        own = own.take(touched_records(played.plan, len(own), seen.client))
         there = tokens_in(own.x)
         found += token_scores(tokens_seen(played.plan, seen.movement), there)
         guessed += token_scores(most_frequent(played.public.x, len(there)), there)
@@ -182,6 +190,7 @@ def _of_texts(played: Round) -> Seen:
         images=(),
         image_guess=None,
         labels=None,
+        label_guess=None,
         line_up=None,
         tokens=found,
         token_guess=guessed,
@@ -194,20 +203,22 @@ def _of_texts(played: Round) -> Seen:
 def _of_images(played: Round, options: Options) -> tuple[Seen, tuple[Beside, ...]]:
     plan, box = played.plan, box_of(played.plan)
     labels, line_ups, besides, records = list[float](), list[float](), list[Beside](), 0
-    pairs: dict[str, list[tuple[float, float, bool]]] = {one.way: [] for one in options.attacks}
-    guesses: list[tuple[float, float, bool]] = []
+    pairs: dict[str, list[_Score]] = {one.way: [] for one in options.attacks}
+    guesses, label_guesses = list[_Score](), list[float]()
+    chances: dict[str, list[bool]] = {one.way: [] for one in options.attacks}
     others = as_images(played.others.x, box)
     for number, seen in enumerate(played.overheard):
         own = played.records_behind(seen)
-        records += len(own)
-        n, clients = len(own), 1 if seen.client is not None else len(played.cohort)
-        if n > MOST_RECORDS:
-            raise UsageError(f"{n} images behind one movement: inversion is tried on {MOST_RECORDS} at most")
+        clients = 1 if seen.client is not None else len(played.cohort)
         movement = tensors_of(seen.movement)
-        replay = replay_of(plan, seen.start, records=n, client=seen.client, clients=clients)
+        replay = replay_of(plan, seen.start, records=len(own), client=seen.client, clients=clients)
+        own = own.take(replay.touched)
+        records += len(own)
+        check_size(len(own))
         inferred = labels_seen(replay, movement, _inventions(own.x.shape, box))
         labels.append(label_accuracy(inferred, own.y))
-        if len(replay.batches) == 1:
+        label_guesses.append(label_accuracy(likely_labels(played.public.y, len(own)), own.y))
+        if len(replay.batches) == 1 and len(played.others):
             line_ups.append(_line_up(played, replay, movement, own))
         if number >= options.inverted:
             continue
@@ -215,21 +226,30 @@ def _of_images(played: Round, options: Options) -> tuple[Seen, tuple[Beside, ...
         given = own.y if options.given_labels else inferred
         for attack in options.attacks:
             inverted = invert(replay, movement, given, shape=tuple(own.x.shape[1:]), box=box, attack=attack)
-            found[attack.way], scores = _scored(originals, as_images(inverted.x, box), others)
+            images = as_images(inverted.x, box)
+            found[attack.way], scores = _scored(originals, images, others)
             pairs[attack.way] += scores
+            chances[attack.way] += _by_chance(images, others)
         guesses += _scored(originals, _class_means(played.public, own, box), others, in_order=True)[1]
         besides.append(Beside(originals=originals, found=found))
     figures = Seen(
         **_facts(played, records),
         inverted=len(besides),
-        images=tuple(_mean(way, scores) for way, scores in pairs.items()),
-        image_guess=_mean("guess", guesses),
+        images=tuple(_mean(way, scores, chances[way]) for way, scores in pairs.items()),
+        image_guess=_mean("guess", guesses, []),
         labels=float(np.mean(labels)),
+        label_guess=float(np.mean(label_guesses)),
         line_up=float(np.mean(line_ups)) if line_ups else None,
         tokens=None,
         token_guess=None,
     )
     return figures, tuple(besides)
+
+
+def check_size(records: int) -> None:
+    """Raises UsageError where inversion would take hours to find nothing."""
+    if records > MOST_RECORDS:
+        raise UsageError(f"{records} images behind one movement: inversion is tried on {MOST_RECORDS} at most")
 
 
 def box_of(plan: Plan) -> tuple[float, float]:
@@ -251,9 +271,7 @@ def _inventions(shape: Sequence[int], box: tuple[float, float]) -> Tensor:
     return low + (high - low) * noise
 
 
-def _scored(
-    originals: Images, found: Images, others: Images, *, in_order: bool = False
-) -> tuple[Images, list[tuple[float, float, bool]]]:
+def _scored(originals: Images, found: Images, others: Images, *, in_order: bool = False) -> tuple[Images, list[_Score]]:
     """What was found in the order of the originals, and PSNR, SSIM and whether each is recognised."""
     if in_order:
         ordered = found
@@ -280,9 +298,19 @@ def _line_up(played: Round, replay: Replay, movement: dict[str, Tensor], own: Re
     return ahead(scores_of(replay, movement, x, y, records=n), torch.arange(n))
 
 
-def _mean(way: str, scores: Sequence[tuple[float, float, bool]]) -> ImageScores:
+def _by_chance(found: Images, others: Images) -> list[bool]:
+    """Whether images that have nothing to do with the round would be recognised too; they are taken out of the others.
+
+    None where there are too few others.
+    """
+    n = len(found)
+    return [score[2] for score in _scored(others[:n], found, others[n:])[1]] if len(others) >= 2 * n else []
+
+
+def _mean(way: str, scores: Sequence[_Score], chances: Sequence[bool]) -> ImageScores:
     decibels, similarity, known = (float(np.mean(column)) for column in zip(*scores, strict=True))
-    return ImageScores(way=way, psnr=decibels, ssim=similarity, recognised=known)
+    by_chance = float(np.mean(chances)) if chances else 0.0
+    return ImageScores(way=way, psnr=decibels, ssim=similarity, recognised=known, by_chance=by_chance)
 
 
 def _facts(played: Round, records: int) -> dict[str, Any]:

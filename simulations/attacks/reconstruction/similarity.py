@@ -98,10 +98,11 @@ def recognised(found: Images, originals: Images, others: Images) -> npt.NDArray[
         originals: (n, ...).
         others: (m, ...), none of the originals among them; the more, the harder.
     """
-    flat = found.reshape(len(found), -1)
-    own = ((flat - originals.reshape(len(originals), -1)) ** 2).sum(axis=1)
-    strangers = _squared_distances(flat, others.reshape(len(others), -1))
-    nearer: npt.NDArray[np.bool_] = own < strangers.min(axis=1, initial=np.inf)
+    own = ((found - originals) ** 2).reshape(len(found), -1).sum(axis=1)
+    if not len(others):
+        return np.ones(len(found), dtype=np.bool_)
+    strangers = _squared_distances(found.reshape(len(found), -1), others.reshape(len(others), -1))
+    nearer: npt.NDArray[np.bool_] = own < strangers.min(axis=1)
     return nearer
 
 
