@@ -140,7 +140,8 @@ def _geiping(
     def objective() -> Tensor:
         moved = flat(replay.movement(x, labels))
         cosine = (moved @ seen) / (moved.norm().clamp(min=1e-300) * length)
-        return 1 - cosine + attack.total_variation * total_variation(x)
+        value: Tensor = 1 - cosine + attack.total_variation * total_variation(x)
+        return value
 
     for _ in range(attack.iterations):
         (slope,) = torch.autograd.grad(objective(), [x])

@@ -17,7 +17,7 @@ from privacy.report.charts import svg
 
 Image = npt.NDArray[np.float64]
 
-_SIDE, _GAP, _NAMES, _HEAD, _APART = 56, 6, 250, 46, 28
+_SIDE, _GAP, _NAMES, _HEAD, _APART = 56, 6, 280, 46, 28
 _PIXELS: Final = 64  # of a small image's side in the file, so that a viewer that smooths shows squares nevertheless
 
 
