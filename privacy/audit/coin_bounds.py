@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from privacy.audit import one_run, one_run_curve
+from privacy.audit import one_run, one_run_curve, one_shot
 from privacy.audit.finding import Finding, LookedFor, Method, Way
 from privacy.audit.guesses import fixed_number, guess
 from privacy.audit.trade_off import InverseBlowUp
@@ -22,6 +22,7 @@ WAYS: Final = 2
 """Bounds that are drawn from one set of scores."""
 
 _NUMBERS: Final = 3
+_FEWEST: Final = 10  # canaries whose mean and deviation say something
 
 _Bound = Callable[[int, int], float]
 
@@ -51,12 +52,16 @@ class Seen:
         way: where it was looked for.
         scores: of each canary, finite; the higher, the more it looks planted.
         coins: whether it was.
+        cosines: of each canary's direction with what was released as a whole; None where there is no such thing.
+        dimension: of that.
     """
 
     looked_for: LookedFor
     way: Way
     scores: npt.NDArray[np.float64]
     coins: npt.NDArray[np.bool_]
+    cosines: npt.NDArray[np.float64] | None = None
+    dimension: int = 0
 
 
 def findings(seen: Seen, claim: Claim, *, alpha: float) -> list[Finding]:
@@ -81,6 +86,30 @@ def findings(seen: Seen, claim: Claim, *, alpha: float) -> list[Finding]:
     return [
         _best(seen, claim, "epsilon-delta", plain, None, alpha / WAYS),
         _best(seen, claim, "trade-off", curved, ruled_out, alpha / WAYS),
+    ]
+
+
+def estimates(seen: Seen, claim: Claim) -> list[Finding]:
+    """The one-shot estimate from the canaries that were planted, where there are enough of them: nothing is proven."""
+    if seen.cosines is None or seen.coins.sum() < _FEWEST:
+        return []
+    planted = seen.cosines[seen.coins]
+    return [
+        Finding(
+            looked_for=seen.looked_for,
+            way=seen.way,
+            method="one-shot",
+            trust=claim.trust,
+            claim="run",
+            epsilon=one_shot.estimate(planted, dimension=seen.dimension, delta=claim.delta),
+            claimed=claim.epsilon,
+            delta=claim.delta,
+            alpha=None,
+            power=one_shot.LARGEST,
+            trials=len(planted),
+            guesses=0,
+            correct=0,
+        )
     ]
 
 

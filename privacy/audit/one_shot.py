@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
-_LARGEST = 200.0
+LARGEST = 200.0
+"""Of an estimate: what is beyond is told as this."""
 
 
 def estimate(cosines: npt.NDArray[np.float64], *, dimension: int, delta: float) -> float:
@@ -54,9 +55,9 @@ def epsilon_between(mean_1: float, deviation_1: float, mean_0: float, deviation_
 
     if excess(0.0) <= 0:
         return 0.0
-    if excess(_LARGEST) > 0:
-        return _LARGEST
-    return float(optimize.brentq(excess, 0.0, _LARGEST, xtol=1e-6))
+    if excess(LARGEST) > 0:
+        return LARGEST
+    return float(optimize.brentq(excess, 0.0, LARGEST, xtol=1e-6))
 
 
 def _divergence(p: stats.rv_continuous, q: stats.rv_continuous, epsilon: float) -> float:

@@ -93,6 +93,7 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
         claim = claim_of(plan)
         for one in seen:
             findings += coin_bounds.findings(one, claim, alpha=alpha * coin_bounds.WAYS)
+            findings += coin_bounds.estimates(one, claim)
     if one_round:
         say(f"one round, {one_round} times with a canary and {one_round} times without")
         findings.append(of_one_round(plan, one_round, secret, alpha))

@@ -48,7 +48,10 @@ def play_with_canaries(
     found = []
     for number, (planting, listener) in enumerate(zip(plantings, listeners, strict=True)):
         if planting.kind in ("gradients", "clients"):
-            found.append(_seen(planting, "coordinate", listener.scores(), planting.coins()))
+            assert isinstance(listener, OnCoordinates)
+            one = _seen(planting, "coordinate", listener.scores(), planting.coins())
+            cosines = listener.cosines() if planting.kind == "clients" else None
+            found.append(replace(one, cosines=cosines, dimension=layout.size))
         else:
             losses = losses_of(plan, outcome.parameters, records[number])
             found.append(_seen(planting, "gradient", listener.scores(), records[number].coins))

@@ -48,12 +48,15 @@ class OnCoordinates:
         self._planting, self._layout = planting, layout
         self._places, self._owners = planting.places(), planting.owners()
         self._own, self._all = np.zeros(planting.count), np.zeros(planting.count)
+        self._whole = np.zeros(layout.size)
         self._clients: set[str] = set()
 
     def moved(self, client: str | None, start: Parameters, movement: Parameters) -> None:
-        row = in_one_row(movement, self._layout)[self._places]
+        whole = in_one_row(movement, self._layout)
+        row = whole[self._places]
         if client is None:
             self._own += row
+            self._whole += whole
             return
         self._all += row
         self._clients.add(client)
@@ -68,6 +71,11 @@ class OnCoordinates:
         moved = self._own - (self._all - self._own) / others if others > 0 else self._own
         found: Floats = towards * self._planting.signs() * moved
         return found
+
+    def cosines(self) -> Floats | None:
+        """Of each canary's direction with all that the model moved; None where the model isn't looked at."""
+        length = float(np.linalg.norm(self._whole))
+        return self.scores() / length if length > 0 else None
 
 
 class AlongGradients:

@@ -82,7 +82,7 @@ def _print(found: Audit) -> None:
             f"{'~' if one.method in ESTIMATES else ''}{one.epsilon:.2f}",
             f"{one.claimed:.2f}",
             f"{one.power:.2f}",
-            f"{one.correct}/{one.guesses}",
+            f"{one.correct}/{one.guesses}" if one.guesses else "",
             one.verdict,
         )
     console.print(table)

@@ -1,0 +1,64 @@
+"""From scores and coins to findings: false alarms are divided, the best of three numbers of guesses is told."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from privacy.audit.coin_bounds import WAYS, Claim, Seen, estimates, findings
+from privacy.audit.guesses import mu_of
+from privacy.audit.trade_off import GaussianPrivacy, of_gaussian
+
+DELTA = 1e-5
+
+
+def claim(epsilon: float) -> Claim:
+    return Claim(trust="local", epsilon=epsilon, delta=DELTA, curve=of_gaussian(mu_of(epsilon, DELTA)))
+
+
+def seen(mu: float, m: int = 2000, seed: int = 1) -> Seen:
+    rng = np.random.default_rng(seed)
+    coins = rng.random(m) < 0.5
+    return Seen(looked_for="gradients", way="coordinate", scores=mu * coins + rng.standard_normal(m), coins=coins)
+
+
+def test_a_sound_claim_is_not_broken_and_the_curve_tells_more() -> None:
+    plain, curved = findings(seen(mu_of(4.0, DELTA)), claim(4.0), alpha=1e-3)
+    assert (plain.method, curved.method) == ("epsilon-delta", "trade-off")
+    assert 0 <= plain.epsilon < curved.epsilon < 4.0
+    assert "broken" not in (plain.verdict, curved.verdict)
+    assert plain.alpha == curved.alpha == pytest.approx(1e-3 / WAYS)
+    assert (curved.trials, curved.claimed, curved.delta) == (2000, 4.0, DELTA)
+    assert 0 < curved.correct <= curved.guesses <= 2000
+
+
+def test_a_claim_of_too_little_is_broken() -> None:
+    """Noise of a tenth: mu is ten times as large."""
+    found = findings(seen(10 * mu_of(4.0, DELTA)), claim(4.0), alpha=1e-3)
+    assert found[1].verdict == "broken"
+    assert found[1].contradicted
+
+
+def test_where_nearly_nothing_is_hidden_all_coins_are_guessed() -> None:
+    (_, curved) = findings(seen(20.0), claim(4.0), alpha=1e-3)
+    assert curved.guesses == curved.correct == 2000
+    assert curved.epsilon == curved.power > 4.0
+
+
+def test_few_canaries_say_nothing_of_a_large_epsilon() -> None:
+    found = findings(seen(20.0, m=12), claim(8.0), alpha=1e-3)
+    assert [one.verdict for one in found] == ["uninformative", "uninformative"]
+
+
+def test_an_estimate_is_made_of_planted_canaries_alone_and_breaks_nothing() -> None:
+    """A Gaussian mechanism of mu 1 in 10,000 dimensions, 400 planted: the estimate is within a third."""
+    d, one = 10_000, seen(1.0, m=800)
+    with_cosines = Seen(**{**vars(one), "cosines": one.scores / math.sqrt(d), "dimension": d})
+    (found,) = estimates(with_cosines, claim(1.0))
+    assert found.epsilon == pytest.approx(GaussianPrivacy(1.0).epsilon(DELTA), rel=1 / 3)
+    assert found.verdict == "consistent", "it is above the claim, and proves nothing"
+    assert estimates(one, claim(1.0)) == []
+    few = seen(1.0, m=12)
+    assert estimates(Seen(**{**vars(few), "cosines": few.scores, "dimension": d}), claim(1.0)) == []
