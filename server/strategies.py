@@ -23,6 +23,7 @@ from flwr.serverapp.strategy import Strategy
 
 from security.errors import RunError, UsageError
 from server.model_parts import cut_out, parts
+from server.norm_bound import NormBound
 from server.rounds.plain import Contribution
 from server.scaffold import Scaffold
 from shared_models.parameters import Parameters, all_finite
@@ -46,6 +47,7 @@ _CLASSES: Mapping[str, type[Strategy]] = {
     "bulyan": strategy.Bulyan,
     "fedmedian": strategy.FedMedian,
     "fedtrimmedavg": strategy.FedTrimmedAvg,
+    "normbound": NormBound,
 }
 _AVERAGES: Final = (strategy.FedAvg, strategy.FedProx)
 """Strategies whose step is the average itself. A class of a user's own may have more in mind."""

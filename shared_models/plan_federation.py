@@ -14,7 +14,7 @@ from shared_models.plan_section import Count, Decay, Positive, Rate, Section
 
 MEAN_STRATEGIES: Final = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox")
 VARIATE_STRATEGIES: Final = ("scaffold",)
-ROBUST_STRATEGIES: Final = ("krum", "multikrum", "bulyan", "fedmedian", "fedtrimmedavg")
+ROBUST_STRATEGIES: Final = ("krum", "multikrum", "bulyan", "fedmedian", "fedtrimmedavg", "normbound")
 
 _COHORT: Final = "all, fixed or poisson."
 
