@@ -68,6 +68,7 @@ class Settings:
         called: what trackers call the run; None for the folder's last name.
         plantings: canaries of an auditor's; they do change the result.
         hear: the auditor, who is told of all that comes to the server.
+        told: what an app that isn't Veil's own is told beside plan and ledger, by name; it does change the result.
     """
 
     engine: Engine = "ray"
@@ -82,6 +83,7 @@ class Settings:
     called: str | None = None
     plantings: tuple[Planting, ...] = ()
     hear: Hear | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 def start_run(plan: Plan, out: Path | None, settings: Settings) -> tuple[RunFolder, Outcome]:
@@ -313,7 +315,8 @@ def virtual_identities(plan: Plan, ledger: Path, clients: Iterable[str]) -> dict
 
 def _grid(settings: Settings, stage: _Stage, plan: Plan, folder: RunFolder) -> LocalGrid:
     # A worker may have another working folder.
-    config, log = {"plan": write_plan(plan), "ledger": str(folder.ledger.resolve())}, folder.client_log.resolve()
+    config = {**settings.told, "plan": write_plan(plan), "ledger": str(folder.ledger.resolve())}
+    log = folder.client_log.resolve()
     if own.bound():
         config[MODELS] = json.dumps(own.bound())
     if settings.plantings:

@@ -1,1 +1,1 @@
-"""Attacks on federations that Veil simulates: what a curious server, or a malicious client, can do."""
+"""Attacks against simulated federations: what a curious server could see, and what dishonest clients can do."""
