@@ -11,11 +11,12 @@ import os
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 from scipy import stats
 
@@ -24,6 +25,8 @@ from shared_models.plan_file import plan_from, write_plan
 from shared_models.resolve import resolve
 from simulations.kept import keep, read_kept
 from simulations.run import Settings, start_run
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +106,23 @@ def play(
 
 
 def _played(cells: Sequence[Cell], processes: int) -> Iterable[Result]:
-    given = [(cell.name, cell.seed, write_plan(cell.plan)) for cell in cells]
+    return side_by_side(_run, [(cell.name, cell.seed, write_plan(cell.plan)) for cell in cells], processes)
+
+
+def side_by_side(run: Callable[..., T], given: Sequence[tuple[Any, ...]], processes: int) -> Iterator[T]:
+    """Results of a function of a module's, as they come; in this process, or in some of their own.
+
+    Args:
+        run: a function that other processes can import.
+        given: its arguments, each of which is one call.
+        processes: how many calls at once.
+    """
     if processes == 1:
-        yield from (_run(*one) for one in given)
+        yield from (run(*one) for one in given)
         return
     with ProcessPoolExecutor(min(processes, max(1, len(given))), mp_context=get_context("spawn")) as pool:
         try:
-            for future in as_completed([pool.submit(_run, *one) for one in given]):
+            for future in as_completed([pool.submit(run, *one) for one in given]):
                 yield future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)  # or all that wait would be played before anybody hears of it
