@@ -1,9 +1,10 @@
 """A ClientApp some of whose clients attack: `Settings(app=APP, told={POISONING: ...})`.
 
 Everybody answers by `client.app`; an honest client's reply is that, untouched. A malicious client controls its machine,
-so what its guard has let out means nothing to it: it puts other arrays in place of the reply's, and keeps head, weight
-and epsilon as they were, for the server looks at their form. Into a secure sum it adds what it likes: masks hide a
-vector by addition, so whoever adds to the masked vector has added to the sum. Attackers know each other's records.
+so what its guard has let out means nothing to it: it puts other arrays in place of the reply's, and if it likes another
+weight; head and epsilon stay as they were, for the server looks at their form. Into a secure sum it adds what it likes:
+masks hide a vector by addition, so whoever adds to the masked vector has added to the sum. Attackers know each other's
+records.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.app import app as honest_app
@@ -23,7 +24,7 @@ from client.trainer import torch_threads, train_plain
 from client.workplace import Workplace, client_id, workplace
 from shared_models.last import Last
 from shared_models.parameters import Parameters, unflat
-from shared_models.protocol import ARRAYS, CONFIG, MASKED, SECURE_ATTEMPT
+from shared_models.protocol import ARRAYS, CONFIG, MASKED, METRICS, SECURE_ATTEMPT, WEIGHT
 from shared_models.seeds import derive_seed
 from shared_models.wire import encode_update
 from simulations.attacks.poisoning.attack import POISONING, Poisoning, read_poisoning
@@ -77,7 +78,10 @@ def _poisoned(reply: Message, message: Message, place: Workplace, poisoning: Poi
         else:
             seed = derive_seed(plan.seed, "wire", number, client)
             arrays = encode_update(unflat(update, place.layout), place.layout, seed=seed)
-    return Message(RecordDict({**reply.content, ARRAYS: arrays}), reply_to=message)
+    changed: dict[str, ArrayRecord | MetricRecord] = {ARRAYS: arrays}
+    if poisoning.weight is not None:
+        changed[METRICS] = MetricRecord({**reply.content.metric_records[METRICS], WEIGHT: poisoning.weight})
+    return Message(RecordDict({**reply.content, **changed}), reply_to=message)
 
 
 def _update(place: Workplace, start: Parameters, number: int, poisoning: Poisoning, client: str) -> Vector:

@@ -63,6 +63,7 @@ class Poisoning:
         target: class that a trigger shall be taken for.
         side: of the trigger, a square in the lower right corner, in pixels.
         bright: its value.
+        weight: that attackers claim, where they claim another than their own.
         keeps_norm: under sums: whether attackers clip what they put in, as their own guard would have them.
     """
 
@@ -74,6 +75,7 @@ class Poisoning:
     target: int = 0
     side: int = 2
     bright: float = 1.0
+    weight: int | None = None
     keeps_norm: bool = False
 
     def __post_init__(self) -> None:

@@ -93,6 +93,45 @@ def test_nan_bombs_are_dropped_and_break_no_run(small_plan: PlanMaker, tmp_path:
     assert found.accuracy > 0.7
 
 
+@pytest.mark.parametrize("strength", [1e10, 1e37])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("normbound", "{}"),
+        ("krum", "{ num_malicious_nodes = 3 }"),
+        ("multikrum", "{ num_malicious_nodes = 3, num_nodes_to_select = 5 }"),
+        ("fedmedian", "{}"),
+        ("fedtrimmedavg", "{ beta = 0.3 }"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_finite_bombs_break_no_robust_strategy(
+    small_plan: PlanMaker, tmp_path: Path, name: str, options: str, strength: float
+) -> None:
+    """Noise as large as float32 holds passes for an update; squares of it don't fit."""
+    plan = robust(small_plan, name, options)
+    found = played(plan, "noise", 0.3, tmp_path, strength=strength)
+    assert (found.stopped, found.dropped) == (None, 0)
+    if name != "normbound":  # there bombs are three clients' votes for chance
+        assert found.accuracy > 0.7
+
+
+def test_who_may_say_its_weight_outweighs_everybody(small_plan: PlanMaker, tmp_path: Path) -> None:
+    """Weights by numbers of records are what clients say. With equal weights a claim is no reply at all."""
+    heavy = ("data.partition={ kind = 'iid', clients = 10 }", "federation.rounds=3", "evaluation.every=3")
+    told = {}
+    for weighting in ("examples", "uniform"):
+        plan = small_plan(*heavy, f"federation.weighting={weighting}")
+        attack = replace(poisoning_of(plan, "backdoor", 0.1), weight=2**29)
+        told[weighting] = play_poisoned(plan, attack, tmp_path / weighting, INLINE)[1]
+    assert told["examples"].dropped == 0
+    assert told["examples"].backdoor is not None
+    assert told["examples"].backdoor > 0.8
+    assert told["uniform"].dropped == 3
+    assert told["uniform"].backdoor is not None
+    assert told["uniform"].backdoor < 0.2
+
+
 def test_nan_has_no_way_into_a_clipped_sum(small_plan: PlanMaker, tmp_path: Path) -> None:
     """Under client-level privacy a client that is not finite counts as zeros, and changes no reply's type (rule 5)."""
     for trust in ("central", "distributed"):
