@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from security.errors import UsageError
 from shared_models.plan import Plan
 from shared_models.plan_file import plan_from, write_plan
 from simulations.attacks.poisoning.attack import KINDS, Kind
@@ -227,6 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = cells(range(1, 1 + given.seeds), attacks=given.attacks, defences=given.defences)
     if given.only_report:
         results = played(wanted, given.folder)
+        if not results:
+            raise UsageError(f"{given.folder}: nothing was played of this; leave --only-report out")
     else:
         results = play(wanted, given.folder, processes=given.processes, say=print)
     text = report(results)
