@@ -101,6 +101,11 @@ prove-mutants: install
 prove-reconstruction: install
 	$(BIN)/python -m simulations.studies.reconstruction --out docs/evidence/reconstruction.txt
 
+# Attackers among clients, and which defence holds up to which share of them (docs/poisoning.md); half an hour on two
+# free cores. Finished runs are not repeated.
+prove-poisoning: install
+	$(BIN)/python -m simulations.studies.poisoning --out docs/evidence/poisoning.txt
+
 # A scan of a running server's TLS by sslyze, which gets an environment of its own in build/.
 prove-engines: install
 	$(BIN)/python -m simulations.studies.engines --seeds 3 --out docs/evidence/engines.txt

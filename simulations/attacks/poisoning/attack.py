@@ -65,6 +65,9 @@ class Poisoning:
         bright: its value.
         weight: that attackers claim, where they claim another than their own.
         keeps_norm: under sums: whether attackers clip what they put in, as their own guard would have them.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     kind: Kind
@@ -80,13 +83,13 @@ class Poisoning:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"attack {self.kind!r}: there is none of that name; allowed: {', '.join(KINDS)}")
+            raise UsageError(f"attack {self.kind!r}: there is none of that name; allowed: {', '.join(KINDS)}")
         if not len(set(self.attackers)) == len(self.attackers) <= self.clients:
-            raise ValueError(f"{len(self.attackers)} attackers among {self.clients} clients: name each once")
+            raise UsageError(f"{len(self.attackers)} attackers among {self.clients} clients: name each once")
         if not 0 <= self.target < self.classes:
-            raise ValueError(f"target {self.target}: there are {self.classes} classes, counted from 0")
+            raise UsageError(f"target {self.target}: there are {self.classes} classes, counted from 0")
         if self.strength is not None and not (math.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"strength {self.strength}: give a number from 0")
+            raise UsageError(f"strength {self.strength}: give a number from 0")
 
     @property
     def boost(self) -> float:
@@ -109,10 +112,10 @@ def some_attackers(clients: Sequence[str], share: float, *, seed: int) -> tuple[
     """A share of the clients, to the nearest number, drawn by a seed; a larger share holds the smaller one.
 
     Raises:
-        ValueError: the share is none.
+        UsageError: the share is none.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"share of attackers {share}: give a number from 0 to 1")
+        raise UsageError(f"share of attackers {share}: give a number from 0 to 1")
     order = np.random.default_rng(derive_seed(seed, "attackers")).permutation(len(clients))
     return tuple(clients[place] for place in order[: math.floor(share * len(clients) + 0.5)])
 

@@ -18,6 +18,7 @@ from server.run_folder import read_parameters
 from shared_models.parameters import get_parameters
 from shared_models.plan import Plan
 from shared_models.registry import build_for
+from simulations.attacks.poisoning.__main__ import main
 from simulations.attacks.poisoning.app import APP, PoisonedApp
 from simulations.attacks.poisoning.attack import KINDS, POISONING, Kind, Poisoning
 from simulations.attacks.poisoning.play import Poisoned, backdoor_success, play_poisoned, poisoning_of
@@ -249,3 +250,18 @@ def test_a_model_that_the_server_does_not_judge_is_refused(small_plan: PlanMaker
     with pytest.raises(UsageError, match=r"evaluation\.where"):
         play_poisoned(plan, attack, tmp_path / "run", INLINE)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_prints_both_runs_and_refuses_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--set", "federation.rounds=1", "--set", "model.name=linear", "--set", "model.options={}"]
+    main(["digits-plain", "--attack", "nan", "--share", "0.3", *small])
+    without, attacked = capsys.readouterr().out.splitlines()
+    assert without.startswith("0 of 10 attack: accuracy 0.")
+    assert attacked.startswith("3 of 10 attack: accuracy 0.")
+    assert attacked.endswith("3 replies left out")
+    for wrong, words in ((["--share", "1.5"], "from 0 to 1"), (["--set", "federation.rounds=none"], "rounds")):
+        with pytest.raises(SystemExit) as caught:
+            main(["digits-plain", *wrong])
+        assert caught.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line

@@ -123,7 +123,7 @@ def test_a_larger_share_holds_the_smaller_one() -> None:
     for fewer, more in itertools.pairwise(found):
         assert more[: len(fewer)] == fewer
     assert found[-2] != some_attackers(CLIENTS, 0.4, seed=6)
-    with pytest.raises(ValueError, match="from 0 to 1"):
+    with pytest.raises(UsageError, match="from 0 to 1"):
         some_attackers(CLIENTS, 1.1, seed=5)
 
 
@@ -145,5 +145,5 @@ def test_what_is_told_is_what_was_meant(kind: str) -> None:
     ],
 )
 def test_an_attack_that_is_none_is_refused(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UsageError, match=words):
         poisoning(**changes)
