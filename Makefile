@@ -14,6 +14,9 @@ export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums \
 	prove-hospitals prove-fashion prove-clients prove-engines prove-zoo prove-mutants prove-reconstruction bench-dp bench bench-memory bench-scaling \
+
+	prove-hospitals prove-fashion prove-clients prove-engines prove-zoo prove-mutants prove-poisoning bench-dp bench \
+	bench-memory bench-scaling \
 	bench-export
 
 install: $(VENV)/.installed

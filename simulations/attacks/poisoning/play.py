@@ -16,7 +16,14 @@ from shared_models.plan import Plan
 from shared_models.registry import build_for
 from shared_models.resolve import resolve
 from simulations.attacks.poisoning.app import APP
-from simulations.attacks.poisoning.attack import POISONING, Kind, Poisoning, check_attackable, some_attackers
+from simulations.attacks.poisoning.attack import (
+    BACKDOORS,
+    POISONING,
+    Kind,
+    Poisoning,
+    check_attackable,
+    some_attackers,
+)
 from simulations.attacks.poisoning.records import with_trigger
 from simulations.run import Settings, load_data, start_run
 
@@ -55,15 +62,22 @@ def poisoning_of(
     """
     check_attackable(plan)
     test, clients = load_data(plan)
-    return Poisoning(
+    if test.y.ndim > 1:
+        raise UsageError(
+            f"data.name = '{plan.data.name}': attackers know nothing of language models; attack other data"
+        )
+    found = Poisoning(
         kind=kind,
         attackers=some_attackers(clients, share, seed=plan.seed),
         clients=len(clients),
         classes=len(card_for(plan.data).classes),
         strength=strength,
         keeps_norm=keeps_norm,
-        bright=float(test.x.max()),
+        bright=float(test.x.max()) if len(test.x) else 1.0,
     )
+    if kind in BACKDOORS:
+        with_trigger(test.x, side=found.side, bright=found.bright)  # or attackers would fail one by one
+    return found
 
 
 def play_poisoned(plan: Plan, poisoning: Poisoning, out: Path | None, settings: Settings) -> tuple[RunFolder, Poisoned]:

@@ -18,12 +18,14 @@ from server.run_folder import read_parameters
 from shared_models.parameters import get_parameters
 from shared_models.plan import Plan
 from shared_models.registry import build_for
+from shared_models.resolve import resolve
 from simulations.attacks.poisoning.__main__ import main
 from simulations.attacks.poisoning.app import APP, PoisonedApp
 from simulations.attacks.poisoning.attack import KINDS, POISONING, Kind, Poisoning
 from simulations.attacks.poisoning.play import Poisoned, backdoor_success, play_poisoned, poisoning_of
 from simulations.inline_grid import InlineGrid
 from simulations.run import Settings
+from simulations.scenarios import find_plan
 from simulations.worker import DEFAULT_APP
 from tests.simulations.conftest import PlanMaker, config_of, train_messages
 
@@ -242,6 +244,13 @@ def test_a_plan_that_is_not_attacked_here_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         poisoning_of(small_plan(*changes), "nan", 0.1)
+
+
+def test_a_backdoor_needs_pictures() -> None:
+    plan = resolve(find_plan("hospitals-plain"))
+    with pytest.raises(UsageError, match="needs pictures"):
+        poisoning_of(plan, "backdoor", 0.25)
+    assert poisoning_of(plan, "label-flip", 0.25).classes == 2
 
 
 def test_a_model_that_the_server_does_not_judge_is_refused(small_plan: PlanMaker, tmp_path: Path) -> None:
