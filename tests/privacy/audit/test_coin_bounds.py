@@ -43,8 +43,9 @@ def test_a_claim_of_too_little_is_broken() -> None:
 
 def test_where_nearly_nothing_is_hidden_all_coins_are_guessed() -> None:
     (_, curved) = findings(seen(20.0), claim(4.0), alpha=1e-3)
-    assert curved.guesses == curved.correct == 2000
-    assert curved.epsilon == curved.power > 4.0
+    assert curved.guesses == 2000
+    assert curved.correct > 1950, "half are guessed to be planted, which is not quite so many as there are"
+    assert curved.power > curved.epsilon > 4.0
 
 
 def test_few_canaries_say_nothing_of_a_large_epsilon() -> None:
