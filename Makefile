@@ -12,12 +12,9 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: install simulate test lint clean prove-ledger prove-chaos proto deploy-demo prove-doors prove-fuzz prove-tls prove-sums \
-	prove-hospitals prove-fashion prove-clients prove-engines prove-zoo prove-mutants prove-reconstruction bench-dp bench bench-memory bench-scaling \
-
-	prove-hospitals prove-fashion prove-clients prove-engines prove-zoo prove-mutants prove-poisoning bench-dp bench \
-	bench-memory bench-scaling \
-	bench-export
+.PHONY: install simulate deploy-demo bench-dp bench-memory bench bench-scaling bench-export test prove-ledger \
+	prove-chaos prove-doors prove-fuzz prove-sums prove-hospitals prove-fashion prove-clients prove-zoo prove-mutants \
+	prove-reconstruction prove-poisoning prove-engines prove-tls proto lint clean
 
 install: $(VENV)/.installed
 
@@ -109,10 +106,10 @@ prove-reconstruction: install
 prove-poisoning: install
 	$(BIN)/python -m simulations.studies.poisoning --out docs/evidence/poisoning.txt
 
-# A scan of a running server's TLS by sslyze, which gets an environment of its own in build/.
 prove-engines: install
 	$(BIN)/python -m simulations.studies.engines --seeds 3 --out docs/evidence/engines.txt
 
+# A scan of a running server's TLS by sslyze, which gets an environment of its own in build/.
 prove-tls: install
 	$(BIN)/python -m tests.proofs.tls_scan --environment build/sslyze
 
