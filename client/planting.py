@@ -47,6 +47,7 @@ class Planting:
         size: number of trained values, which coordinates are of; at least `count` for kinds that take one each.
         clipping_norm: that planted values exceed.
         classes: number of them, for wrong labels.
+        draw: number of the throw: another one has the same canaries and other coins.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class Planting:
     size: int
     clipping_norm: float
     classes: int
+    draw: int = 0
 
     def __post_init__(self) -> None:
         if self.kind in ("gradients", "clients") and self.count > self.size:
@@ -67,7 +69,7 @@ class Planting:
 
     def coins(self) -> npt.NDArray[np.bool_]:
         """Which canaries are planted."""
-        return self._chance("coins").random(self.count) < 0.5
+        return self._chance("coins", self.draw).random(self.count) < 0.5
 
     def owners(self) -> npt.NDArray[np.int64]:
         """Of each canary, the number of its client."""

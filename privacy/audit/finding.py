@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-LookedFor = Literal["gradients", "clients", "mislabelled", "round"]
-Way = Literal["coordinate", "gradient", "loss", "round"]
+LookedFor = Literal["gradients", "clients", "mislabelled", "records", "round"]
+Way = Literal["coordinate", "gradient", "loss", "shadow", "round"]
 Method = Literal["epsilon-delta", "trade-off", "many-runs", "one-shot"]
 Verdict = Literal["consistent", "broken", "uninformative"]
 
@@ -23,9 +23,10 @@ class Finding:
     """One figure of an audit.
 
     Attributes:
-        looked_for: what was there or not: planted gradients, planted clients, mislabelled records, or one canary in one
-            round that was played many times.
-        way: where it was looked for: on its coordinate, along its gradient, in its loss, or in a round's release.
+        looked_for: what was there or not: planted gradients, planted clients, mislabelled records, records as they are,
+            or one canary in one round that was played many times.
+        way: where it was looked for: on its coordinate, along its gradient, in its loss, in its loss beside those of
+            shadow models, or in a round's release.
         method: how a figure follows; one of `ESTIMATES` proves nothing.
         trust: of the plan, which says what the adversary sees.
         claim: what the claimed epsilon is of.

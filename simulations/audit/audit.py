@@ -26,6 +26,7 @@ from shared_models.resolve import resolve
 from simulations.audit.canaries import layout_of_plan, planting_for
 from simulations.audit.canary_run import play_with_canaries
 from simulations.audit.one_round import play_trials
+from simulations.audit.shadows import Inference, infer_membership
 from simulations.run import Settings
 from simulations.scenarios import find_plan
 
@@ -40,12 +41,16 @@ class Options:
         canaries: planted gradients, or planted clients; 0 for none.
         mislabelled: records of clients' own with wrong labels; 0 for none.
         rounds: releases of one round with a canary, and as many without; 0 for none.
+        shadows: models of membership inference; 0 for none.
+        candidates: of it, records that are there or not.
         secret: what coins and places follow from; None for fresh randomness.
     """
 
     canaries: int = 2000
     mislabelled: int = 200
     rounds: int = 1000
+    shadows: int = 0
+    candidates: int = 200
     secret: bytes | None = None
 
 
@@ -57,11 +62,13 @@ class Audit:
         plan: digest of the plan that was played.
         findings: bounds and estimates.
         folder: of the run with the canaries; None where there was none.
+        inference: what shadow models found out; None where there were none.
     """
 
     plan: str
     findings: list[Finding]
     folder: RunFolder | None
+    inference: Inference | None = None
 
 
 def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Callable[[str], None]) -> Audit:
@@ -83,9 +90,13 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
     plantings = plantings_of(plan, options, secret)
     one_round = options.rounds if not is_central(plan) else 0
     ways = sum(1 if planting.kind in ("gradients", "clients") else 2 for planting in plantings)
-    bounds = coin_bounds.WAYS * ways + (one_round > 0)
+    if options.shadows and plan.privacy.unit == "client":
+        raise UsageError(
+            "shadow models tell whether a record was there; this plan's claim is of clients: leave them out"
+        )
+    bounds = coin_bounds.WAYS * (ways + (options.shadows > 0)) + (one_round > 0)
     if not bounds:
-        raise UsageError("nothing was asked for: give canaries, mislabelled records or rounds")
+        raise UsageError("nothing was asked for: give canaries, mislabelled records, rounds or shadows")
     alpha, findings, folder = FALSE_ALARMS / bounds, list[Finding](), None
     if plantings:
         say(f"a run with {' and '.join(f'{one.count} {_CALLED[one.kind]}' for one in plantings)}")
@@ -97,7 +108,19 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
     if one_round:
         say(f"one round, {one_round} times with a canary and {one_round} times without")
         findings.append(of_one_round(plan, one_round, secret, alpha))
-    found = Audit(plan=plan.digest(), findings=findings, folder=folder)
+    inference = None
+    if options.shadows:
+        inference = infer_membership(
+            plan,
+            candidates=options.candidates,
+            models=options.shadows,
+            clients=client_ids(plan.data, seed=plan.seed, split_key=split_key(plan)),
+            secret=secret,
+            settings=settings,
+            say=say,
+        )
+        findings += coin_bounds.findings(inference.seen, claim_of(plan), alpha=alpha * coin_bounds.WAYS)
+    found = Audit(plan=plan.digest(), findings=findings, folder=folder, inference=inference)
     if folder is not None:
         write_atomically(folder.audit, _text(found))
     return found
@@ -187,6 +210,17 @@ def as_json_of(found: Audit) -> dict[str, Any]:
         "plan_digest": found.plan,
         "false_alarms": FALSE_ALARMS,
         "findings": [{**asdict(finding), "verdict": finding.verdict} for finding in found.findings],
+        "membership": None if found.inference is None else _membership(found.inference),
+    }
+
+
+def _membership(found: Inference) -> dict[str, float]:
+    return {
+        "shadow_models": found.models,
+        "records": len(found.seen.scores),
+        "area": found.curve.area,
+        "found_at_1_percent": found.curve.detected_at(0.01),
+        "found_at_0_1_percent": found.curve.detected_at(0.001),
     }
 
 

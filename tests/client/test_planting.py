@@ -40,6 +40,9 @@ def test_coins_are_fair_and_places_unlike() -> None:
     assert len(set(many.places())) == 2000
     assert 850 < (many.signs() > 0).sum() < 1150
     assert np.array_equal(many.coins(), many.coins())
+    again = Planting(**{**vars(many), "draw": 1})
+    assert 850 < (again.coins() != many.coins()).sum() < 1150, "another throw"
+    assert np.array_equal(again.places(), many.places()), "of the same canaries"
     other = Planting(**{**vars(many), "secret": "08" * 32})
     assert not np.array_equal(many.coins(), other.coins())
 

@@ -19,6 +19,7 @@ _LOOKED_FOR: Final = {
     ("clients", "coordinate"): "planted clients",
     ("mislabelled", "gradient"): "wrong labels: gradient",
     ("mislabelled", "loss"): "wrong labels: loss",
+    ("records", "shadow"): "records: shadow models",
     ("round", "round"): "one round, many times",
 }
 
@@ -31,6 +32,10 @@ def audit(
     rounds: Annotated[
         int, typer.Option(min=0, help="Times that one round is played with a canary, and without.")
     ] = 1000,
+    shadows: Annotated[int, typer.Option(min=0, help="Shadow models of membership inference; 0 for none.")] = 0,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Of membership inference: records that are there or not.")
+    ] = 200,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the audit's run [default: runs/NAME-audit-TIMESTAMP].")
     ] = None,
@@ -51,7 +56,7 @@ def audit(
     plan, run = audited_plan(what, overrides or ())
     path = out or new_folder(f"{plan.name}-audit")
     settings = Settings(engine=engine.value, workers=workers, models=parse_models(models))
-    options = Options(canaries=canaries, mislabelled=mislabelled, rounds=rounds)
+    options = Options(canaries=canaries, mislabelled=mislabelled, rounds=rounds, shadows=shadows, candidates=candidates)
     found = play(plan, path, settings, options, say=lambda text: print(text, file=sys.stderr, flush=True))
     if run is not None:
         keep_beside(run, found)
@@ -92,6 +97,12 @@ def _print(found: Audit) -> None:
         f"found: lower bounds of epsilon, which hold together in all but {FALSE_ALARMS:.1%} of audits; ~ marks an "
         "estimate, which proves nothing\npower: the most that could be found; below the claim an audit is uninformative"
     )
+    if found.inference is not None:
+        curve = found.inference.curve
+        console.print(
+            f"membership by {found.inference.models} shadow models: area {curve.area:.3f} (0.5 is guessing), finds "
+            f"{curve.detected_at(0.01):.1%} at 1 % false alarms"
+        )
     if found.folder is not None:
         console.print(f"folder: {found.folder.path}")
     if is_broken(found.findings):
