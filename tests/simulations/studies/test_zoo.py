@@ -24,9 +24,14 @@ def test_rows_and_runs_have_names_of_their_own() -> None:
     assert len(set(found)) == len(found)
 
 
+ONLY_PLAIN = {"cnn, wide on fashion-mnist"}
+"""How well such a network can do: with privacy its narrow kin, which has a row too, does better."""
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_is_played_without_privacy_locally_and_jointly_at_two_epsilons(row: Row) -> None:
-    assert list(row.settings()) == ["no privacy", "local, epsilon 8", "joint, epsilon 3", "joint, epsilon 8"]
+    private = [] if row.name in ONLY_PLAIN else ["local, epsilon 8", "joint, epsilon 3", "joint, epsilon 8"]
+    assert list(row.settings()) == ["no privacy", *private]
 
 
 @pytest.mark.parametrize("run", runs(3), ids=lambda run: run.cell.name)
