@@ -89,6 +89,19 @@ def findings(seen: Seen, claim: Claim, *, alpha: float) -> list[Finding]:
     ]
 
 
+def power(canaries: int, claim: Claim, *, alpha: float) -> float:
+    """The largest epsilon that guesses of so many coins could show.
+
+    Args:
+        canaries: coins.
+        claim: whose delta it is told at.
+        alpha: false alarms of one bound.
+    """
+    return one_run_curve.lower_bound(
+        canaries=canaries, guesses=canaries, correct=canaries, delta=claim.delta, alpha=alpha / _NUMBERS
+    )
+
+
 def estimates(seen: Seen, claim: Claim) -> list[Finding]:
     """The one-shot estimate from the canaries that were planted, where there are enough of them: nothing is proven."""
     if seen.cosines is None or seen.coins.sum() < _FEWEST:

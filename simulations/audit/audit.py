@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,10 @@ from simulations.audit.shadows import Inference, infer_membership
 from simulations.run import Settings
 from simulations.scenarios import find_plan
 
+MOST_CANARIES: Final = 20_000
+"""That are planted unasked: of more, guesses tell little more."""
+
+_FEWEST_CANARIES: Final = 500
 _CALLED: Final = {"gradients": "planted gradients", "clients": "planted clients", "mislabelled": "mislabelled records"}
 
 
@@ -38,7 +42,8 @@ class Options:
     """How thorough an audit is.
 
     Attributes:
-        canaries: planted gradients, or planted clients; 0 for none.
+        canaries: planted gradients, or planted clients; 0 for none; None for as many as can contradict the claim, at
+            most `MOST_CANARIES`.
         mislabelled: records of clients' own with wrong labels; 0 for none.
         rounds: releases of one round with a canary, and as many without; 0 for none.
         shadows: models of membership inference; 0 for none.
@@ -46,7 +51,7 @@ class Options:
         secret: what coins and places follow from; None for fresh randomness.
     """
 
-    canaries: int = 2000
+    canaries: int | None = None
     mislabelled: int = 200
     rounds: int = 1000
     shadows: int = 0
@@ -87,21 +92,21 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
     """
     check_auditable(plan)
     secret = options.secret or secrets.token_bytes(32)
-    plantings = plantings_of(plan, options, secret)
     one_round = options.rounds if not is_central(plan) else 0
-    ways = sum(1 if planting.kind in ("gradients", "clients") else 2 for planting in plantings)
     if options.shadows and plan.privacy.unit == "client":
         raise UsageError(
             "shadow models tell whether a record was there; this plan's claim is of clients: leave them out"
         )
-    bounds = coin_bounds.WAYS * (ways + (options.shadows > 0)) + (one_round > 0)
+    bounds = _number_of_bounds(plan, options, one_round)
     if not bounds:
         raise UsageError("nothing was asked for: give canaries, mislabelled records, rounds or shadows")
     alpha, findings, folder = FALSE_ALARMS / bounds, list[Finding](), None
-    if plantings:
+    claim = claim_of(plan)
+    if options.canaries is None:
+        options = replace(options, canaries=enough(claim, alpha=alpha))
+    if plantings := plantings_of(plan, options, secret):
         say(f"a run with {' and '.join(f'{one.count} {_CALLED[one.kind]}' for one in plantings)}")
         folder, seen = play_with_canaries(plan, plantings, out, settings)
-        claim = claim_of(plan)
         for one in seen:
             findings += coin_bounds.findings(one, claim, alpha=alpha * coin_bounds.WAYS)
             findings += coin_bounds.estimates(one, claim)
@@ -119,7 +124,7 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
             settings=settings,
             say=say,
         )
-        findings += coin_bounds.findings(inference.seen, claim_of(plan), alpha=alpha * coin_bounds.WAYS)
+        findings += coin_bounds.findings(inference.seen, claim, alpha=alpha * coin_bounds.WAYS)
     found = Audit(plan=plan.digest(), findings=findings, folder=folder, inference=inference)
     if folder is not None:
         write_atomically(folder.audit, _text(found))
@@ -139,12 +144,32 @@ def check_auditable(plan: Plan) -> None:
             raise UsageError(f"[{key}]: plans with it can't be audited yet; audit one without")
 
 
+def _number_of_bounds(plan: Plan, options: Options, rounds: int) -> int:
+    """How many share the false alarms."""
+    wrong_labels = 2 if options.mislabelled and plan.privacy.unit != "client" else 0
+    ways = (options.canaries != 0) + wrong_labels + (options.shadows > 0)
+    return coin_bounds.WAYS * ways + (rounds > 0)
+
+
+def enough(claim: Claim, *, alpha: float) -> int:
+    """How many canaries could contradict a claim, were each of their coins guessed; at most `MOST_CANARIES`.
+
+    Args:
+        claim: what is claimed.
+        alpha: false alarms of each bound.
+    """
+    count = _FEWEST_CANARIES
+    while count < MOST_CANARIES and coin_bounds.power(count, claim, alpha=alpha) < claim.epsilon:
+        count = min(MOST_CANARIES, round(count * 1.5))
+    return count
+
+
 def plantings_of(plan: Plan, options: Options, secret: bytes) -> tuple[Planting, ...]:
     """What is planted: as much as was asked for, and fits."""
     clients = client_ids(plan.data, seed=plan.seed, split_key=split_key(plan))
     found = []
     if plan.privacy.unit == "client":
-        count = min(options.canaries, len(clients) // 2, layout_of_plan(plan).size)
+        count = min(options.canaries or 0, len(clients) // 2, layout_of_plan(plan).size)
         if count:
             found.append(planting_for(plan, "clients", count, clients[len(clients) - count :], secret))
         return tuple(found)

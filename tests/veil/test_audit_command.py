@@ -58,7 +58,7 @@ def test_a_broken_claim_is_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = audits.of_one_round
-    monkeypatch.setattr(audits, "of_one_round", lambda *given: replace(whole(*given), contradicted=True))
+    monkeypatch.setattr(audits, "of_one_round", lambda *given: replace(whole(*given), epsilon=99.0))
     plan: list[Any] = ["digits", *SMALL, "--canaries", "0", "--rounds", "4", "--out", str(tmp_path / "x")]
     assert run("audit", *plan) == 1
     assert "BROKEN: more leaks than is claimed" in capsys.readouterr().out

@@ -27,7 +27,13 @@ _LOOKED_FOR: Final = {
 def audit(
     what: Annotated[str, typer.Argument(help="Scenario, plan file, or folder of a run.", metavar="PLAN|RUN")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a key.", metavar="KEY=VALUE")] = None,
-    canaries: Annotated[int, typer.Option(min=0, help="Planted gradients, or clients; 0 for none.")] = 2000,
+    canaries: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Planted gradients, or clients; 0 for none [default: as many as could contradict the claim].",
+        ),
+    ] = None,
     mislabelled: Annotated[int, typer.Option(min=0, help="Records with wrong labels; 0 for none.")] = 200,
     rounds: Annotated[
         int, typer.Option(min=0, help="Times that one round is played with a canary, and without.")

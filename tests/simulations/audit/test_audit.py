@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,24 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
+from privacy.audit.coin_bounds import power
 from privacy.audit.finding import FALSE_ALARMS, Finding, is_broken
 from security.errors import UsageError
 from server.report import write_report
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
 from shared_models.resolve import resolve
-from simulations.audit.audit import Audit, Options, audit, audited_plan, claim_of, keep_beside, plantings_of
+from simulations.audit.audit import (
+    MOST_CANARIES,
+    Audit,
+    Options,
+    audit,
+    audited_plan,
+    claim_of,
+    enough,
+    keep_beside,
+    plantings_of,
+)
 from simulations.audit.canaries import planting_for, records_of
 from simulations.audit.canary_run import play_with_canaries
 from simulations.audit.one_round import OneRound
@@ -198,6 +210,15 @@ def test_claims_are_the_ledgers_own() -> None:
     assert claim.delta == plan.privacy.delta
 
 
+def test_unasked_as_many_canaries_as_can_contradict_the_claim() -> None:
+    for epsilon in (1.0, 4.0, 8.0):
+        claim = replace(claim_of(plan_of()), epsilon=epsilon)
+        count = enough(claim, alpha=1e-4)
+        assert power(count, claim, alpha=1e-4) >= epsilon
+        assert count == 500 or power(round(count / 1.6), claim, alpha=1e-4) < epsilon
+    assert enough(replace(claim, epsilon=50.0), alpha=1e-4) == MOST_CANARIES
+
+
 def test_verdicts() -> None:
     base: dict[str, Any] = {
         "looked_for": "gradients",
@@ -216,9 +237,14 @@ def test_verdicts() -> None:
     }
     assert Finding(**base).verdict == "consistent"
     assert Finding(**{**base, "power": 7.9}).verdict == "uninformative"
-    assert Finding(**{**base, "epsilon": 8.1}).verdict == "broken"
     assert Finding(**{**base, "contradicted": True}).verdict == "broken"
+    above = {**base, "epsilon": 8.1}
+    assert Finding(**above).verdict == "consistent", "another mechanism's epsilon, while its own curve isn't ruled out"
+    assert Finding(**above, contradicted=True).verdict == "broken"
+    for method in ("epsilon-delta", "many-runs"):
+        assert Finding(**{**above, "method": method}).verdict == "broken"
+        assert Finding(**{**base, "method": method}).verdict == "consistent"
     estimate = Finding(**{**base, "epsilon": 80.0, "method": "one-shot", "alpha": None, "power": 90.0})
     assert estimate.verdict == "consistent", "an estimate never breaks a claim"
-    assert is_broken([Finding(**base), Finding(**{**base, "epsilon": 8.1})])
+    assert is_broken([Finding(**base), Finding(**{**above, "method": "many-runs"})])
     assert not is_broken([Finding(**base), estimate])
