@@ -12,8 +12,9 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: install simulate deploy-demo bench-dp bench-memory bench bench-scaling bench-export test prove-ledger \
-	prove-chaos prove-doors prove-fuzz prove-sums prove-hospitals prove-fashion prove-clients prove-zoo prove-mutants \
+.PHONY: install simulate deploy-demo bench-dp bench-memory bench bench-scaling bench-export bench-audit test \
+	prove-ledger prove-chaos prove-doors prove-fuzz prove-sums prove-hospitals prove-fashion prove-clients prove-zoo \
+	prove-audits prove-mutants \
 	prove-reconstruction prove-poisoning prove-engines prove-tls proto lint clean
 
 install: $(VENV)/.installed
@@ -52,6 +53,10 @@ bench-scaling: install
 # A trained model as ONNX, TorchScript, int8 and pruned beside torch (docs/handing-over.md); ten minutes.
 bench-export: install
 	$(BIN)/python -m simulations.benchmarks.handing_over --json build/handing_over.json
+
+# A run with canaries beside the run that it audits (docs/audit.md); ten minutes.
+bench-audit: install
+	$(BIN)/python -m simulations.benchmarks.audit_cost
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -92,6 +97,10 @@ prove-clients: install
 # repeated.
 prove-zoo: install
 	$(BIN)/python -m simulations.studies.zoo --out docs/evidence/zoo.txt
+
+# Audits of digits and fashion in every mode (docs/audit.md); an hour. Finished audits are not repeated.
+prove-audits: install
+	$(BIN)/python -m simulations.studies.audits --out docs/evidence/audits.txt
 
 # The implementation broken on purpose, and which audit or test notices (docs/audit.md).
 prove-mutants: install
