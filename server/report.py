@@ -10,34 +10,42 @@ from pathlib import Path
 from typing import Any
 
 from privacy.report import Facts, facts_of_ledger, facts_of_run
+from privacy.report.facts import Reconstruction
 from privacy.report.pdf import pdf
 from privacy.report.reading import ledger_views, statement_view
+from privacy.report.reconstructed import reconstruction_of
 from privacy.report.render import compare_html, html, json_text
 from privacy.statement import verify_statement
 from security.errors import UsageError
-from server.run_folder import RunFolder, write_atomically
+from server.run_folder import RunFolder, reason_of, write_atomically
 from server.summary import versions
 
 
-def facts_of_folder(folder: RunFolder) -> Facts:
+def facts_of_folder(folder: RunFolder, *, picture: bool = False) -> Facts:
     """The facts of a run that has ended.
 
+    Args:
+        folder: the run's.
+        picture: whether to name the picture of training records that an attack on the run has left beside it.
+
     Raises:
-        UsageError: the run is not finished, or its files can't be read.
+        UsageError: the run is not finished, or its files can't be read; or there is no such picture.
         LedgerError: its ledger can't be read at all.
     """
     # Where a server adds the noise the population's books say what was spent; the clients' would tell who took part.
     books = folder.population if folder.population.is_file() else folder.ledger
     ledgers = ledger_views(books) if books.is_file() else ()
-    texts = folder.read_statements()
+    texts, summary = folder.read_statements(), folder.read_summary()
+    reconstruction = _reconstruction(folder, str(summary.get("plan_digest")), picture=picture)
     try:
         return facts_of_run(
             plan=tomllib.loads(folder.plan.read_text(encoding="utf-8")),
-            summary=folder.read_summary(),
+            summary=summary,
             metrics=folder.read_metrics(),
             ledgers=ledgers,
             statements=[statement_view(client, text) for client, text in texts.items()],
             audit=_audit(folder),
+            reconstruction=reconstruction,
             made=_now(),
         )
     except ValueError as error:
@@ -58,8 +66,32 @@ def _audit(folder: RunFolder) -> dict[str, Any] | None:
     return found
 
 
-def write_report(folder: RunFolder, *, language: str = "en", as_pdf: bool = False) -> Path:
+def _reconstruction(folder: RunFolder, plan: str, *, picture: bool) -> Reconstruction | None:
+    drawn = folder.reconstruction_picture
+    if picture and not (drawn.is_file() and folder.reconstruction.is_file()):
+        raise UsageError(f"--picture: {drawn} isn't there; make it with veil attack {folder.path} --picture")
+    if not folder.reconstruction.is_file():
+        return None
+    try:
+        text = folder.reconstruction.read_text(encoding="utf-8")
+        return reconstruction_of(text, plan, picture=drawn.name if picture else None)
+    except UnicodeDecodeError:
+        problem = "is damaged"
+    except OSError as error:
+        problem = f"can't be read ({reason_of(error)})"
+    except ValueError as error:
+        problem = str(error)
+    raise UsageError(f"{folder.reconstruction}: {problem}; attack the run again with --force, or remove the file")
+
+
+def write_report(folder: RunFolder, *, language: str = "en", as_pdf: bool = False, picture: bool = False) -> Path:
     """Write report.html and report.json (and report.pdf) into a run's folder.
+
+    Args:
+        folder: the run's.
+        language: "en" or "zh".
+        as_pdf: whether to write a PDF too.
+        picture: as of `facts_of_folder`.
 
     Returns:
         The page.
@@ -69,7 +101,8 @@ def write_report(folder: RunFolder, *, language: str = "en", as_pdf: bool = Fals
         RunError: it can't be written.
     """
     evaluation = folder.evaluation.name if folder.evaluation.is_file() else None
-    return _write(facts_of_folder(folder), folder.path, language=language, as_pdf=as_pdf, evaluation=evaluation)
+    facts = facts_of_folder(folder, picture=picture)
+    return _write(facts, folder.path, language=language, as_pdf=as_pdf, evaluation=evaluation)
 
 
 def write_ledger_report(

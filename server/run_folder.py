@@ -13,6 +13,8 @@ statements/       what each client says, and signs, that it spent
 statistics.json   what a plan with [statistics] has released, in place of a model; statistics.svg: a picture of it
 report.html       the privacy-budget report; report.json holds its facts
 evaluation.html   the model in detail, if it was asked for; evaluation.json holds the facts
+reconstruction.json  how much of its records a server could have seen, if the run's plan was attacked;
+                  reconstruction.svg: training records, and what the attack made of them, if that was asked for
 ```
 """
 
@@ -88,6 +90,14 @@ class RunFolder:
     @property
     def audit(self) -> Path:
         return self.path / "audit.json"
+
+    @property
+    def reconstruction(self) -> Path:
+        return self.path / "reconstruction.json"
+
+    @property
+    def reconstruction_picture(self) -> Path:
+        return self.path / "reconstruction.svg"
 
     @property
     def checkpoints(self) -> Path:

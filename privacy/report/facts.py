@@ -254,6 +254,83 @@ class AuditRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageScores:
+    """How alike images of a round and what an attack took for them are; means.
+
+    Attributes:
+        way: the attack: "zhu" or "geiping"; or "guess", the mean image of the right class.
+        psnr: decibels, at most 60.
+        ssim: structural similarity, from -1 to 1.
+        recognised: part of the images that are nearer to their reconstruction than any other record is; null without
+            others.
+        by_chance: the same of images that weren't in the round; null where there are too few.
+    """
+
+    way: str
+    psnr: float
+    ssim: float
+    recognised: float | None
+    by_chance: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScores:
+    """How many different words of a round's texts were named.
+
+    Attributes:
+        found: words that were named.
+        right: those of them that were there.
+        there: words that were there.
+    """
+
+    found: int
+    right: int
+    there: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """What the server could have seen: how well attacks got records back from one simulated round of the run's plan.
+
+    Attributes:
+        trust: of the plan, which says what the server gets.
+        movements: of the model that were attacked: updates, or sums.
+        inverted: of these, whose images were reconstructed.
+        clients: behind each movement.
+        records: behind each movement, a mean.
+        images: of each attack; none where no image was reconstructed.
+        image_guess: of a server that looked at nothing; null where it had nothing to guess by.
+        labels: part of the classes that were inferred rightly; null where they weren't.
+        label_guess: the same without looking.
+        line_up: part of other records that explain a movement less than the true ones do; 0.5 is chance; null where it
+            wasn't tried.
+        tokens: words of texts; null where records aren't texts.
+        token_guess: the same without looking.
+        others: records of clients outside the round.
+        labels_given: whether the attacker was told the classes of the images.
+        left_out: codes of what wasn't tried.
+        picture: file name of the originals and reconstructions beside the report; null unless it was asked for.
+    """
+
+    trust: Literal["none", "local", "distributed", "central"]
+    movements: int
+    inverted: int
+    clients: int
+    records: int
+    images: tuple[ImageScores, ...]
+    image_guess: ImageScores | None
+    labels: float | None
+    label_guess: float | None
+    line_up: float | None
+    tokens: TokenScores | None
+    token_guess: TokenScores | None
+    others: int
+    labels_given: bool
+    left_out: tuple[str, ...]
+    picture: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """A report.
 
@@ -277,6 +354,7 @@ class Facts:
         heads: of the ledgers.
         versions: of the software.
         audit: what audits of the plan found; none where there was none.
+        reconstruction: what the server could have seen; None, and not in report.json, where nobody tried.
     """
 
     version: int = VERSION
@@ -298,11 +376,14 @@ class Facts:
     heads: tuple[Head, ...]
     versions: Mapping[str, str]
     audit: tuple[AuditRow, ...] = ()
+    reconstruction: Reconstruction | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of report.json: plain JSON values, no NaN, no infinity."""
         plain = to_plain(self)
         assert isinstance(plain, dict)
+        if self.reconstruction is None:
+            del plain["reconstruction"]
         return plain
 
     @classmethod
@@ -314,4 +395,4 @@ class Facts:
         """
         if data.get("version") != VERSION:
             raise ValueError(f"report.json has version {data.get('version')!r}; this Veil reads version {VERSION}")
-        return from_plain(cls, data)
+        return from_plain(cls, {"reconstruction": None, **data})

@@ -10,7 +10,7 @@ from privacy.report import conditions as needs
 from privacy.report import figures, inventory
 from privacy.report.accounts import BalanceFacts
 from privacy.report.audited import audit_rows, of_audit
-from privacy.report.facts import Charged, Condition, Facts, PlanFacts, Released, Utility, UtilityPoint
+from privacy.report.facts import Charged, Condition, Facts, PlanFacts, Reconstruction, Released, Utility, UtilityPoint
 from privacy.report.run_balance import balance_of
 from privacy.report.run_view import Run
 from privacy.report.verdicts import worst
@@ -25,6 +25,7 @@ def facts_of_run(
     ledgers: Sequence[LedgerView] = (),
     statements: Sequence[StatementView] = (),
     audit: Mapping[str, Any] | None = None,
+    reconstruction: Reconstruction | None = None,
     made: str = "",
 ) -> Facts:
     """The report of one run.
@@ -39,6 +40,7 @@ def facts_of_run(
         ledgers: one view a client; none if the run has no ledger.
         statements: what owners signed.
         audit: audit.json, of the same plan.
+        reconstruction: what the server could have seen, of the same plan.
         made: when, UTC ISO text.
 
     Raises:
@@ -84,6 +86,7 @@ def facts_of_run(
         heads=inventory.heads(ledgers),
         versions={str(name): str(text) for name, text in summary["versions"].items()},
         audit=audited,
+        reconstruction=reconstruction,
     )
 
 

@@ -24,6 +24,7 @@ from privacy.report.charts.bars import budget_bar
 from privacy.report.comparison import Comparison
 from privacy.report.drawings import Drawings
 from privacy.report.facts import Facts
+from privacy.report.seen_words import SeenWords
 from privacy.report.wording import Wording
 
 MOST_PRINTED = 100
@@ -62,6 +63,7 @@ def html(facts: Facts, *, language: str = "en", evaluation: str | None = None) -
         most_printed=MOST_PRINTED,
         most_listed=MOST_LISTED,
         evaluation=evaluation,
+        seen=None if facts.reconstruction is None else SeenWords(facts.reconstruction, t),
     )
 
 

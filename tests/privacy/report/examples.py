@@ -15,6 +15,7 @@ from privacy import accountant
 from privacy.lifetime import Account, Limit, PlanAccount
 from privacy.mechanisms import DpSgd, Release
 from privacy.report import BalanceView, ChargeView, FieldView, LedgerView, PlanView, StatementView
+from privacy.report.facts import ImageScores, Reconstruction
 
 DIGEST = "5d" * 32
 DELTA = 1e-5
@@ -344,6 +345,37 @@ def plain() -> dict[str, Any]:
 
 
 @cache
+def seen(trust: str = "local", **changes: Any) -> Reconstruction:
+    """What a server could have seen of a round with images."""
+    figures: dict[str, Any] = {
+        "trust": trust,
+        "movements": 4,
+        "inverted": 1,
+        "clients": 1,
+        "records": 4,
+        "images": (
+            ImageScores(way="zhu", psnr=4.31, ssim=0.126, recognised=0.0, by_chance=0.0),
+            ImageScores(way="geiping", psnr=5.94, ssim=-0.01, recognised=0.2504, by_chance=0.25),
+        ),
+        "image_guess": ImageScores(way="guess", psnr=12.96, ssim=0.75, recognised=0.0, by_chance=None),
+        "labels": 0.3701,
+        "label_guess": 0.3209,
+        "line_up": 0.83,
+        "tokens": None,
+        "token_guess": None,
+        "others": 400,
+        "labels_given": True,
+        "left_out": (),
+        "picture": None,
+    }
+    return Reconstruction(**figures | changes)
+
+
+def attacked() -> dict[str, Any]:
+    """A simulation whose plan was attacked."""
+    return {**simulated(), "reconstruction": seen()}
+
+
 def big(clients: int = 1000, rounds: int = 100) -> dict[str, Any]:
     """A thousand clients of which each round asks about a tenth; some refuse, some fail."""
     draw = random.Random(7)

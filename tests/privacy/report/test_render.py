@@ -17,7 +17,7 @@ from privacy.report.render import MOST_PRINTED, html
 from tests.privacy.report import examples
 from tests.privacy.report.examples import SITES, ledger, metrics, plan, row, summary
 
-ALL = ["simulated", "deployed", "remote", "troubled", "withdrawn", "plain", "lifetime"]
+ALL = ["simulated", "deployed", "remote", "troubled", "withdrawn", "plain", "lifetime", "attacked"]
 LANGUAGES = ["en", "zh"]
 
 
