@@ -15,6 +15,7 @@ import typer
 
 from security.errors import RunError, UsageError, VeilError
 from veil.commands import (
+    attack,
     audit,
     budget,
     client,
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("sweep")(sweep.sweep)
 app.command("audit")(audit.audit)
+app.command("attack")(attack.attack)
 app.command("scenarios")(scenarios.scenarios)
 app.command("cross-validate")(cross_validate.cross_validate)
 app.add_typer(plan.app, name="plan")

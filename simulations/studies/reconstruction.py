@@ -24,10 +24,11 @@ from security.errors import UsageError
 from shared_models.plan import Plan
 from shared_models.plan_file import plan_from, write_plan
 from shared_models.resolve import resolve
+from simulations.attacks.reconstruction.figures import Seen, as_json, from_json
 from simulations.attacks.reconstruction.inversion import Attack
 from simulations.attacks.reconstruction.overheard import play_round
 from simulations.attacks.reconstruction.picture import Strip, draw
-from simulations.attacks.reconstruction.seen import Options, Seen, as_json, attack_round, from_json
+from simulations.attacks.reconstruction.seen import Options, attack_round
 from simulations.kept import keep, read_kept
 from simulations.scenarios import find_plan
 
@@ -291,19 +292,16 @@ def _of_images(rows: Sequence[Result]) -> list[str]:
     for row in rows:
         seen = row.figures
         scores = "".join(
-            f"{one.psnr:15.1f}{one.ssim:7.2f}{one.recognised:7.0%}{one.by_chance:6.0%}" for one in seen.images
+            f"{one.psnr:15.1f}{one.ssim:7.2f}{_part(one.recognised):>7s}{_part(one.by_chance):>6s}"
+            for one in seen.images
         )
         line_up = "-" if seen.line_up is None else f"{seen.line_up:.2f}"
-        labels = "".join(
-            f"{'-' if part is None else f'{part:.0%}':>{wide}s}"
-            for part, wide in ((seen.labels, 9), (seen.label_guess, 7))
-        )
+        labels = "".join(f"{_part(part):>{wide}s}" for part, wide in ((seen.labels, 9), (seen.label_guess, 7)))
         lines.append(f"{row.protection:34s}{seen.records:7d}{scores}{labels}{line_up:>9s}")
     guess = rows[0].figures.image_guess
     if guess is not None:
-        lines.append(
-            f"{'a guess: the mean of the class':41s}{guess.psnr:15.1f}{guess.ssim:7.2f}{guess.recognised:7.0%}"
-        )
+        known = _part(guess.recognised)
+        lines.append(f"{'a guess: the mean of the class':41s}{guess.psnr:15.1f}{guess.ssim:7.2f}{known:>7s}")
     return lines
 
 
@@ -315,11 +313,13 @@ def _of_texts(rows: Sequence[Result]) -> list[str]:
         assert seen.tokens is not None
         assert seen.token_guess is not None
         parts = (seen.tokens.precision, seen.tokens.recall, seen.token_guess.recall)
-        shares = "".join(
-            f"{'-' if part is None else f'{part:.0%}':>{wide}s}" for part, wide in zip(parts, (11, 8, 7), strict=True)
-        )
+        shares = "".join(f"{_part(part):>{wide}s}" for part, wide in zip(parts, (11, 8, 7), strict=True))
         lines.append(f"{row.protection:34s}{seen.records:7d}{seen.tokens.there:13d}{seen.tokens.found:7d}{shares}")
     return lines
+
+
+def _part(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def picture(results: Sequence[Result], cases: Sequence[Case] = CASES) -> str:

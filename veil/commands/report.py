@@ -27,6 +27,10 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder to write to [default: the run's, or here].")] = None,
     language: Annotated[Language, typer.Option("--lang", help="English or Chinese.")] = Language.en,
     pdf: Annotated[bool, typer.Option("--pdf", help="Also write report.pdf.")] = False,
+    picture: Annotated[
+        bool,
+        typer.Option("--picture", help="Name the picture of training records that veil attack --picture has made."),
+    ] = False,
 ) -> None:
     """Write the privacy-budget report: who is protected from whom, how strongly, and what is left."""
     from security.errors import UsageError
@@ -36,6 +40,8 @@ def report(
     folders = [RunFolder(run) for run in runs or ()]
     if (ledger is None) == (not folders):
         raise UsageError("give the folder of a run (or several), or --ledger FILE")
+    if picture and len(folders) != 1:
+        raise UsageError("--picture: only for the report of one run")
     if ledger is not None:
         found = write_ledger_report(ledger, out or Path(), statements or (), language=language.value, as_pdf=pdf)
     elif len(folders) > 1:
@@ -45,5 +51,5 @@ def report(
     else:
         if out is not None:
             raise UsageError("--out: the report of a run is written into its folder")
-        found = write_report(folders[0], language=language.value, as_pdf=pdf)
+        found = write_report(folders[0], language=language.value, as_pdf=pdf, picture=picture)
     print(f"report: {found}")

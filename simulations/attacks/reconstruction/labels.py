@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from security.errors import UsageError
+from shared_models.cards import card_for
 from simulations.attacks.reconstruction.replay import Replay, Values
 
 
@@ -27,7 +28,9 @@ def labels_seen(replay: Replay, movement: Values, dummies: Tensor) -> Tensor:
     Raises:
         UsageError: the network's last layer has no bias.
     """
-    name = _last_bias(replay)
+    name = last_bias(replay)
+    if name is None:
+        raise UsageError("the network's last layer has no bias, from which classes could be inferred")
     seen = movement[name]
     if len(dummies) == 1:
         return seen.argmax()[None]  # a step goes against the gradient, and only its class' is negative
@@ -37,7 +40,8 @@ def labels_seen(replay: Replay, movement: Values, dummies: Tensor) -> Tensor:
     # How far a gradient of this kind moves the bias (rate, steps, momentum, clipping) is tried on the dummies.
     tried = torch.arange(n) % classes
     slope = chances - torch.bincount(tried, minlength=classes) / n
-    moved = replay.movement(dummies, tried)[name].detach()
+    with torch.set_grad_enabled(not replay.clips):  # of clipped gradients the sum needs no graph, which would be large
+        moved = replay.movement(dummies, tried)[name].detach()
     scale = (moved @ slope) / (slope @ slope)
     return torch.from_numpy(_rounded((n * (chances - seen / scale)).numpy(), n))
 
@@ -67,8 +71,7 @@ def _rounded(
     return np.repeat(np.arange(len(counts)), given)
 
 
-def _last_bias(replay: Replay) -> str:
+def last_bias(replay: Replay) -> str | None:
+    """Name of the last layer's bias, with a value for each class; None where it has none."""
     name, value = list(replay.start.items())[-1]
-    if value.ndim != 1:
-        raise UsageError("the network's last layer has no bias, from which classes could be inferred")
-    return name
+    return name if tuple(value.shape) == (card_for(replay.plan.data).form.classes,) else None

@@ -7,6 +7,7 @@ against what was seen. With Gaussian noise, and one record behind the movement, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 from simulations.attacks.reconstruction.inversion import flat
 from simulations.attacks.reconstruction.replay import Replay, Values
 
-_AT_ONCE: Final = 64  # candidates whose gradients are in memory together
+_AT_ONCE: Final = 64  # candidates whose gradients are in memory together; of a large network fewer
+_VALUES: Final = 2**26
 
 
 def scores_of(replay: Replay, movement: Values, x: Tensor, y: Tensor, *, records: int) -> Tensor:
@@ -35,15 +37,18 @@ def scores_of(replay: Replay, movement: Values, x: Tensor, y: Tensor, *, records
     if len(replay.batches) != 1:
         raise ValueError("a line-up is held of rounds of one step")
     factor = -replay.rate / (replay.divisor or records)
+
+    def gradients() -> Iterator[Tensor]:  # made twice rather than kept: they may be larger than the memory
+        some = max(1, min(_AT_ONCE, _VALUES // sum(value.numel() for value in replay.start.values())))
+        for part in zip(torch.split(x, some), torch.split(y, some), strict=True):
+            each = replay.of_each(replay.start, *part).values()
+            yield factor * torch.cat([one.flatten(1) for one in each], dim=1)
+
     with torch.no_grad():
-        parts = [
-            torch.cat([one.flatten(1) for one in replay.of_each(replay.start, *some).values()], dim=1)
-            for some in zip(torch.split(x, _AT_ONCE), torch.split(y, _AT_ONCE), strict=True)
-        ]
-    each = factor * torch.cat(parts)
-    mean = each.mean(0)
-    differences = each - mean
-    return differences @ (flat(movement) - records * mean) - differences.square().sum(1) / 2
+        mean = torch.stack([part.sum(0) for part in gradients()]).sum(0) / len(x)
+        left = flat(movement) - records * mean
+        differences = (part - mean for part in gradients())
+        return torch.cat([one @ left - one.square().sum(1) / 2 for one in differences])
 
 
 def ahead(scores: Tensor, truth: Tensor) -> float:

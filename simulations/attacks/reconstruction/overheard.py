@@ -84,8 +84,12 @@ class _Notes:
         return np.zeros(0)
 
 
-def play_round(plan: Plan) -> Round:
+def play_round(plan: Plan, models: Mapping[str, str] | None = None) -> Round:
     """Play a plan of one round in this process, in a folder that is removed, and listen.
+
+    Args:
+        plan: resolved.
+        models: networks of the user's own, by name.
 
     Raises:
         UsageError: the plan has more rounds than one, or can't be played.
@@ -102,7 +106,7 @@ def play_round(plan: Plan) -> Round:
         ear(client, asked, reply)
 
     with tempfile.TemporaryDirectory(prefix="veil-overheard-") as place:
-        _, outcome = start_run(plan, Path(place) / "run", Settings(engine="inline", hear=hear))
+        _, outcome = start_run(plan, Path(place) / "run", Settings(engine="inline", hear=hear, models=models or {}))
         ear.became(outcome.parameters, "")
     if outcome.stopped == "failed" or not notes.heard:
         raise RunError(f"the round that was to be attacked failed: {outcome.reason}")

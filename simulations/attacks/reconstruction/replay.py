@@ -9,6 +9,7 @@ it is left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from shared_models.registry import build_for
 from shared_models.schedule import learning_rate
 
 Values = dict[str, Tensor]
+
+_VALUES: Final = 2**26  # of single records' gradients that are in memory together, where no derivative is asked for
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,13 +83,23 @@ class Replay:
     def _gradient(self, now: Values, x: Tensor, y: Tensor) -> Values:
         divisor = self.divisor or len(x)
         if self.clips and len(x) > 1:
-            return {name: one.sum(0) / divisor for name, one in self.of_each(now, x, y).items()}
+            return {name: one / divisor for name, one in self._clipped_sum(now, x, y).items()}
         loss = loss_of(self.plan)(functional_call(self.model, now, (x,)), y)
         found = torch.autograd.grad(loss, list(now.values()), create_graph=True)
         sums = dict(zip(now, found, strict=True))
         if self.clips:  # of a single record: without the cost of keeping many apart
             sums = {name: one[0] for name, one in self._clipped({k: v[None] for k, v in sums.items()}).items()}
         return {name: one / divisor for name, one in sums.items()}
+
+    def _clipped_sum(self, now: Values, x: Tensor, y: Tensor) -> Values:
+        if torch.is_grad_enabled():
+            return {name: one.sum(0) for name, one in self.of_each(now, x, y).items()}
+        found: Values = {}
+        some = max(1, _VALUES // sum(value.numel() for value in now.values()))
+        for part in zip(torch.split(x, some), torch.split(y, some), strict=True):
+            for name, one in self.of_each(now, *part).items():
+                found[name] = one.sum(0) if name not in found else found[name] + one.sum(0)
+        return found
 
     def _clipped(self, each: Values) -> Values:
         lengths = torch.stack([one.flatten(1).square().sum(1) for one in each.values()]).sum(0).sqrt()
@@ -154,20 +167,20 @@ def check_replayable(plan: Plan) -> None:
     Raises:
         UsageError: the plan is one of those.
     """
-    training, why = plan.training, ""
+    training, why, instead = plan.training, "", "attack a plan without"
     if plan.privacy.unit == "client" and plan.is_private:
-        why = "privacy.unit = 'client'"
+        why, instead = "privacy.unit = 'client'", "attack a plan whose unit is an example, or which has no privacy"
     elif training.optimizer != "sgd":
-        why = f"training.optimizer = '{training.optimizer}'"
+        why, instead = f"training.optimizer = '{training.optimizer}'", "attack the plan with sgd"
     elif training.augment is not None:
         why = "training.augment"
     elif plan.is_private and training.sample_rate != 1:
-        why = f"training.sample_rate = {training.sample_rate}"
+        why, instead = f"training.sample_rate = {training.sample_rate}", "attack the plan with training.sample_rate = 1"
     elif plan.is_private and plan.privacy.clipping != "flat":
-        why = f"privacy.clipping = '{plan.privacy.clipping}'"
+        why, instead = f"privacy.clipping = '{plan.privacy.clipping}'", "attack the plan with 'flat'"
     elif plan.personal is not None:
         why = "[personal]"
     elif plan.statistics is not None:
         why = "[statistics]"
     if why:
-        raise UsageError(f"{why}: the attack doesn't replay such training; attack a plan without")
+        raise UsageError(f"{why}: the attack doesn't replay such training; {instead}")

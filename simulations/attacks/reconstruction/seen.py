@@ -6,9 +6,8 @@ really had, beside what a server would guess that looked at nothing.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -19,27 +18,41 @@ from client.datasets.records import Records
 from security.errors import UsageError
 from shared_models.cards import card_for
 from shared_models.plan import Plan
+from simulations.attacks.reconstruction.figures import ImageScores, Seen
 from simulations.attacks.reconstruction.inversion import Attack, invert
-from simulations.attacks.reconstruction.labels import label_accuracy, labels_seen, likely_labels
+from simulations.attacks.reconstruction.labels import label_accuracy, labels_seen, last_bias, likely_labels
 from simulations.attacks.reconstruction.line_up import ahead, scores_of
-from simulations.attacks.reconstruction.overheard import Round
-from simulations.attacks.reconstruction.replay import Replay, replay_of, tensors_of, touched_records
+from simulations.attacks.reconstruction.overheard import Overheard, Round
+from simulations.attacks.reconstruction.replay import (
+    Replay,
+    Values,
+    check_replayable,
+    replay_of,
+    tensors_of,
+    touched_records,
+)
 from simulations.attacks.reconstruction.similarity import BEST_PSNR, Images, matched, psnr, recognised, ssim
 from simulations.attacks.reconstruction.tokens import (
     TokenScores,
+    embedding_of,
     most_frequent,
     token_scores,
     tokens_in,
     tokens_seen,
 )
 
-SCHEMA: Final = "veil-reconstruction-1"
 MOST_RECORDS: Final = 256
 """Behind one movement: of more, an inversion takes hours and finds nothing."""
+MOST_VALUES: Final = 2**27
+"""In the gradients of single records that an inversion of clipped training holds at once, a few times over."""
 
 _Score = tuple[float, float, bool]  # PSNR, SSIM, recognised
 
 _BRIGHTEST: Final = {"digits": 16.0}  # others' pixels go to 1
+
+
+def _silent(text: str) -> None:
+    del text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,70 +63,13 @@ class Options:
         attacks: inversions of images.
         inverted: how many clients' updates are inverted at most; labels and line-ups are of all.
         given_labels: whether the attacker is told the classes, as one who knows them anyway; else they are inferred.
+        say: is told what is being done.
     """
 
     attacks: tuple[Attack, ...] = (Attack(way="zhu", iterations=300), Attack(way="geiping", iterations=400))
     inverted: int = 4
     given_labels: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageScores:
-    """How alike images and what was taken for them are; means.
-
-    Attributes:
-        way: the attack, or "guess".
-        psnr: decibels.
-        ssim: from -1 to 1.
-        recognised: part of the images that are nearer to their reconstruction than any of `Seen.others` others is.
-        by_chance: the same of images of clients who weren't in the round, in place of the true ones: what matching
-            the nearest to each other alone makes of a reconstruction.
-    """
-
-    way: str
-    psnr: float
-    ssim: float
-    recognised: float
-    by_chance: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What the server could have seen in one round.
-
-    Attributes:
-        plan: digest of the plan that was played.
-        trust: the plan's `privacy.trust`.
-        epsilon: of the plan; None without privacy.
-        movements: that were attacked; labels, line-up and tokens are of all of them.
-        inverted: of these, whose images were reconstructed.
-        clients, records: behind each of them.
-        images: of each attack; none where records aren't images.
-        image_guess: the mean of the server's own images of the right class in place of a reconstruction.
-        labels: part of the classes that were inferred rightly, whatever their order; None where they weren't.
-        label_guess: the same for the classes that are most likely by the server's own records.
-        line_up: part of the `others` that explain a movement less than the true records do, a mean; 0.5 is chance, None
-            where it wasn't tried.
-        tokens: of texts: what the embedding tells; None where records aren't texts.
-        token_guess: as many of the tokens that are most frequent in the server's own texts.
-        others: records of clients outside the round.
-    """
-
-    plan: str
-    trust: str
-    epsilon: float | None
-    movements: int
-    inverted: int
-    clients: int
-    records: int
-    images: tuple[ImageScores, ...]
-    image_guess: ImageScores | None
-    labels: float | None
-    label_guess: float | None
-    line_up: float | None
-    tokens: TokenScores | None
-    token_guess: TokenScores | None
-    others: int
+    say: Callable[[str], None] = field(default=_silent, repr=False)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -138,37 +94,36 @@ def attack_round(played: Round, options: Options) -> tuple[Seen, tuple[Beside, .
     Raises:
         UsageError: the plan trains in a way that isn't attacked, or its records are neither images nor texts.
     """
-    form = card_for(played.plan.data).form
-    if form.vocabulary is not None:
+    check_attackable(played.plan)
+    if is_of_texts(played.plan):
         return _of_texts(played), ()
-    if len(form.shape) != 3 or played.plan.features is not None:
-        raise UsageError(
-            "only images and texts are reconstructed; the plan's records are neither as its network sees them"
-        )
     return _of_images(played, options)
 
 
-def as_json(seen: Seen) -> str:
-    """For a file or a report."""
-    return json.dumps({"schema": SCHEMA, **asdict(seen)}, indent=2) + "\n"
-
-
-def from_json(text: str) -> Seen:
-    """The figures of a file.
+def check_attackable(plan: Plan) -> None:
+    """Refuse a plan that can't be attacked, before its round is played.
 
     Raises:
-        ValueError: it holds something else.
+        UsageError: it trains in a way that isn't attacked, or its records are neither images nor texts.
     """
-    try:
-        raw: dict[str, Any] = json.loads(text)
-        if raw.pop("schema") != SCHEMA:
-            raise ValueError("another schema")
-        raw["images"] = tuple(ImageScores(**one) for one in raw["images"])
-        for key, kind in (("image_guess", ImageScores), ("tokens", TokenScores), ("token_guess", TokenScores)):
-            raw[key] = None if raw[key] is None else kind(**raw[key])
-        return Seen(**raw)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"no figures of a reconstruction ({SCHEMA})") from error
+    if plan.federation.asynchronous is not None:
+        raise UsageError("[federation.asynchronous]: plans with it can't be attacked; attack one without")
+    for key, there in (("statistics", plan.statistics), ("personal", plan.personal)):
+        if there is not None:
+            raise UsageError(f"[{key}]: plans with it can't be attacked; attack one without")
+    if is_of_texts(plan):
+        embedding_of(plan)
+        return
+    if len(card_for(plan.data).form.shape) != 3 or plan.features is not None:
+        raise UsageError(
+            "only images and texts are reconstructed; the plan's records are neither as its network sees them"
+        )
+    check_replayable(plan)
+
+
+def is_of_texts(plan: Plan) -> bool:
+    """Whether its records are tokens: then words are looked for, not images."""
+    return card_for(plan.data).form.vocabulary is not None
 
 
 # --- texts
@@ -176,14 +131,16 @@ def from_json(text: str) -> Seen:
 
 def _of_texts(played: Round) -> Seen:
     found = guessed = TokenScores(found=0, right=0, there=0)
-    records = 0
+    records = list[int]()
+    guessing = len(played.public) > 0
     for seen in played.overheard:
         own = played.records_behind(seen)
         own = own.take(touched_records(played.plan, len(own), seen.client))
         there = tokens_in(own.x)
         found += token_scores(tokens_seen(played.plan, seen.movement), there)
-        guessed += token_scores(most_frequent(played.public.x, len(there)), there)
-        records += len(own)
+        if guessing:
+            guessed += token_scores(most_frequent(played.public.x, len(there)), there)
+        records.append(len(own))
     return Seen(
         **_facts(played, records),
         inverted=0,
@@ -193,63 +150,110 @@ def _of_texts(played: Round) -> Seen:
         label_guess=None,
         line_up=None,
         tokens=found,
-        token_guess=guessed,
+        token_guess=guessed if guessing else None,
+        left_out=() if guessing else ("guess-nothing",),
     )
 
 
 # --- images
 
 
+@dataclass
+class _Notes:
+    """What came of the movements so far."""
+
+    records: list[int] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
+    label_guesses: list[float] = field(default_factory=list)
+    line_ups: list[float] = field(default_factory=list)
+    besides: list[Beside] = field(default_factory=list)
+    scores: dict[str, list[_Score]] = field(default_factory=dict)
+    chances: dict[str, list[bool]] = field(default_factory=dict)
+    guesses: list[_Score] = field(default_factory=list)
+    left_out: set[str] = field(default_factory=set)
+
+
 def _of_images(played: Round, options: Options) -> tuple[Seen, tuple[Beside, ...]]:
-    plan, box = played.plan, box_of(played.plan)
-    labels, line_ups, besides, records = list[float](), list[float](), list[Beside](), 0
-    pairs: dict[str, list[_Score]] = {one.way: [] for one in options.attacks}
-    guesses, label_guesses = list[_Score](), list[float]()
-    chances: dict[str, list[bool]] = {one.way: [] for one in options.attacks}
-    others = as_images(played.others.x, box)
-    for number, seen in enumerate(played.overheard):
-        own = played.records_behind(seen)
-        clients = 1 if seen.client is not None else len(played.cohort)
-        movement = tensors_of(seen.movement)
-        replay = replay_of(plan, seen.start, records=len(own), client=seen.client, clients=clients)
-        own = own.take(replay.touched)
-        records += len(own)
-        check_size(len(own))
-        inferred = labels_seen(replay, movement, _inventions(own.x.shape, box))
-        labels.append(label_accuracy(inferred, own.y))
-        label_guesses.append(label_accuracy(likely_labels(played.public.y, len(own)), own.y))
-        if len(replay.batches) == 1 and len(played.others):
-            line_ups.append(_line_up(played, replay, movement, own))
-        if number >= options.inverted:
-            continue
-        originals, found = as_images(own.x, box), dict[str, Images]()
-        given = own.y if options.given_labels else inferred
-        for attack in options.attacks:
-            inverted = invert(replay, movement, given, shape=tuple(own.x.shape[1:]), box=box, attack=attack)
-            images = as_images(inverted.x, box)
-            found[attack.way], scores = _scored(originals, images, others)
-            pairs[attack.way] += scores
-            chances[attack.way] += _by_chance(images, others)
-        guesses += _scored(originals, _class_means(played.public, own, box), others, in_order=True)[1]
-        besides.append(Beside(originals=originals, found=found))
+    notes, others = _Notes(), len(played.others)
+    for number, seen in enumerate(played.overheard, 1):
+        options.say(f"movement {number} of {len(played.overheard)}")
+        _look(played, seen, options, notes)
+    if not notes.records:
+        raise UsageError("no client of the round has a record: there is nothing to be seen")
+    if not options.inverted:
+        notes.left_out.add("images-unasked")
+    if not len(played.public):
+        notes.left_out.add("guess-nothing")
+    told = options.given_labels or "labels-bias" in notes.left_out
     figures = Seen(
-        **_facts(played, records),
-        inverted=len(besides),
-        images=tuple(_mean(way, scores, chances[way]) for way, scores in pairs.items()),
-        image_guess=_mean("guess", guesses, []),
-        labels=float(np.mean(labels)),
-        label_guess=float(np.mean(label_guesses)),
-        line_up=float(np.mean(line_ups)) if line_ups else None,
+        **_facts(played, notes.records),
+        inverted=len(notes.besides),
+        images=tuple(_mean(way, scores, notes.chances[way], others) for way, scores in notes.scores.items()),
+        image_guess=_mean("guess", notes.guesses, [], others) if notes.guesses else None,
+        labels=_mean_or_none(notes.labels),
+        label_guess=_mean_or_none(notes.label_guesses),
+        line_up=_mean_or_none(notes.line_ups),
         tokens=None,
         token_guess=None,
+        labels_given=told and bool(notes.besides),
+        left_out=tuple(sorted(notes.left_out)),
     )
-    return figures, tuple(besides)
+    return figures, tuple(notes.besides)
 
 
-def check_size(records: int) -> None:
-    """Raises UsageError where inversion would take hours to find nothing."""
-    if records > MOST_RECORDS:
-        raise UsageError(f"{records} images behind one movement: inversion is tried on {MOST_RECORDS} at most")
+def _look(played: Round, seen: Overheard, options: Options, notes: _Notes) -> None:
+    """Attack one movement."""
+    own, movement = played.records_behind(seen), tensors_of(seen.movement)
+    if not len(own):
+        return  # of a client without records there is nothing to be seen
+    clients = 1 if seen.client is not None else len(played.cohort)
+    replay = replay_of(played.plan, seen.start, records=len(own), client=seen.client, clients=clients)
+    own = own.take(replay.touched)
+    notes.records.append(len(own))
+    given = own.y
+    if last_bias(replay) is None:
+        notes.left_out.add("labels-bias")
+    else:
+        inferred = labels_seen(replay, movement, _inventions(own.x.shape, box_of(played.plan)))
+        notes.labels.append(label_accuracy(inferred, own.y))
+        given = own.y if options.given_labels else inferred
+        if len(played.public):
+            notes.label_guesses.append(label_accuracy(likely_labels(played.public.y, len(own)), own.y))
+    if len(replay.batches) != 1:
+        notes.left_out.add("line-up-steps")
+    elif not len(played.others):
+        notes.left_out.add("line-up-nobody")
+    else:
+        notes.line_ups.append(_line_up(played, replay, movement, own))
+    if len(notes.besides) < options.inverted:
+        if is_too_large(replay, len(own)):
+            notes.left_out.add("images-many")
+        else:
+            _reconstruct(played, replay, movement, own, given, options, notes)
+
+
+def _reconstruct(
+    played: Round, replay: Replay, movement: Values, own: Records, given: Tensor, options: Options, notes: _Notes
+) -> None:
+    """Invert one movement in all ways."""
+    box = box_of(played.plan)
+    originals, others, found = as_images(own.x, box), as_images(played.others.x, box), dict[str, Images]()
+    for attack in options.attacks:
+        options.say(f"  reconstructing {len(own)} images ({attack.way}, {attack.iterations} iterations)")
+        inverted = invert(replay, movement, given, shape=tuple(own.x.shape[1:]), box=box, attack=attack)
+        images = as_images(inverted.x, box)
+        found[attack.way], scores = _scored(originals, images, others)
+        notes.scores.setdefault(attack.way, []).extend(scores)
+        notes.chances.setdefault(attack.way, []).extend(_by_chance(images, others))
+    if len(played.public):
+        notes.guesses += _scored(originals, _class_means(played.public, own, box), others, in_order=True)[1]
+    notes.besides.append(Beside(originals=originals, found=found))
+
+
+def is_too_large(replay: Replay, records: int) -> bool:
+    """Whether an inversion would take hours, or more memory than there is, to find nothing."""
+    values = sum(value.numel() for value in replay.start.values())
+    return records > MOST_RECORDS or (replay.clips and records > 1 and records * values > MOST_VALUES)
 
 
 def box_of(plan: Plan) -> tuple[float, float]:
@@ -307,20 +311,29 @@ def _by_chance(found: Images, others: Images) -> list[bool]:
     return [score[2] for score in _scored(others[:n], found, others[n:])[1]] if len(others) >= 2 * n else []
 
 
-def _mean(way: str, scores: Sequence[_Score], chances: Sequence[bool]) -> ImageScores:
+def _mean(way: str, scores: Sequence[_Score], chances: Sequence[bool], others: int) -> ImageScores:
     decibels, similarity, known = (float(np.mean(column)) for column in zip(*scores, strict=True))
-    by_chance = float(np.mean(chances)) if chances else 0.0
-    return ImageScores(way=way, psnr=decibels, ssim=similarity, recognised=known, by_chance=by_chance)
+    return ImageScores(
+        way=way,
+        psnr=decibels,
+        ssim=similarity,
+        recognised=known if others else None,
+        by_chance=float(np.mean(chances)) if chances else None,
+    )
 
 
-def _facts(played: Round, records: int) -> dict[str, Any]:
+def _mean_or_none(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _facts(played: Round, records: Sequence[int]) -> dict[str, Any]:
     private = played.plan.is_private
     return {
         "plan": played.plan.digest(),
         "trust": played.plan.privacy.trust,
         "epsilon": played.plan.privacy.epsilon if private else None,
-        "movements": len(played.overheard),
+        "movements": len(records),
         "clients": 1 if played.overheard[0].client is not None else len(played.cohort),
-        "records": round(records / len(played.overheard)),
+        "records": round(sum(records) / len(records)),
         "others": len(played.others),
     }

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from security.errors import UsageError
+from simulations.attacks.reconstruction.figures import Seen, as_json, from_json
 from simulations.attacks.reconstruction.inversion import Attack
 from simulations.attacks.reconstruction.overheard import play_round
-from simulations.attacks.reconstruction.seen import Options, Seen, as_json, attack_round, from_json
+from simulations.attacks.reconstruction.seen import Options, attack_round
 from tests.simulations.attacks.reconstruction.plans import LOCAL, SUM, one_round, played
 
 ATTACKS = (Attack(way="zhu", iterations=100), Attack(way="geiping", iterations=250))
