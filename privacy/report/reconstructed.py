@@ -14,7 +14,7 @@ SCHEMA = "veil-reconstruction-1"
 
 _MOST_DECIBELS = 1000
 
-Measure = Literal["psnr", "ssim", "recognised", "by_chance", "right", "ahead", "recall", "precision"]
+Measure = Literal["psnr", "ssim", "recognised", "right", "ahead", "recall", "precision"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,7 @@ def scores(of: Reconstruction) -> Iterator[Score]:
         yield Score(way=one.way, measure="psnr", found=one.psnr, guess=guess.psnr if guess else None)
         yield Score(way=one.way, measure="ssim", found=one.ssim, guess=guess.ssim if guess else None)
         if one.recognised is not None:
-            known = guess.recognised if guess is not None else None
-            yield Score(way=one.way, measure="recognised", found=one.recognised, guess=known)
-        if one.by_chance is not None:
-            yield Score(way=one.way, measure="by_chance", found=one.by_chance, guess=None)
+            yield Score(way=one.way, measure="recognised", found=one.recognised, guess=one.by_chance)
     if of.labels is not None:
         yield Score(way="labels", measure="right", found=of.labels, guess=of.label_guess)
     if of.line_up is not None:

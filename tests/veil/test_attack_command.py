@@ -47,7 +47,7 @@ def test_a_table_for_people(
     assert run("attack", "digits-plain", *SMALL, *QUICK, "--out", "one") == 0
     shown = capsys.readouterr()
     assert "playing the first of 2 rounds" in shown.err
-    assert "Without protection the server gets each client's update as it was computed." in shown.out
+    assert "Without protection the server gets each client's update, with no noise in it." in shown.out
     assert "images (Zhu et al.)" in shown.out
     assert "An attack that failed is no proof of privacy" in shown.out
     assert "written: one/reconstruction.json" in shown.out

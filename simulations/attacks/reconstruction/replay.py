@@ -25,6 +25,8 @@ from shared_models.schedule import learning_rate
 
 Values = dict[str, Tensor]
 
+_MEANS: Final = ("fedavg", "fedprox")  # strategies whose model is moved by the mean itself
+
 _VALUES: Final = 2**26  # of single records' gradients that are in memory together, where no derivative is asked for
 
 
@@ -178,6 +180,9 @@ def check_replayable(plan: Plan) -> None:
         why, instead = f"training.sample_rate = {training.sample_rate}", "attack the plan with training.sample_rate = 1"
     elif plan.is_private and plan.privacy.clipping != "flat":
         why, instead = f"privacy.clipping = '{plan.privacy.clipping}'", "attack the plan with 'flat'"
+    elif plan.privacy.trust == "distributed" and plan.federation.strategy not in _MEANS:
+        # Of a sum the model's movement is seen, and other strategies make something else of the mean.
+        why, instead = f"federation.strategy = '{plan.federation.strategy}'", "attack the plan with fedavg"
     elif plan.personal is not None:
         why = "[personal]"
     elif plan.statistics is not None:

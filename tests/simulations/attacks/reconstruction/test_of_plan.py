@@ -127,6 +127,7 @@ def test_clients_without_records_are_passed_over() -> None:
     [
         (("training.optimizer=adam",), "training.optimizer = 'adam'"),
         ((*LOCAL, "privacy.epsilon=8", "training.sample_rate=0.5"), "training.sample_rate = 0.5"),
+        ((*SUM, "privacy.epsilon=8", "federation.strategy=fedadam"), "federation.strategy = 'fedadam'"),
         (("data.name=heart-disease", "data.partition={kind='iid',clients=10}"), "only images and texts"),
         (("personal={kind='finetune'}",), "[personal]"),
     ],
