@@ -141,6 +141,11 @@ class RunFolder:
                 raise UsageError(
                     f"{self.path}: holds a run already; name another folder with --out, or go on with --resume"
                 )
+            if self.reconstruction.exists():
+                raise UsageError(
+                    f"{self.reconstruction}: is of an attack before this run, whose report would take it for its own; "
+                    "name another folder with --out"
+                )
             write_atomically(self.plan, write_plan(plan).encode())
             self.checkpoints.mkdir(exist_ok=True)
             self.model.parent.mkdir(exist_ok=True)

@@ -6,7 +6,10 @@ alone, and no report holds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -101,7 +104,7 @@ def attack(
         say: is told what is being done.
 
     Raises:
-        UsageError: the plan can't be played.
+        UsageError: the plan can't be played, or the folder not be written.
         RunError: the round failed.
     """
     plan = target.plan
@@ -112,7 +115,8 @@ def attack(
         given_labels=plan.is_private,
         say=say,
     )
-    seen, besides = attack_round(play_round(first_round(plan), target.models), options)
+    with _writable(target.folder.path):
+        seen, besides = attack_round(play_round(first_round(plan), target.models), options)
     return replace(seen, plan=plan.digest(), epsilon=plan.privacy.epsilon if plan.is_private else None), besides
 
 
@@ -134,6 +138,29 @@ def first_round(plan: Plan) -> Plan:
     return resolve(Plan.model_validate(plan.model_copy(update=changes).model_dump()))
 
 
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """A folder that is there and can be written, before hours go into what it is for; an empty one isn't left behind.
+
+    Raises:
+        UsageError: it can't.
+    """
+    try:
+        there = folder.is_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(f"{folder}: can't be written ({reason_of(error)}); choose another folder") from error
+    try:
+        yield
+    except BaseException:
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
 def keep(target: Target, seen: Seen, besides: Sequence[Beside]) -> tuple[Path, ...]:
     """Write the figures, and the picture if there is to be one; a picture of other figures is removed.
 
@@ -144,11 +171,8 @@ def keep(target: Target, seen: Seen, besides: Sequence[Beside]) -> tuple[Path, .
         UsageError, RunError: it can't be written.
     """
     folder = target.folder
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
+    with _writable(folder.path):
         folder.reconstruction_picture.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder.path}: can't be written ({reason_of(error)}); choose another folder") from error
     write_atomically(folder.reconstruction, as_json(seen).encode())
     written = [folder.reconstruction]
     if target.drawn and besides:

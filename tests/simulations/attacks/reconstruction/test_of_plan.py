@@ -13,7 +13,7 @@ import pytest
 
 from client.datasets.records import Records
 from privacy.report.reconstructed import reconstruction_of
-from security.errors import UsageError
+from security.errors import RunError, UsageError
 from server.report import facts_of_folder, write_comparison, write_report
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
@@ -220,9 +220,29 @@ def test_files_that_are_there_are_replaced_only_by_force(run: RunFolder, tmp_pat
             path.chmod(0o600)
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_an_attack_that_failed_leaves_no_folder(tmp_path: Path) -> None:
+    target = target_of(one_round("training.learning_rate=1e30", "training.steps=3"), tmp_path / "new")
+    with pytest.raises(RunError, match="the round that was to be attacked failed"):
+        attacked(target)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_run_does_not_take_older_figures_for_its_own(tmp_path: Path) -> None:
+    plan = one_round()
+    seen, besides = attack_round(played(), replace(QUICK, inverted=0))
+    keep(target_of(plan, tmp_path / "run"), seen, besides)
+    with pytest.raises(UsageError, match=r"reconstruction\.json: is of an attack before this run"):
+        start_run(plan, tmp_path / "run", Settings(engine="inline"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["reconstruction.json"]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("somebody's")
     seen, besides = attack_round(played(), replace(QUICK, inverted=0))
+    target = target_of(one_round(), tmp_path / "file")
     with pytest.raises(UsageError, match="can't be written"):
-        keep(target_of(one_round(), tmp_path / "file"), seen, besides)
+        keep(target, seen, besides)
+    monkeypatch.setattr(of_plan, "play_round", None)  # it is found out before anything is played
+    with pytest.raises(UsageError, match="can't be written"):
+        attacked(target)
     assert (tmp_path / "file").read_text() == "somebody's"
