@@ -136,6 +136,12 @@ WORN: Keys = {
     "training.augment.jitter": 0.05,
 }
 """A watch sits otherwise on each arm."""
+ADAM: Keys = {"training.optimizer": "adam", "training.momentum": 0.0}
+SERVER_ADAM: Keys = {
+    "federation.strategy": "fedadam",
+    "federation.strategy_options": {"eta": 0.003, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-6},
+}
+"""Adam on joint steps: what they release is a gradient's mean, with its noise."""
 
 
 def _copies(number: int) -> Keys:
@@ -283,8 +289,8 @@ ROWS: Sequence[Row] = (
         data="shakespeare",
         model="transformer",
         keys={"model.name": "transformer"},
-        plain=plain(6, 0.1, 32) | COSINE,
-        local=local(10, 1.0, steps=5, sampled=0.02) | COSINE | AVERAGED,
-        joint={e: joint(100, 1.0, sampled=0.02) | COSINE | AVERAGED for e in (3.0, 8.0)},
+        plain=plain(6, 0.003, 32) | ADAM | COSINE,
+        local=local(10, 0.01, steps=5, sampled=0.02) | ADAM | AVERAGED,
+        joint={e: joint(400, 1.0, sampled=0.01) | SERVER_ADAM | AVERAGED for e in (3.0, 8.0)},
     ),
 )
