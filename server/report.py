@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from privacy.report import Facts, facts_of_ledger, facts_of_run
-from privacy.report.facts import Reconstruction
+from privacy.report.audited import audit_rows
+from privacy.report.facts import AuditRow, Reconstruction
 from privacy.report.pdf import pdf
 from privacy.report.reading import ledger_views, statement_view
 from privacy.report.reconstructed import reconstruction_of
@@ -36,7 +35,8 @@ def facts_of_folder(folder: RunFolder, *, picture: bool = False) -> Facts:
     books = folder.population if folder.population.is_file() else folder.ledger
     ledgers = ledger_views(books) if books.is_file() else ()
     texts, summary = folder.read_statements(), folder.read_summary()
-    reconstruction = _reconstruction(folder, str(summary.get("plan_digest")), picture=picture)
+    digest = str(summary.get("plan_digest"))
+    reconstruction = _reconstruction(folder, digest, picture=picture)
     try:
         return facts_of_run(
             plan=tomllib.loads(folder.plan.read_text(encoding="utf-8")),
@@ -44,12 +44,10 @@ def facts_of_folder(folder: RunFolder, *, picture: bool = False) -> Facts:
             metrics=folder.read_metrics(),
             ledgers=ledgers,
             statements=[statement_view(client, text) for client, text in texts.items()],
-            audit=_audit(folder),
+            audit=_audit(folder, digest),
             reconstruction=reconstruction,
             made=_now(),
         )
-    except ValueError as error:
-        raise UsageError(f"{folder.audit}: {error}; audit the run again, or remove the file") from error
     except KeyError as error:
         raise UsageError(
             f"{folder.summary}: lacks {error}, which summaries of this version have; read it with the version that "
@@ -57,13 +55,18 @@ def facts_of_folder(folder: RunFolder, *, picture: bool = False) -> Facts:
         ) from error
 
 
-def _audit(folder: RunFolder) -> dict[str, Any] | None:
+def _audit(folder: RunFolder, plan: str) -> tuple[AuditRow, ...]:
     if not folder.audit.is_file():
-        return None
-    found = json.loads(folder.audit.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError("is no audit that this version reads")
-    return found
+        return ()
+    try:
+        return audit_rows(folder.audit.read_text(encoding="utf-8"), plan)
+    except UnicodeDecodeError:
+        problem = "is damaged"
+    except OSError as error:
+        problem = f"can't be read ({reason_of(error)})"
+    except ValueError as error:
+        problem = str(error)
+    raise UsageError(f"{folder.audit}: {problem}; audit the run again, or remove the file")
 
 
 def _reconstruction(folder: RunFolder, plan: str, *, picture: bool) -> Reconstruction | None:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import Any
 
 from privacy.report.facts import AuditRow, Condition
-from privacy.report.plain import from_plain
+from privacy.report.plain import from_plain, parsed, to_plain
 
 SCHEMA = "veil-audit-1"
 
 
-def audit_rows(audit: Mapping[str, Any] | None, plan: str) -> tuple[AuditRow, ...]:
+def audit_rows(text: str, plan: str) -> tuple[AuditRow, ...]:
     """The rows of audit.json.
 
     Args:
-        audit: its content; None where there is none.
+        text: its content.
         plan: digest of the run's plan.
 
     Raises:
-        ValueError: it is of another plan, or no audit.
+        ValueError: it is of another plan, or no audit; the message goes on from the file's name.
     """
-    if audit is None:
-        return ()
+    audit = parsed(text)
     if audit.get("schema") != SCHEMA:
         raise ValueError("is no audit that this version reads")
     if audit.get("plan_digest") != plan:
@@ -32,11 +30,14 @@ def audit_rows(audit: Mapping[str, Any] | None, plan: str) -> tuple[AuditRow, ..
     rows = audit.get("findings")
     if not isinstance(rows, list):
         raise ValueError("has no findings")
-    return tuple(
-        from_plain(AuditRow, {name: row[name] for name in row if name in names})
-        for row in rows
-        if isinstance(row, dict)
-    )
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("is damaged")
+    try:
+        found = tuple(from_plain(AuditRow, {name: row[name] for name in row if name in names}) for row in rows)
+        to_plain(found)  # refuses what is no finite number
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError("is damaged") from error
+    return found
 
 
 def of_audit(rows: Sequence[AuditRow]) -> Iterator[Condition]:

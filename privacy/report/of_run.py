@@ -9,8 +9,18 @@ from typing import Any
 from privacy.report import conditions as needs
 from privacy.report import figures, inventory
 from privacy.report.accounts import BalanceFacts
-from privacy.report.audited import audit_rows, of_audit
-from privacy.report.facts import Charged, Condition, Facts, PlanFacts, Reconstruction, Released, Utility, UtilityPoint
+from privacy.report.audited import of_audit
+from privacy.report.facts import (
+    AuditRow,
+    Charged,
+    Condition,
+    Facts,
+    PlanFacts,
+    Reconstruction,
+    Released,
+    Utility,
+    UtilityPoint,
+)
 from privacy.report.run_balance import balance_of
 from privacy.report.run_view import Run
 from privacy.report.verdicts import worst
@@ -24,7 +34,7 @@ def facts_of_run(
     metrics: Sequence[Mapping[str, Any]],
     ledgers: Sequence[LedgerView] = (),
     statements: Sequence[StatementView] = (),
-    audit: Mapping[str, Any] | None = None,
+    audit: Sequence[AuditRow] = (),
     reconstruction: Reconstruction | None = None,
     made: str = "",
 ) -> Facts:
@@ -39,12 +49,11 @@ def facts_of_run(
         metrics: the lines of metrics.jsonl.
         ledgers: one view a client; none if the run has no ledger.
         statements: what owners signed.
-        audit: audit.json, of the same plan.
+        audit: rows of audit.json.
         reconstruction: what the server could have seen, of the same plan.
         made: when, UTC ISO text.
 
     Raises:
-        ValueError: the audit is of another plan, or no audit.
         KeyError: the summary lacks a key of docs/schemas/summary.schema.json.
     """
     privacy = summary["privacy"]
@@ -52,8 +61,7 @@ def facts_of_run(
     protected = privacy["trust"] != "none"
     found = [*needs.of_run(plan, summary)] if protected else [_NO_PRIVACY]
     found += [one for one in needs.of_ledgers(ledgers) if protected or one.code != "nothing-unprotected"]
-    audited = audit_rows(audit, str(summary["plan_digest"]))
-    found = needs.merged([*found, *needs.of_statements(statements, ledgers), *of_audit(audited)])
+    found = needs.merged([*found, *needs.of_statements(statements, ledgers), *of_audit(audit)])
     balances: list[BalanceFacts] = []
     if protected:
         for key in run.balances:
@@ -85,7 +93,7 @@ def facts_of_run(
         statements=inventory.statements([_as_the_server_found(run, view) for view in statements]),
         heads=inventory.heads(ledgers),
         versions={str(name): str(text) for name, text in summary["versions"].items()},
-        audit=audited,
+        audit=tuple(audit),
         reconstruction=reconstruction,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
@@ -28,6 +29,19 @@ def to_plain(value: object) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a figure that can't be claimed must be None")
     return value
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """A JSON object; empty where the text is another JSON value.
+
+    Raises:
+        ValueError: it is no JSON; the message goes on from the file's name.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("is damaged") from error
+    return raw if isinstance(raw, dict) else {}
 
 
 def from_plain(kind: type[T], data: Any) -> T:

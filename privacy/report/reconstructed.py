@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from privacy.report.facts import Reconstruction, TokenScores
-from privacy.report.plain import from_plain, to_plain
+from privacy.report.plain import from_plain, parsed, to_plain
 
 SCHEMA = "veil-reconstruction-1"
 
@@ -50,7 +49,7 @@ def reconstruction_of(text: str, plan: str, *, picture: str | None = None) -> Re
     Raises:
         ValueError: it is of another plan, or holds no such figures; the message goes on from the file's name.
     """
-    raw = _parsed(text)
+    raw = parsed(text)
     if raw.get("schema") != SCHEMA:
         raise ValueError(f"holds no figures that this version reads ({SCHEMA})")
     if raw.get("plan") != plan:
@@ -92,14 +91,6 @@ def _recall(words: TokenScores) -> float | None:
 
 def _precision(words: TokenScores) -> float | None:
     return words.right / words.found if words.found else None
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("is damaged") from error
-    return raw if isinstance(raw, dict) else {}
 
 
 def _are_parts(found: Reconstruction) -> bool:

@@ -147,6 +147,11 @@ def test_a_report_shows_the_audit_of_its_own_plan_alone(tmp_path: Path) -> None:
     run.audit.write_text(json.dumps({**written, "plan_digest": "0" * 64}))
     with pytest.raises(UsageError, match=r"audit\.json: is of another plan"):
         write_report(run)
+    row = written["findings"][0]
+    for damaged in ([{**row, "epsilon": float("nan")}], [{**row, "claimed": "8"}], ["no row"], [{}]):
+        run.audit.write_text(json.dumps({**written, "findings": damaged}))
+        with pytest.raises(UsageError, match=r"audit\.json: is damaged"):
+            write_report(run)
     run.audit.write_text("[]")
     with pytest.raises(UsageError, match=r"audit\.json: is no audit"):
         write_report(run)
