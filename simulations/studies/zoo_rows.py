@@ -192,6 +192,12 @@ ROWS: Sequence[Row] = (
         keys={"model.name": "cnn", "model.options": {"channels": [32, 64], "hidden": 64}} | FLIPPED,
         plain=plain(40, 0.05, 32) | COSINE | AVERAGED,
     ),
+    Row(
+        data="fashion-mnist",
+        model="convnet",
+        keys={"model.name": "convnet", "model.options": {"dropout": 0.25, "hidden_dropout": 0.5}} | FLIPPED,
+        plain=plain(15, 0.02, 32) | COSINE | AVERAGED,
+    ),
     _image("cnn", {}, plain_rounds=60, rate=0.05, steps=200, joint_rate=1.0),
     _image("convnet", {"channels": [8, 16], "hidden": 32}, plain_rounds=30, rate=0.02, steps=100, joint_rate=0.5),
     _image("resnet", {}, plain_rounds=20, rate=0.05, steps=100, joint_rate=1.0),
