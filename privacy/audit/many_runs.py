@@ -9,13 +9,14 @@ epsilons (Jagielski, Ullman & Oprea 2020, arXiv 2006.07709), or, where the curve
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from privacy.audit.trade_off import GaussianPrivacy
+from privacy.audit.trade_off import GaussianPrivacy, InverseBlowUp
 
 Floats = npt.NDArray[np.float64]
 
@@ -71,12 +72,24 @@ def gaussian_lower_bound(trials: Trials, *, delta: float, alpha: float) -> float
     return GaussianPrivacy(mu).epsilon(delta) if mu > 0 else 0.0
 
 
-def best_threshold(with_unit: Floats, without_unit: Floats, *, delta: float, alpha: float) -> float:
+def contradicts(curve: InverseBlowUp, trials: Trials, *, alpha: float) -> bool:
+    """Whether the trials rule out a mechanism with this trade-off curve, at most `alpha` of the time wrongly.
+
+    Args:
+        curve: what is claimed.
+        trials: of runs that are independent.
+        alpha: probability of a contradiction where there is none.
+    """
+    found, wrongly = _rates(trials, alpha)
+    return curve(found) > wrongly or curve(1 - wrongly) > 1 - found
+
+
+def best_threshold(with_unit: Floats, without_unit: Floats, *, bound: Callable[[Trials], float]) -> float:
     """The score above which to say "there" so that trials like these would tell most.
 
     Args:
         with_unit, without_unit: scores of runs that are not counted again.
-        delta, alpha: as for `lower_bound`.
+        bound: what trials tell.
     """
     inner = np.quantile(np.concatenate([with_unit, without_unit]), np.linspace(0.01, 0.99, 99))
     tried = np.concatenate([inner, [np.max(without_unit), np.min(with_unit)]])  # where all is told, between them
@@ -88,7 +101,7 @@ def best_threshold(with_unit: Floats, without_unit: Floats, *, delta: float, alp
             without_unit=len(without_unit),
             false_alarms=int(np.sum(without_unit > threshold)),
         )
-        return lower_bound(trials, delta=delta, alpha=alpha), trials.detected - trials.false_alarms
+        return bound(trials), trials.detected - trials.false_alarms
 
     return max((float(one) for one in tried), key=told)
 

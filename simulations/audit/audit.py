@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from client.workplace import split_key
 from privacy import accountant
 from privacy.audit import coin_bounds, many_runs
 from privacy.audit.coin_bounds import Claim
-from privacy.audit.finding import FALSE_ALARMS, Finding
+from privacy.audit.finding import FALSE_ALARMS, Finding, Method
 from privacy.audit.trade_off import of_releases
 from privacy.report.audited import SCHEMA
 from security.errors import UsageError
@@ -25,13 +26,16 @@ from shared_models.plan_central import is_central
 from shared_models.resolve import resolve
 from simulations.audit.canaries import layout_of_plan, planting_for
 from simulations.audit.canary_run import play_with_canaries
-from simulations.audit.one_round import play_trials
+from simulations.audit.one_round import count_trials, play_releases
 from simulations.audit.shadows import Inference, infer_membership
 from simulations.run import Settings
 from simulations.scenarios import find_plan
 
 MOST_CANARIES: Final = 20_000
 """That are planted unasked: of more, guesses tell little more."""
+
+ROUND_BOUNDS: Final = 2
+"""That are drawn from one round played many times."""
 
 _FEWEST_CANARIES: Final = 500
 _CALLED: Final = {"gradients": "planted gradients", "clients": "planted clients", "mislabelled": "mislabelled records"}
@@ -112,7 +116,7 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
             findings += coin_bounds.estimates(one, claim)
     if one_round:
         say(f"one round, {one_round} times with a canary and {one_round} times without")
-        findings.append(of_one_round(plan, one_round, secret, alpha))
+        findings += of_one_round(plan, one_round, secret, alpha=ROUND_BOUNDS * alpha)
     inference = None
     if options.shadows:
         inference = infer_membership(
@@ -148,7 +152,7 @@ def _number_of_bounds(plan: Plan, options: Options, rounds: int) -> int:
     """How many share the false alarms."""
     wrong_labels = 2 if options.mislabelled and plan.privacy.unit != "client" else 0
     ways = (options.canaries != 0) + wrong_labels + (options.shadows > 0)
-    return coin_bounds.WAYS * ways + (rounds > 0)
+    return coin_bounds.WAYS * ways + ROUND_BOUNDS * (rounds > 0)
 
 
 def enough(claim: Claim, *, alpha: float) -> int:
@@ -192,40 +196,49 @@ def claim_of(plan: Plan) -> Claim:
     )
 
 
-def of_one_round(plan: Plan, runs: int, secret: bytes, alpha: float) -> Finding:
+def of_one_round(plan: Plan, runs: int, secret: bytes, *, alpha: float) -> list[Finding]:
     """Hold one round's claim against what many releases of it show.
 
     Args:
         plan: as for `one_round.OneRound`.
         runs: releases with a canary, and as many without.
         secret: what noise and place follow from.
-        alpha: false alarms.
+        alpha: false alarms of both bounds together.
 
     Raises:
         UsageError: as for `OneRound`.
     """
-    release, delta = plan.train_release(), plan.privacy.delta
+    release, delta, each = plan.train_release(), plan.privacy.delta, alpha / ROUND_BOUNDS
     assert release is not None
-    seed = int.from_bytes(secret[:4], "big")
-    trials = play_trials(plan, runs=runs, seed=seed, alpha=alpha)
-    most = many_runs.Trials(
-        with_unit=trials.with_unit, detected=trials.with_unit, without_unit=trials.without_unit, false_alarms=0
-    )
-    return Finding(
-        looked_for="round",
-        way="round",
-        method="many-runs",
-        trust=plan.privacy.trust,
-        claim="round",
-        epsilon=many_runs.lower_bound(trials, delta=delta, alpha=alpha),
-        claimed=accountant.epsilon([release], delta).epsilon,
-        delta=delta,
-        alpha=alpha,
-        power=many_runs.lower_bound(most, delta=delta, alpha=alpha),
-        trials=trials.with_unit + trials.without_unit,
-        guesses=trials.with_unit + trials.without_unit,
-        correct=trials.detected + trials.without_unit - trials.false_alarms,
-    )
+    planted, without = play_releases(plan, runs=runs, seed=int.from_bytes(secret[:4], "big"))
+    claimed, curve = accountant.epsilon([release], delta).epsilon, of_releases([release])
+    ways: dict[Method, Callable[..., float]] = {
+        "many-runs": many_runs.lower_bound,
+        "trade-off": many_runs.gaussian_lower_bound,
+    }
+    found = []
+    for method, way in ways.items():
+        bound = partial(way, delta=delta, alpha=each)
+        trials = count_trials(planted, without, bound)
+        found.append(
+            Finding(
+                looked_for="round",
+                way="round",
+                method=method,
+                trust=plan.privacy.trust,
+                claim="round",
+                epsilon=bound(trials),
+                claimed=claimed,
+                delta=delta,
+                alpha=each,
+                power=bound(replace(trials, detected=trials.with_unit, false_alarms=0)),
+                trials=trials.with_unit + trials.without_unit,
+                guesses=trials.with_unit + trials.without_unit,
+                correct=trials.detected + trials.without_unit - trials.false_alarms,
+                contradicted=method == "trade-off" and many_runs.contradicts(curve, trials, alpha=each),
+            )
+        )
+    return found
 
 
 def as_json_of(found: Audit) -> dict[str, Any]:

@@ -7,6 +7,7 @@ is looked at; the canary, of one client, moves it as far as anything can.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -109,34 +110,43 @@ class OneRound:
         return update_of(total, place.plan, self._layout, survivors=len(parts), round_number=1)[0]
 
 
-def play_trials(plan: Plan, *, runs: int, seed: int, alpha: float) -> Trials:
-    """Make releases, find on half of them which threshold tells most, and count on the other half.
+def play_releases(plan: Plan, *, runs: int, seed: int) -> tuple[Floats, Floats]:
+    """How far releases with the canary and without moved towards it.
 
     Args:
         plan: as for `OneRound`.
         runs: releases of either kind.
         seed: of all noise; 0 or above.
-        alpha: of the bound that is to come of it.
 
     Raises:
         UsageError: as for `OneRound`.
     """
     releases = OneRound(plan)
     coordinate = int(np.random.default_rng(seed).integers(releases.size))
-    scores = {
-        planted: np.array(
+    planted, without = (
+        np.array(
             [
-                releases.moved(planted=planted, coordinate=coordinate, seed=2 * (seed * runs + i) + planted)
+                releases.moved(planted=there, coordinate=coordinate, seed=2 * (seed * runs + i) + there)
                 for i in range(runs)
             ]
         )
-        for planted in (False, True)
-    }
-    half = runs // 2
-    threshold = best_threshold(scores[True][:half], scores[False][:half], delta=plan.privacy.delta, alpha=alpha)
+        for there in (True, False)
+    )
+    return planted, without
+
+
+def count_trials(planted: Floats, without: Floats, bound: Callable[[Trials], float]) -> Trials:
+    """Find on half of the releases which threshold tells most, and count on the other half.
+
+    Args:
+        planted, without: as `play_releases` gives them.
+        bound: what trials tell.
+    """
+    half = len(planted) // 2
+    threshold = best_threshold(planted[:half], without[:half], bound=bound)
     return Trials(
-        with_unit=runs - half,
-        detected=int(np.sum(scores[True][half:] > threshold)),
-        without_unit=runs - half,
-        false_alarms=int(np.sum(scores[False][half:] > threshold)),
+        with_unit=len(planted) - half,
+        detected=int(np.sum(planted[half:] > threshold)),
+        without_unit=len(without) - half,
+        false_alarms=int(np.sum(without[half:] > threshold)),
     )

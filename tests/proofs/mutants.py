@@ -24,7 +24,7 @@ import torch
 from flwr.app import MetricRecord, RecordDict
 from torch import Tensor
 
-from privacy.audit.finding import Finding
+from privacy.audit.finding import Finding, is_broken
 from shared_models.plan import Plan
 from shared_models.resolve import resolve
 from simulations.audit.audit import of_one_round
@@ -230,9 +230,9 @@ MUTANTS: Final = (
 )
 
 
-def _one_round(scenario: str, overrides: Sequence[str], runs: int) -> Finding:
+def _one_round(scenario: str, overrides: Sequence[str], runs: int) -> list[Finding]:
     plan = resolve(find_plan(scenario, overrides))
-    return of_one_round(plan, runs, bytes(range(32)), 1e-3)
+    return of_one_round(plan, runs, bytes(range(32)), alpha=1e-3)
 
 
 @contextmanager
@@ -272,12 +272,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             audits = {name: AUDITS[name](given.runs) for name in (mutant.audits if mutant is not None else AUDITS)}
         tests = mutant.tests if mutant is not None else tuple(sorted({t for one in MUTANTS for t in one.tests}))
         said = [
-            f"audit {name}: epsilon >= {one.epsilon:.2f}, claimed {one.claimed:.2f}: {one.verdict}"
-            for name, one in audits.items()
+            f"audit {name}, {one.method}: epsilon >= {one.epsilon:.2f}, claimed {one.claimed:.2f}: {one.verdict}"
+            for name, both in audits.items()
+            for one in both
         ]
         found = {test: fails(test, mutant.name if mutant is not None else None) for test in tests}
         said += [f"{test}: {'fails' if failed else 'passes'}" for test, failed in found.items()]
-        noticed = [one.verdict == "broken" for one in audits.values()] + list(found.values())
+        noticed = [is_broken(both) for both in audits.values()] + list(found.values())
         missed += sum(noticed) if mutant is None else len(noticed) - sum(noticed)
         name = "(none: all is sound)" if mutant is None else mutant.name
         lines += [f"{name if i == 0 else '':48s}{text}" for i, text in enumerate(said)]

@@ -50,7 +50,7 @@ def test_a_table_for_people_and_json_for_programs(
     assert "BROKEN" not in shown.out
     assert run("audit", "one", "--rounds", "10", "--canaries", "0", "--mislabelled", "0", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert [row["method"] for row in found["findings"]] == ["many-runs"]
+    assert [row["method"] for row in found["findings"]] == ["many-runs", "trade-off"]
     assert json.loads(Path("one/audit.json").read_text()) == found, "an audit of a run lies in the run's folder"
 
 
@@ -58,7 +58,7 @@ def test_a_broken_claim_is_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = audits.of_one_round
-    monkeypatch.setattr(audits, "of_one_round", lambda *given: replace(whole(*given), epsilon=99.0))
+    monkeypatch.setattr(audits, "of_one_round", lambda *a, **b: [replace(one, epsilon=99.0) for one in whole(*a, **b)])
     plan: list[Any] = ["digits", *SMALL, "--canaries", "0", "--rounds", "4", "--out", str(tmp_path / "x")]
     assert run("audit", *plan) == 1
     assert "BROKEN: more leaks than is claimed" in capsys.readouterr().out

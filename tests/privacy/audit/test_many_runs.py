@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from privacy.audit.many_runs import Trials, gaussian_lower_bound, lower_bound
-from privacy.audit.trade_off import GaussianPrivacy
+from privacy.audit.many_runs import Trials, contradicts, gaussian_lower_bound, lower_bound
+from privacy.audit.trade_off import GaussianPrivacy, of_gaussian, of_releases
 from privacy.mechanisms import Gaussian
 
 
@@ -46,6 +46,34 @@ def test_bounds_are_above_the_truth_as_seldom_as_they_say(mu: float) -> None:
             if bound(found, delta=delta, alpha=0.05) > truth + 1e-6:
                 wrong[bound] += detected[d] * false_alarms[f]
     assert max(wrong.values()) <= 0.05
+
+
+@pytest.mark.parametrize("mu", [0.5, 1.0, 3.0])
+def test_a_true_claim_is_contradicted_as_seldom_as_is_said(mu: float) -> None:
+    """Brute force over all counts, as above, at both ends of the curve."""
+    n = 14
+    for threshold in (-0.5, mu / 2, mu + 0.5):
+        detected = stats.binom(n, stats.norm.sf(threshold - mu)).pmf(range(n + 1))
+        false_alarms = stats.binom(n, stats.norm.sf(threshold)).pmf(range(n + 1))
+        wrong = 0.0
+        for d, f in product(range(n + 1), repeat=2):
+            found = Trials(with_unit=n, detected=d, without_unit=n, false_alarms=f)
+            if contradicts(of_gaussian(mu), found, alpha=0.05):
+                wrong += detected[d] * false_alarms[f]
+        assert wrong <= 0.05
+
+
+def test_a_curve_is_contradicted_where_its_mu_is_below_what_the_trials_show() -> None:
+    found = trials(2000, 0.5, 1.0, np.random.default_rng(1))
+    shown = gaussian_lower_bound(found, delta=1e-5, alpha=0.001)
+    assert shown > 2 * lower_bound(found, delta=1e-5, alpha=0.001) > 0, (
+        "one point of the curve tells less than all of it"
+    )
+    for mu in np.linspace(0.1, 2.0, 39):
+        is_below = GaussianPrivacy(float(mu)).epsilon(1e-5) < shown - 1e-6
+        assert contradicts(of_gaussian(float(mu)), found, alpha=0.001) == is_below
+    assert not contradicts(of_releases([Gaussian(noise_multiplier=1.0)]), found, alpha=0.001)
+    assert contradicts(of_releases([Gaussian(noise_multiplier=1.6)]), found, alpha=0.001)
 
 
 def test_many_trials_come_near_the_truth() -> None:

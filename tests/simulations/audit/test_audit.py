@@ -118,6 +118,7 @@ def test_an_audit_of_a_sound_plan_is_consistent_and_written_beside_its_run(tmp_p
         ("gradients", "coordinate", "epsilon-delta"),
         ("gradients", "coordinate", "trade-off"),
         ("round", "round", "many-runs"),
+        ("round", "round", "trade-off"),
     ]
     assert sum(one.alpha or 0.0 for one in found.findings) == pytest.approx(FALSE_ALARMS)
     for one in found.findings:

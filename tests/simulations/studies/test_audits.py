@@ -69,6 +69,11 @@ def test_finished_audits_are_not_played_again(tmp_path: Path, monkeypatch: pytes
     row = Row(name="one", scenario="digits", changes=small, rounds=4)
     monkeypatch.setattr(audits, "Options", lambda **given: Options(**given, canaries=20, mislabelled=0))
     (first,) = play([row], tmp_path, processes=1)
-    assert [one["method"] for one in first.audit["findings"]] == ["epsilon-delta", "trade-off", "many-runs"]
+    assert [one["method"] for one in first.audit["findings"]] == [
+        "epsilon-delta",
+        "trade-off",
+        "many-runs",
+        "trade-off",
+    ]
     monkeypatch.setattr(audits, "audit", lambda *_, **__: pytest.fail("played again"))
     assert play([row], tmp_path, processes=1) == [first]
