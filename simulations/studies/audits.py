@@ -82,9 +82,15 @@ ROWS: Sequence[Row] = (
     Row(name="digits, distributed, clients", scenario="digits-secure"),
     Row(name="digits, central, clients", scenario="digits-central"),
     Row(
-        name="digits, central, 700 clients, epsilon 4",
+        name="digits, distributed, 500 clients, epsilon 3",
+        scenario="digits-secure",
+        changes=(*UNMASKED, "data.partition.clients=500", "privacy.epsilon=3"),
+        rounds=100,
+    ),
+    Row(
+        name="digits, central, 700 clients, epsilon 3",
         scenario="digits-central",
-        changes=("data.partition.clients=700", "privacy.epsilon=4"),
+        changes=("data.partition.clients=700", "privacy.epsilon=3"),
     ),
     Row(name="fashion, local, records", scenario="fashion"),
     Row(name="fashion, distributed, records", scenario="fashion-secure", changes=UNMASKED, rounds=400),
