@@ -79,15 +79,16 @@ class Runner:
         Raises:
             ValueError: the head is none of Flower's: there is nobody to answer to.
         """
+        from shared_models.even_length import even_payload
         from shared_models.flower_messages import (
             error_reply,
             header_from_bytes,
             header_to_bytes,
             mark_received,
             message_from_bytes,
-            payload_to_bytes,
             state_from_bytes,
             state_to_bytes,
+            timeless,
         )
 
         begun = time.monotonic()
@@ -100,13 +101,13 @@ class Runner:
             mark_received(message.metadata)
             number = _round(message)
             reply, after = self._reply(message, plan, state_from_bytes(state))
-            memory, sent = state_to_bytes(after), payload_to_bytes(reply)
+            memory, sent = state_to_bytes(after), even_payload(reply)
         except Exception as error:  # what is no message, or larger than the memory
             _log.warning("a task could not be worked on: %s", place_of(error))
             reply = error_reply(metadata, Fault.CLIENT_FAILED)
-            sent = payload_to_bytes(reply)
+            sent = even_payload(reply)
         return Answer(
-            header=header_to_bytes(reply.metadata),
+            header=header_to_bytes(timeless(reply.metadata)),
             payload=sent,
             state=memory,
             kind=metadata.message_type,
@@ -129,13 +130,14 @@ class Runner:
             header_to_bytes,
             mark_received,
             payload_to_bytes,
+            timeless,
         )
 
         metadata = header_from_bytes(header)
         mark_received(metadata)
         reply = error_reply(metadata, fault)
         return Answer(
-            header=header_to_bytes(reply.metadata),
+            header=header_to_bytes(timeless(reply.metadata)),
             payload=payload_to_bytes(reply),
             state=b"",
             kind=metadata.message_type,

@@ -312,7 +312,8 @@ class Session:
                 if not self._replies:
                     return None
                 reply_id = self._replies.popleft()
-                parts = chunks(reply_id, self._outbox.payload(reply_id), self._welcome.compression, size=_CHUNK)
+                # Never compressed: how well values compress would show in the lengths of what is encrypted.
+                parts = chunks(reply_id, self._outbox.payload(reply_id), size=_CHUNK)
                 self._sending = reply_id, parts
                 head = await asyncio.to_thread(self._outbox.reply, reply_id)
                 may_leave = head is not None and await self._desk.may_leave(head)

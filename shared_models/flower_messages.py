@@ -184,12 +184,24 @@ def mark_received(metadata: Metadata) -> None:
     metadata.ttl = _A_WEEK
 
 
+def timeless(metadata: Metadata) -> Metadata:
+    """A reply's metadata without times: of when it was made its receiver believes nothing, and should know nothing."""
+    found = copy.copy(metadata)
+    found.created_at, found.ttl = 0.0, 0.0
+    return found
+
+
 def payload_to_bytes(message: Message) -> bytes:
     """The rest of a message on a link: content or error, the same for all receivers of one content."""
+    encoded: bytes = payload_to_proto(message).SerializeToString(deterministic=True)
+    return encoded
+
+
+def payload_to_proto(message: Message) -> ProtoMessage:
+    """What `payload_to_bytes` writes."""
     content = recorddict_to_proto(message.content) if message.has_content() else None
     error = error_to_proto(message.error) if message.has_error() else None
-    encoded: bytes = ProtoMessage(content=content, error=error).SerializeToString(deterministic=True)
-    return encoded
+    return ProtoMessage(content=content, error=error)
 
 
 def reply_from_bytes(asked: Metadata, payload: bytes | bytearray) -> Message:
