@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from privacy.dpsgd.gradient_sum import clipped_gradient_sum
 from privacy.dpsgd.linear_head import linear_head
 from privacy.dpsgd.optimizer import PrivateOptimizer
 from privacy.dpsgd.planted import PlantedGradients
+from privacy.dpsgd.precision import outputs
 from privacy.dpsgd.sampling import poisson_batch
 from privacy.dpsgd.summed_step import SummedStep
 from privacy.mechanisms import DpSgd
@@ -102,20 +105,39 @@ def _private_steps(
     }
     clipped: dict[str, Any] = {"clipping_norm": plan.privacy.clipping_norm, "mode": plan.privacy.clipping}
     loss, copies = loss_of(plan), copies_of(plan)
-    example = torch.zeros(1, *records.x.shape[1:], device=next(model.parameters()).device)
+    example, label = _nobodys(records, next(model.parameters()).device)
     private: PrivateOptimizer
     if adapts_within_rounds(plan):
         private = AdaptiveOptimizer(optimizer, clipping=clipping_of(plan), **noised, values_left_as_factors=left)
     elif copies == 1 and linear_head(model, example) is not None:
         summed = SummedStep(model, optimizer, **noised, **clipped, loss=loss, precision=plan.training.precision)
-        yield summed.step
+
+        def summed_step(microbatches: Iterable[Batch], planted: PlantedGradients | None) -> None:
+            parts = iter(microbatches)
+            first = next(parts, None)
+            if first is None:
+                summed.rehearse(example, label)  # as below
+            summed.step(() if first is None else chain([first], parts), planted)
+
+        yield summed_step
         return
     else:
         private = PrivateOptimizer(optimizer, **noised, **clipped, values_left_as_factors=left)
-    with private_hooks(model, engine):
-        yield lambda microbatches, planted: private_gradient_step(
-            model, private, loss, microbatches, precision=plan.training.precision, copies=copies, planted=planted
+
+    def step(microbatches: Iterable[Batch], planted: PlantedGradients | None) -> None:
+        parts = iter(microbatches)
+        first = next(parts, None)
+        if first is None:
+            torch.autograd.backward(loss(outputs(model, example, plan.training.precision), label))
+            private.accumulate(examples=1)
+            private.zero_grad(set_to_none=True)  # it is nobody's, and goes into nothing
+        batch = () if first is None else chain([first], parts)
+        private_gradient_step(
+            model, private, loss, batch, precision=plan.training.precision, copies=copies, planted=planted
         )
+
+    with private_hooks(model, engine):
+        yield step
 
 
 def _private_batch(
@@ -136,6 +158,13 @@ def _private_batch(
         parts = parts_of(batch, plan) if len(batch) else []
     made = (augmented(records.x[p].to(device), records.y[p].to(device), plan.training.augment) for p in parts)
     return made, planted
+
+
+def _nobodys(records: Records, device: torch.device, *, copies: int = 1) -> Batch:
+    """What goes through the network, and into nothing, where nobody was drawn: without it the time of a step would
+    say so."""
+    x = torch.zeros(copies, *records.x.shape[1:], device=device)
+    return x, torch.zeros(copies, *records.y.shape[1:], dtype=torch.int64, device=device)
 
 
 def gradient_sum(
@@ -160,17 +189,21 @@ def gradient_sum(
     model.train()
     with seeded(int(noise.uniform(1)[0] * 2**53), device):  # dropout: as in `train_private`
         batch, planted = _private_batch(records, plan, noise, device)
-        return clipped_gradient_sum(
+        summed = partial(
+            clipped_gradient_sum,
             model,
-            batch,
             clipping_norm=plan.privacy.clipping_norm,
             mode=plan.privacy.clipping,
             loss=loss_of(plan),
             engine=plan.training.dp_engine,
             precision=plan.training.precision,
             copies=copies_of(plan),
-            planted=planted,
         )
+        parts = iter(batch)
+        first = next(parts, None)
+        if first is None:
+            summed([_nobodys(records, device, copies=copies_of(plan))])
+        return summed(() if first is None else chain([first], parts), planted=planted)
 
 
 def _optimizer(model: nn.Module, plan: Plan, round_number: int) -> torch.optim.Optimizer:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -76,15 +77,7 @@ class SummedStep:
 
     def step(self, microbatches: Iterable[tuple[Tensor, Tensor]], planted: PlantedGradients | None = None) -> None:
         """One step on one Poisson batch, each example once; without examples a step on noise alone."""
-        total = clipped_gradient_sum(
-            self._model,
-            microbatches,
-            clipping_norm=self._clipping_norm,
-            mode=self._mode,
-            loss=self._loss,
-            precision=self._precision,
-            planted=planted,
-        )
+        total = self._sum(microbatches, planted)
         whole = np.rint(np.clip(total / self._grid.step, -_LARGEST, _LARGEST)).astype(np.int64)
         # All that the data has to do with is in `released`; from here on it is arithmetic on what is public.
         released = torch.from_numpy(whole) + self._noise.grid_normal(whole.shape, self._scale)
@@ -95,3 +88,20 @@ class SummedStep:
             parameter.grad = part.to(parameter.device, parameter.dtype).view_as(parameter)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def rehearse(self, inputs: Tensor, targets: Tensor) -> None:
+        """Take the time that a batch takes, and drop what comes of it: without that, time would tell an empty one."""
+        self._sum([(inputs, targets)], None)
+
+    def _sum(
+        self, microbatches: Iterable[tuple[Tensor, Tensor]], planted: PlantedGradients | None
+    ) -> npt.NDArray[np.float64]:
+        return clipped_gradient_sum(
+            self._model,
+            microbatches,
+            clipping_norm=self._clipping_norm,
+            mode=self._mode,
+            loss=self._loss,
+            precision=self._precision,
+            planted=planted,
+        )

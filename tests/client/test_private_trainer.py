@@ -316,3 +316,22 @@ def test_nothing_stays_on_the_network_after_a_failure_either() -> None:
     assert_bare(model)
     model.passes = 10
     train_private(model, get_parameters(model), own, private(), round_number=1, noise=Scripted([0, 1]))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "linear"])
+@pytest.mark.parametrize("own", [0, 10])
+def test_rule_12_where_nobody_was_drawn_the_network_is_run_all_the_same_and_nothing_comes_of_it(
+    kind: str, own: int
+) -> None:
+    """Or the time of a step would say that its batch was empty."""
+    shape = (1, 8, 8) if kind == "cnn" else (4,)
+    model = build("linear", {}, form=ExampleForm((4,), 3), seed=1) if kind == "linear" else network(kind)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    plan, start = private(steps=2, sample_rate=0.5), get_parameters(model)
+    train_private(model, start, records(10, shape), plan, round_number=1, noise=Scripted([3], [8]))
+    drawn, seen[:] = list(seen), []
+    change = train_private(model, start, records(own, shape), plan, round_number=1, noise=Scripted([], []))
+    assert seen == drawn
+    assert drawn.count(1) >= 2
+    assert all((value == 0).all() for value in change.values())
