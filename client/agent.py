@@ -77,6 +77,7 @@ class Agent:
         outbox: open.
         notes: where to note what happens.
         until_done: end when the server says that all plans are played.
+        every: seconds of which a task that data goes into takes a whole multiple (rule 12); 0: what it takes.
         backoff: between calls.
         clock: monotonic, seconds.
     """
@@ -93,6 +94,7 @@ class Agent:
         outbox: Outbox,
         notes: Notes,
         until_done: bool = False,
+        every: float = 0.0,
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -111,7 +113,6 @@ class Agent:
         self._coming_under: tuple[Offer, Plan] | None = None  # the offer to which a task belongs that is coming in
         self._delivered = False  # a reply, on this stream: however short, it was a good one
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="veil-app")
-        self._considering = Considering(owner, worker=self._worker, answer=self._answer, notes=notes)
         self._tasks = Tasks(largest=place.largest, clock=clock)
         self._working = Working(
             place.home,
@@ -122,6 +123,11 @@ class Agent:
             outbox=outbox,
             notes=notes,
             send=self._send,
+            every=every,
+            clock=clock,
+        )
+        self._considering = Considering(
+            owner, worker=self._worker, answer=self._answer, notes=notes, between=self._working.between
         )
 
     @property

@@ -59,13 +59,23 @@ class Considering:
         worker: thread in which the owner is asked.
         answer: sends an answer, if anybody listens.
         notes: where the answer is noted.
+        between: set while an answer's time tells nothing of the work that the owner had to wait for.
     """
 
-    def __init__(self, owner: Owner, *, worker: Executor, answer: Callable[[Answer], None], notes: Notes) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        worker: Executor,
+        answer: Callable[[Answer], None],
+        notes: Notes,
+        between: asyncio.Event,
+    ) -> None:
         self._owner = owner
         self._worker = worker
         self._answer = answer
         self._notes = notes
+        self._between = between
         self._offer: Offer | None = None
         self._news = asyncio.Event()
         self._answered: tuple[Offer, Plan] | None = None  # what was accepted on this stream
@@ -115,6 +125,7 @@ class Considering:
                     continue
                 self.accepted = None
             verdict = await asyncio.get_running_loop().run_in_executor(self._worker, self._verdict, offer)
+            await self._between.wait()
             if offer is not self._offer:
                 continue  # a newer one has come meanwhile
             self._note(offer, verdict)

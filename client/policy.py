@@ -97,6 +97,11 @@ class ReleasePolicy(Section):
         (), strict=False, description="Fields sent as they are beside a private update; they withdraw the claim."
     )
     statement: Detail = Field("totals", description="How much a signed statement tells of what was spent.")
+    every_seconds: NonNegative = Field(
+        0.0,
+        description="Replies that data went into leave at whole multiples of this after work on them began (rule 12); "
+        "0: as soon as they are ready, and how long that took is seen.",
+    )
 
 
 class SitePolicy(Section):
@@ -122,6 +127,8 @@ class SitePolicy(Section):
         found = self.model_dump(mode="json")
         if not self.release.statistics:  # policies from before there were any keep their digest
             del found["release"]["statistics"]
+        if not self.release.every_seconds:  # likewise
+            del found["release"]["every_seconds"]
         return found
 
     def budget_for(self, balance: Balance) -> Budget | None:

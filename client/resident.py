@@ -127,6 +127,7 @@ def make_agent(
         outbox=outbox,
         notes=notes,
         until_done=until_done,
+        every=site.settings.release.every_seconds,
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -21,7 +23,7 @@ from client.running import Answer, Runner
 from client.tasks import Task, Tasks
 from security.frames import Begin
 from shared_models.faults import Fault
-from shared_models.protocol import SECURE_KEYS, SECURE_SHARES, SECURE_SURVIVORS, SECURE_UNMASK
+from shared_models.protocol import PERSONALISE, SECURE_KEYS, SECURE_SHARES, SECURE_SURVIVORS, SECURE_UNMASK
 
 _DISK_SECONDS: Final = 30.0  # between two tries to write on a full disk
 _LONGEST_WAIT: Final = 3600.0
@@ -43,6 +45,16 @@ Found = TypeVar("Found")
 _log = logging.getLogger("veil.client")
 
 
+def touches_data(kind: str) -> bool:
+    """Whether what is asked for may be made from data, so that how long it takes may tell of them."""
+    return not kind.startswith("query.") or kind == PERSONALISE
+
+
+def time_of(took: float, every: float) -> float:
+    """The least whole multiple of `every`, above zero, that is no less than what was taken; all in seconds."""
+    return every * max(1, math.ceil(took / every))
+
+
 class Working:
     """The tasks of a site, one at a time in a thread of their own.
 
@@ -55,6 +67,9 @@ class Working:
         outbox: where replies lie.
         notes: where to note what happens.
         send: sends a stored reply, if anybody listens.
+        every: seconds; a task that data goes into takes a whole multiple of them, for all that anybody sees. 0: no more
+            than it takes.
+        clock: monotonic, seconds.
     """
 
     def __init__(
@@ -68,6 +83,8 @@ class Working:
         outbox: Outbox,
         notes: Notes,
         send: Callable[[str], None],
+        every: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._home = home
         self._tasks = tasks
@@ -77,12 +94,17 @@ class Working:
         self._outbox = outbox
         self._notes = notes
         self._send = send
+        self._every = every
+        self._clock = clock
         self._stored = dict.fromkeys(reply.id for reply in outbox.replies())
         self._job: Future[Any] | None = None
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
         self.idle = asyncio.Event()
         """Set while nothing waits."""
+        self.between = asyncio.Event()
+        """Set while no task takes its time: what else the worker does may be seen."""
+        self.between.set()
         self._show_unsent()
 
     @property
@@ -147,20 +169,26 @@ class Working:
             OutboxError: the outbox can't be relied on.
         """
         while (task := await self._next()) is not None:
-            payload = [self._tasks.begin(task)]
+            payload, begun = [self._tasks.begin(task)], self._clock()
+            if self._every:
+                self.between.clear()
             self._notes.show(working=True)
             try:
-                await self._answer(task, payload)
+                kind = await self._answer(task, payload)
+                if kind is not None and await self._time_is_over(kind, begun):
+                    self._has_stored(task.id)
             finally:
                 self._tasks.end()
                 self._notes.show(working=False)
+                self.between.set()
 
     # --- one task
 
-    async def _answer(self, task: Task, payload: list[bytearray]) -> None:
+    async def _answer(self, task: Task, payload: list[bytearray]) -> str | None:
+        """Work on a task and store the reply; what was asked, or None where nothing is stored."""
         found = await self._patiently(lambda: self._worked(task, payload))
         if found is None:
-            return
+            return None
         answer, remembers = found
 
         def store() -> bool:
@@ -179,9 +207,25 @@ class Working:
         stored = await self._patiently(store)
         if stored is None:
             self._notes.note("reply not stored", "a reply could not be stored; the server asks again", task=task.id)
-            return
+            return None
         self._tell(task, answer)
-        self._has_stored(task.id)
+        return answer.kind
+
+    async def _time_is_over(self, kind: str, begun: float) -> bool:
+        """Wait until a task's whole time is over (rule 12), good reply or not; False if the client ends before.
+
+        Nothing else is begun meanwhile: when it could be would tell when the work was done.
+        """
+        if not self._every or not touches_data(kind):
+            return True
+        ends = time_of(self._clock() - begun, self._every) + begun
+        if ends - begun > self._every:
+            text = f"a task took longer than release.every_seconds = {self._every:g}, which can be seen; give it more"
+            self._notes.once("late", text, seconds=self._every)
+        while (left := ends - self._clock()) > 0 and not self._stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), left)
+        return not self._stop.is_set()  # else the next process sends it, when it is begun
 
     def _worked(self, task: Task, payload: list[bytearray]) -> tuple[Answer, bool] | None:
         state = self._outbox.state(task.offer.run)  # first: it may have to be tried again

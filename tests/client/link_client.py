@@ -76,6 +76,7 @@ class Client:
         self.why: str | None = None  # work has to wait
         self.look_again = 0.05
         self.until_done = False
+        self.every = 0.0
         self.largest = 1 << 24
         self.backoff = Backoff(first=0.01, longest=0.05)
         self.explanation: str | None = None
@@ -158,6 +159,7 @@ class Client:
             outbox=self.outbox,
             notes=notes,
             until_done=self.until_done,
+            every=self.every,
             backoff=self.backoff,
             **more,
         )

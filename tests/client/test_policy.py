@@ -59,6 +59,7 @@ counts = true
 statistics = true
 unprotected = ["examples", "train-loss"]
 statement = "epsilon"
+every_seconds = 20.0
 """
 
 
@@ -105,6 +106,7 @@ def test_a_whole_policy_is_read(tmp_path: Path) -> None:
             statistics=True,
             unprotected=("examples", "train-loss"),
             statement="epsilon",
+            every_seconds=20.0,
         ),
     )
 
