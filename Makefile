@@ -14,8 +14,8 @@ export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: install simulate deploy-demo bench-dp bench-memory bench bench-scaling bench-export bench-audit test \
 	prove-ledger prove-chaos prove-doors prove-fuzz prove-sums prove-hospitals prove-fashion prove-clients prove-zoo \
-	prove-audits prove-mutants \
-	prove-reconstruction prove-poisoning prove-engines prove-tls proto lint clean
+	prove-audits prove-mutants prove-reconstruction prove-poisoning prove-side-channels prove-engines \
+	prove-tls proto lint clean
 
 install: $(VENV)/.installed
 
@@ -114,6 +114,10 @@ prove-reconstruction: install
 # free cores. Finished runs are not repeated.
 prove-poisoning: install
 	$(BIN)/python -m simulations.studies.poisoning --out docs/evidence/poisoning.txt
+
+# What time, lengths, words and fields of replies tell (docs/side-channels.md); ten minutes.
+prove-side-channels: install
+	$(BIN)/python -m simulations.attacks.side_channels --out docs/evidence/side_channels.txt
 
 prove-engines: install
 	$(BIN)/python -m simulations.studies.engines --seeds 3 --out docs/evidence/engines.txt
