@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from client.datasets.records import Records
-from client.private_trainer import train_private
+from client.private_trainer import gradient_sum, train_private
 from client.trainer import torch_threads
 from privacy.noise import NoiseSource, ReproducibleNoise, SecretNoise
 from shared_models.example_form import ExampleForm
@@ -335,3 +335,16 @@ def test_rule_12_where_nobody_was_drawn_the_network_is_run_all_the_same_and_noth
     assert seen == drawn
     assert drawn.count(1) >= 2
     assert all((value == 0).all() for value in change.values())
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "linear"])
+def test_rule_12_a_joint_sum_of_nobody_runs_the_network_too(kind: str) -> None:
+    shape = (1, 8, 8) if kind == "cnn" else (4,)
+    model = build("linear", {}, form=ExampleForm((4,), 3), seed=1) if kind == "linear" else network(kind)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    plan, start = private(steps=1, sample_rate=0.5), get_parameters(model)
+    found = [gradient_sum(model, start, records(10, shape), plan, noise=Scripted(drawn)) for drawn in ([3], [])]
+    assert seen == 2 * seen[: len(seen) // 2] != []
+    assert found[0].any()
+    assert not found[1].any()
