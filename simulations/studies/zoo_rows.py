@@ -194,9 +194,9 @@ ROWS: Sequence[Row] = (
     ),
     Row(
         data="fashion-mnist",
-        model="convnet",
-        keys={"model.name": "convnet", "model.options": {"dropout": 0.25, "hidden_dropout": 0.5}} | FLIPPED,
-        plain=plain(15, 0.02, 32) | COSINE | AVERAGED,
+        model="resnet",
+        keys={"model.name": "resnet"} | FLIPPED,
+        plain=plain(20, 0.1, 32) | COSINE | AVERAGED,
     ),
     _image("cnn", {}, plain_rounds=60, rate=0.05, steps=200, joint_rate=1.0),
     _image("convnet", {"channels": [8, 16], "hidden": 32}, plain_rounds=30, rate=0.02, steps=100, joint_rate=0.5),
