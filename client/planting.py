@@ -89,11 +89,12 @@ class Planting:
         return self._chance("rows", client).permutation(records)[:wanted].astype(np.int64)
 
     def labels(self, client: int, true: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """A wrong label for each of a client's canaries."""
-        return (true + self._chance("labels", client).integers(1, self.classes, len(true))) % self.classes
+        """A wrong label for each of a client's canaries; where each place has one, for each of its places."""
+        return (true + self._chance("labels", client).integers(1, self.classes, true.shape)) % self.classes
 
     def _chance(self, what: str, client: int = 0) -> np.random.Generator:
-        return np.random.default_rng([*bytes.fromhex(self.secret), *what.encode(), client])
+        # The kind too: one secret serves plantings of several kinds in one run, whose coins must not be the same.
+        return np.random.default_rng([*bytes.fromhex(self.secret), *f"{self.kind} {what}".encode(), client])
 
 
 def to_json(plantings: Sequence[Planting]) -> str:

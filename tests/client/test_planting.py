@@ -45,6 +45,9 @@ def test_coins_are_fair_and_places_unlike() -> None:
     assert np.array_equal(again.places(), many.places()), "of the same canaries"
     other = Planting(**{**vars(many), "secret": "08" * 32})
     assert not np.array_equal(many.coins(), other.coins())
+    # One run has plantings of several kinds: were their coins one another's, one coin would move two records.
+    beside = Planting(**{**vars(many), "kind": "mislabelled"})
+    assert 850 < (beside.coins() != many.coins()).sum() < 1150
 
 
 def test_planted_gradients_are_those_whose_coins_say_so_each_at_one_client() -> None:
@@ -78,6 +81,16 @@ def test_records_are_in_or_out_and_the_auditor_knows_which(kind: Kind) -> None:
         others = set(own.x[:, 0].tolist()) - set(canaries.x[:, 0].tolist())
         assert others <= set(kept), "what is no canary stays as it is"
         assert all(kept[x] == int(x) % 4 for x in others)
+
+
+def test_where_each_place_has_a_label_each_is_wrong() -> None:
+    own = Records(x=torch.zeros(40, 6), y=torch.arange(240).reshape(40, 6) % 4)
+    found = planting("mislabelled", count=30)
+    canaries, _ = canary_records(own, found, "b")
+    true = own.y[torch.from_numpy(found.rows(1, 40))]
+    assert canaries.y.shape == (10, 6)
+    assert bool((canaries.y != true).all())
+    assert set(canaries.y.flatten().tolist()) <= set(range(4))
 
 
 def test_a_client_with_fewer_records_than_canaries_plants_those_it_has() -> None:
