@@ -32,7 +32,9 @@ class Guesses:
 
 
 def guess(scores: npt.NDArray[np.float64], planted: npt.NDArray[np.bool_], *, guesses: int) -> Guesses:
-    """Half of the guesses for the highest scores, half for the lowest.
+    """Half of the guesses for the highest scores, half for the lowest; or, where all are guessed, each by the half of
+    the way between the quartiles that its score lies in: coins don't fall evenly, so that halves would be wrong of some
+    even where nothing is hidden.
 
     Args:
         scores: one for each canary, finite; the higher, the more it looks planted.
@@ -48,6 +50,10 @@ def guess(scores: npt.NDArray[np.float64], planted: npt.NDArray[np.bool_], *, gu
         raise ValueError("a score is not finite")
     if not 0 <= guesses <= len(scores):
         raise ValueError(f"{guesses} guesses for {len(scores)} canaries")
+    if guesses == len(scores) > 0:
+        low_quarter, high_quarter = np.quantile(scores, (0.25, 0.75))
+        said = scores > low_quarter + (high_quarter - low_quarter) / 2
+        return Guesses(canaries=guesses, guesses=guesses, correct=int(np.sum(said == planted)))
     order = np.argsort(scores, kind="stable")
     low = guesses // 2
     high = guesses - low

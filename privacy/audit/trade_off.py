@@ -35,8 +35,8 @@ def of_releases(releases: Iterable[Release] | Mapping[Release, int]) -> InverseB
     """Of what a ledger charges for: from its own curve of (epsilon, delta) (proposition 2.12).
 
     A set of probability y is at least e^-epsilon (y - delta) likely under a neighbour, and unlikely by at most
-    e^epsilon (1 - y) + delta, at each epsilon. Those that are looked at are finitely many, so the curve that comes out
-    is no lower than the true one anywhere: whatever contradicts it contradicts the claim.
+    e^epsilon (1 - y) + delta, at each epsilon. Those that are looked at are finitely many, so what comes out is
+    nowhere more than the claim demands: whatever contradicts it contradicts the claim.
 
     Raises:
         ValueError: the releases can't be priced.

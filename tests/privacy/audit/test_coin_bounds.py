@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from privacy.audit.coin_bounds import WAYS, Claim, Seen, estimates, findings
-from privacy.audit.guesses import mu_of
+from privacy.audit import coin_bounds
+from privacy.audit.coin_bounds import WAYS, Claim, Seen, estimates, findings, power
+from privacy.audit.guesses import fixed_number, mu_of
 from privacy.audit.trade_off import GaussianPrivacy, of_gaussian
 
 DELTA = 1e-5
@@ -44,8 +46,37 @@ def test_a_claim_of_too_little_is_broken() -> None:
 def test_where_nearly_nothing_is_hidden_all_coins_are_guessed() -> None:
     (_, curved) = findings(seen(20.0), claim(4.0), alpha=1e-3)
     assert curved.guesses == 2000
-    assert curved.correct > 1950, "half are guessed to be planted, which is not quite so many as there are"
-    assert curved.power > curved.epsilon > 4.0
+    assert curved.correct == 2000
+    assert curved.power == curved.epsilon > 4.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_hides_nothing_is_broken_with_as_few_canaries_as_have_the_power(seed: int) -> None:
+    """Power is of right guesses alone: an adversary must be able to make them, however the coins fell."""
+    m = next(n for n in range(20, 2000, 10) if power(n, claim(4.0), alpha=1e-3 / WAYS) >= 4.0)
+    (_, curved) = findings(seen(40.0, m=m, seed=seed), claim(4.0), alpha=1e-3)
+    assert curved.verdict == "broken"
+
+
+def test_all_of_it_together_calls_a_true_claim_broken_no_more_often_than_agreed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole way from scores to verdicts, at alpha .2, on a Gaussian mechanism that is all that is claimed: of 30 at
+    most 6 may be broken in the mean; more than 15 would be with probability below 1e-4."""
+    numbers: dict[str, int] = {}  # they follow from the claim alone, and are most of the work
+
+    def number_of(m: int, bound: Any, **claimed: float) -> int:
+        if bound.__name__ not in numbers:
+            numbers[bound.__name__] = fixed_number(m, bound, **claimed)
+        return numbers[bound.__name__]
+
+    monkeypatch.setattr(coin_bounds, "fixed_number", number_of)
+    true, mu = claim(2.0), mu_of(2.0, DELTA)
+    broken = sum(
+        any(one.verdict == "broken" for one in findings(seen(mu, m=60, seed=seed), true, alpha=0.2))
+        for seed in range(30)
+    )
+    assert broken <= 15
 
 
 def test_few_canaries_say_nothing_of_a_large_epsilon() -> None:

@@ -14,8 +14,15 @@ def test_the_highest_are_said_to_be_planted_and_the_lowest_not() -> None:
     scores, planted = np.array([0.1, 5.0, -3.0, 0.2, 4.0]), np.array([True, True, False, False, False])
     assert guess(scores, planted, guesses=2).correct == 2
     assert guess(scores, planted, guesses=3).correct == 2  # 4.0 wasn't planted
-    assert guess(scores, planted, guesses=5).correct == 2  # 0.1 was, and 0.2 wasn't
+    assert guess(scores, planted, guesses=4).correct == 2  # 0.1 was
+    assert guess(scores, planted, guesses=5).correct == 3  # of all, those above 2.05 are said to be
     assert guess(scores, planted, guesses=0).correct == 0
+
+
+def test_where_nothing_is_hidden_all_are_guessed_rightly_however_the_coins_fell() -> None:
+    scores = np.array([1.0, 0.0, 1.1, 0.9, 1.0, 0.1, 1.0, -0.1])
+    assert guess(scores, scores > 0.5, guesses=8).correct == 8
+    assert guess(np.zeros(8), scores > 0.5, guesses=8).correct == 3, "scores that say nothing: one answer for all"
 
 
 @pytest.mark.parametrize("mu", [0.0, 1.0, 2.5])
