@@ -27,7 +27,7 @@ from shared_models.resolve import resolve
 from simulations.audit.canaries import layout_of_plan, planting_for
 from simulations.audit.canary_run import play_with_canaries
 from simulations.audit.one_round import count_trials, play_releases
-from simulations.audit.shadows import Inference, infer_membership
+from simulations.audit.shadows import Inference, check_shadows, infer_membership
 from simulations.run import Settings
 from simulations.scenarios import find_plan
 
@@ -91,8 +91,8 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
         say: is told what is being done.
 
     Raises:
-        UsageError: the plan claims nothing that can be audited.
-        RunError: the run could not be played.
+        UsageError: the plan claims nothing that can be audited, or too little was asked for.
+        RunError: the run could not be played, or failed, or its model diverged.
     """
     check_auditable(plan)
     secret = options.secret or secrets.token_bytes(32)
@@ -101,6 +101,11 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
         raise UsageError(
             "shadow models tell whether a record was there; this plan's claim is of clients: leave them out"
         )
+    # What was asked for wrongly is found out before hours are spent on the rest.
+    if options.shadows:
+        check_shadows(options.shadows, options.candidates)
+    if one_round == 1:
+        raise UsageError("1 release of one round tells nothing; give at least 2 rounds, or 0 for none")
     bounds = _number_of_bounds(plan, options, one_round)
     if not bounds:
         raise UsageError("nothing was asked for: give canaries, mislabelled records, rounds or shadows")

@@ -83,7 +83,7 @@ class AlongGradients:
 
     def __init__(self, plan: Plan, canaries: CanaryRecords, layout: Layout) -> None:
         self._canaries, self._layout = canaries, layout
-        self._model, self._loss = build_for(plan).train(), loss_of(plan)
+        self._model, self._loss, self._engine = build_for(plan).train(), loss_of(plan), plan.training.dp_engine
         self._found = np.zeros(len(canaries.records))
 
     def moved(self, client: str | None, start: Parameters, movement: Parameters) -> None:
@@ -93,7 +93,7 @@ class AlongGradients:
         set_parameters(self._model, start)
         trained = [p for p in self._model.parameters() if p.requires_grad]
         along = torch.from_numpy(in_one_row(movement, self._layout)).float()
-        with private_hooks(self._model):
+        with private_hooks(self._model, self._engine):
             for part in np.array_split(mine, -(-len(mine) // _AT_ONCE)):
                 rows = torch.from_numpy(part)
                 loss = self._loss(self._model(self._canaries.records.x[rows]), self._canaries.records.y[rows])

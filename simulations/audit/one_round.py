@@ -2,7 +2,8 @@
 
 Nothing of the way that a release takes is left out but the messages: sampling, clipping, the grid, the noise of each
 client and, for a secure sum, encoding and decoding. Clients have no records, so nothing else moves the coordinate that
-is looked at; the canary, of one client, moves it as far as anything can.
+is looked at; the canary, of one client, moves it as far as anything can. Where the unit is a person, it is as many
+records as one person may have.
 """
 
 from __future__ import annotations
@@ -79,13 +80,14 @@ class OneRound:
         Args:
             planted: whether the first client has the canary.
             coordinate: of the canary, in the layout's order.
-            seed: that all of the release's noise follows from.
+            seed: that the release's noise follows from, in a plan that asks for reproducible noise; else it is fresh.
         """
         place = replace(self._place, plan=self._place.plan.model_copy(update={"seed": seed}))
         plan = place.plan
         towards = -1.0 if plan.privacy.unit == "example" else 1.0  # a step goes against its gradient
+        of_one = plan.records_per_unit if plan.privacy.unit == "example" else 1
         canary = PlantedGradients(
-            torch.tensor([coordinate]), torch.tensor([_LENGTH * plan.privacy.clipping_norm], dtype=torch.float32)
+            torch.full((of_one,), coordinate), torch.full((of_one,), _LENGTH * plan.privacy.clipping_norm)
         )
         own = replace(self._none, planted=canary) if planted else self._none
         update = self._alone(place, own) if plan.privacy.trust == "local" else self._together(place, own)
@@ -115,7 +117,7 @@ def play_releases(plan: Plan, *, runs: int, seed: int) -> tuple[Floats, Floats]:
 
     Args:
         plan: as for `OneRound`.
-        runs: releases of either kind.
+        runs: releases of either kind, at least 2.
         seed: of all noise; 0 or above.
 
     Raises:

@@ -19,10 +19,11 @@ from privacy.audit.membership import Roc, confidence, likelihood_ratios, roc
 from security.errors import UsageError
 from shared_models.plan import Plan
 from simulations.audit.canaries import planting_for, records_of
-from simulations.audit.canary_run import losses_of
-from simulations.run import Settings, start_run
+from simulations.audit.canary_run import finite, losses_of, play_through
+from simulations.run import Settings
 
 _FEWEST = 4
+_FEWEST_CANDIDATES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +56,19 @@ def infer_membership(
     Args:
         plan: resolved.
         candidates: records that are there or not.
-        models: shadows, at least 4.
+        models: shadows.
         clients: whose records the candidates are.
         secret: 32 bytes, that coins and candidates follow from.
         settings: of the runs.
         say: is told of each.
 
     Raises:
-        UsageError: too few shadows: a candidate may lack those with it, or without.
-        UsageError, RunError: as `start_run`.
+        UsageError: as `check_shadows`.
+        UsageError, RunError: as `play_through`.
     """
-    if models < _FEWEST:
-        raise UsageError(f"{models} shadow models tell nothing; give at least {_FEWEST}")
+    check_shadows(models, candidates)
+    # Noise of the plan's seed would be the same in every run: shadows would know that of the one that is attacked.
+    plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"noise": "secret"})})
     first = planting_for(plan, "records", candidates, clients, secret)
     confidences, coins = [], []
     for number in range(models + 1):
@@ -81,8 +83,16 @@ def infer_membership(
     return Inference(models=models, curve=roc(scores, coins[0][both]), seen=seen)
 
 
+def check_shadows(models: int, candidates: int) -> None:
+    """Raises UsageError where a candidate may lack shadows with it, or without, or all candidates be there or none."""
+    if models < _FEWEST:
+        raise UsageError(f"{models} shadow models tell nothing; give at least {_FEWEST}")
+    if candidates < _FEWEST_CANDIDATES:
+        raise UsageError(f"{candidates} candidates tell nothing; give at least {_FEWEST_CANDIDATES}")
+
+
 def _played(plan: Plan, planting: Planting, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     canaries = records_of(plan, planting)
     with tempfile.TemporaryDirectory(prefix="veil-shadow-") as folder:
-        _, outcome = start_run(plan, Path(folder) / "run", replace(settings, plantings=(planting,)))
-    return losses_of(plan, outcome.parameters, canaries), canaries.coins
+        _, parameters = play_through(plan, Path(folder) / "run", replace(settings, plantings=(planting,)))
+    return finite(losses_of(plan, parameters, canaries)), canaries.coins

@@ -54,6 +54,16 @@ def test_a_table_for_people_and_json_for_programs(
     assert json.loads(Path("one/audit.json").read_text()) == found, "an audit of a run lies in the run's folder"
 
 
+def test_a_plan_may_name_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\ndef net(form):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, form.classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    plan = ["digits", "--model", "own=mine.py:net", "--set", "model.name=own", "--set", "federation.rounds=1"]
+    assert run("audit", *plan, "--canaries", "50", "--mislabelled", "10", "--rounds", "4", "--out", "x") == 0
+
+
 def test_a_broken_claim_is_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

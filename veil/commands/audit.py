@@ -55,13 +55,16 @@ def audit(
     import sys
 
     from privacy.audit.finding import is_broken
+    from shared_models import own
     from simulations.audit.audit import Options, as_json_of, audited_plan, keep_beside
     from simulations.audit.audit import audit as play
     from simulations.run import Settings, new_folder
 
+    given = parse_models(models)
+    own.bind(given)  # the plan that is read next may name one
     plan, run = audited_plan(what, overrides or ())
     path = out or new_folder(f"{plan.name}-audit")
-    settings = Settings(engine=engine.value, workers=workers, models=parse_models(models))
+    settings = Settings(engine=engine.value, workers=workers, models=given)
     options = Options(canaries=canaries, mislabelled=mislabelled, rounds=rounds, shadows=shadows, candidates=candidates)
     found = play(plan, path, settings, options, say=lambda text: print(text, file=sys.stderr, flush=True))
     if run is not None:

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from privacy.audit.coin_bounds import power
 from privacy.audit.finding import FALSE_ALARMS, Finding, is_broken
-from security.errors import UsageError
+from security.errors import RunError, UsageError
 from server.report import write_report
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
@@ -30,7 +30,7 @@ from simulations.audit.audit import (
     plantings_of,
 )
 from simulations.audit.canaries import planting_for, records_of
-from simulations.audit.canary_run import play_with_canaries
+from simulations.audit.canary_run import finite, play_with_canaries
 from simulations.audit.one_round import OneRound
 from simulations.run import Settings
 from simulations.scenarios import find_plan
@@ -69,7 +69,7 @@ BIG_STEPS = ("training.sample_rate=1", "training.expected_batch_size=140", "priv
     [
         ("digits", (*SMALL, *BIG_STEPS), 500, 0.3),
         ("digits", ("model.name=linear", "evaluation.where=none", "training.steps=2", *BIG_STEPS), 500, 0.3),
-        ("digits-secure", ("federation.rounds=4", "privacy.epsilon=20"), 25, 1.2),
+        ("digits-secure", ("federation.rounds=4", "privacy.epsilon=20", "training.learning_rate=1e-4"), 25, 1.8),
         ("digits-central", ("federation.rounds=4", "privacy.epsilon=50"), 150, 0.35),
     ],
     ids=["local, by hooks", "local, in closed form", "clients, secure sum", "clients, trusted server"],
@@ -79,7 +79,7 @@ def test_canaries_score_higher_where_they_are_planted(
 ) -> None:
     """So the way from canary to score is whole. Chance alone would reach these gaps, of n canaries with deviation
     2 / sqrt n, less than once in 100 times; and all is seeded."""
-    plan = resolve(find_plan(scenario, overrides))
+    plan = resolve(find_plan(scenario, (*overrides, "privacy.noise=reproducible")))
     options = Options(canaries=count, mislabelled=0, rounds=0)
     (planting,) = plantings_of(plan, options, SECRET)
     assert planting.count == count
@@ -195,8 +195,42 @@ def test_what_claims_nothing_or_can_not_be_audited_is_refused() -> None:
             audit(plan, Path("nowhere"), INLINE, Options(), say=lambda text: None)
     with pytest.raises(UsageError, match="one round can be audited"):
         OneRound(plan_of("digits-central"))
+    for few, problem in (
+        ({"rounds": 1}, "at least 2 rounds"),
+        ({"shadows": 3}, "at least 4"),
+        ({"shadows": 4, "candidates": 19}, "at least 20"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            play(plan_of(), Path("nowhere"), **few)
+    assert not Path("nowhere").exists(), "found out before the run was played"
     with pytest.raises(UsageError, match="nothing was asked for"):
         play(plan_of(), Path("nowhere"), canaries=0, mislabelled=0)
+
+
+def test_a_run_that_released_nothing_or_diverged_is_no_audit(tmp_path: Path) -> None:
+    """Nothing would be found in it, and that would look like a claim that holds."""
+    with pytest.raises(RunError, match=r"budget.*: no round was played"):
+        play(plan_of("digits", "privacy.budget=0.5"), tmp_path / "budget")
+    judged = ("evaluation.where=server", "federation.rounds=1", "training.learning_rate=1e30")
+    with pytest.raises(RunError, match=r"judged: "):
+        play(plan_of("digits", *judged), tmp_path / "judged")
+    with pytest.raises(RunError, match="diverged"):
+        finite(np.array([0.0, np.nan]))
+
+
+def test_a_person_is_as_many_records_as_they_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its canary moves a round's release that much further than a record's, and so tells whether that is charged."""
+    shifts = []
+    for most in (1, 4):
+        plan = plan_of("digits", "training.steps=1", "privacy.epsilon=400", *FULL)
+        releases = OneRound(plan)
+        people = plan.model_copy(update={"data": plan.data.model_copy(update={"max_rows_per_person": most})})
+        monkeypatch.setattr(releases, "_place", replace(releases._place, plan=people))
+        planted, without = (
+            np.mean([releases.moved(planted=there, coordinate=0, seed=s) for s in range(8)]) for there in (True, False)
+        )
+        shifts.append(planted - without)
+    assert shifts[1] > 3 * shifts[0] > 0
 
 
 def test_a_run_is_audited_by_its_own_plan(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from security.errors import UsageError
 from shared_models.plan import Plan
 from shared_models.resolve import resolve
+from simulations.audit import shadows
 from simulations.audit.audit import Options, as_json_of, audit
 from simulations.audit.shadows import Inference, infer_membership
 from simulations.run import Settings
@@ -63,6 +65,21 @@ def test_an_audit_tells_what_shadow_models_found(tmp_path: Path) -> None:
     assert told["shadow_models"] == 4
     assert 0 <= told["found_at_0_1_percent"] <= told["found_at_1_percent"] <= 1
     assert found.folder is None
+
+
+def test_shadows_do_not_know_the_noise_of_the_run_that_is_attacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even in a plan whose noise follows from its seed, and is the same in each of its runs."""
+    played: list[str] = []
+    whole = shadows.play_through
+
+    def play(plan: Plan, *given: Any) -> Any:
+        played.append(plan.privacy.noise)
+        return whole(plan, *given)
+
+    monkeypatch.setattr(shadows, "play_through", play)
+    small = ("model.name=linear", "federation.rounds=1", "training.steps=1", "privacy.noise=reproducible")
+    infer(plan_of("digits", *small), 4)
+    assert played == ["secret"] * 5
 
 
 def test_too_few_shadows_and_claims_of_clients_are_refused(tmp_path: Path) -> None:
