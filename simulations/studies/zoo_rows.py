@@ -251,7 +251,7 @@ ROWS: Sequence[Row] = (
         data="sentiment",
         model="minilm, LoRA",
         keys={"model.name": "minilm", "features.name": "minilm-4", "data.text.tokens": "wordpiece"},
-        plain=plain(6, 0.1, 32),
+        plain=plain(4, 0.001, 32) | ADAM | COSINE,
         local=local(10, 0.5, steps=8, sampled=0.05) | COSINE | AVERAGED,
         joint={e: joint(100, 0.5, sampled=0.05) | COSINE | AVERAGED for e in (3.0, 8.0)},
     ),
