@@ -20,6 +20,7 @@ reconstruction.json  how much of its records a server could have seen, if the ru
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -375,3 +376,26 @@ def _unwritable(path: Path, error: OSError) -> RunError:
 def reason_of(error: BaseException | None) -> str:
     """What the operating system says of an error, in a few words."""
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """A folder that is there and can be written, before hours go into what it is for; an empty one isn't left behind.
+
+    Raises:
+        UsageError: it can't.
+    """
+    try:
+        there = folder.is_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(f"{folder}: can't be written ({reason_of(error)}); choose another folder") from error
+    try:
+        yield
+    except BaseException:
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()
+        raise

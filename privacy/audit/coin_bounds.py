@@ -102,6 +102,21 @@ def power(canaries: int, claim: Claim, *, alpha: float) -> float:
     )
 
 
+def can_contradict(canaries: int, claim: Claim, *, alpha: float) -> bool:
+    """Whether guesses of so many coins, all right, would rule the claim out and show an epsilon above it.
+
+    Args:
+        canaries: coins.
+        claim: by its own curve, and by its epsilon.
+        alpha: false alarms of one bound.
+    """
+    each = alpha / _NUMBERS
+    ruled_out = one_run_curve.contradicts(
+        claim.curve, canaries=canaries, guesses=canaries, correct=canaries, alpha=each
+    )
+    return ruled_out and power(canaries, claim, alpha=alpha) >= claim.epsilon
+
+
 def estimates(seen: Seen, claim: Claim) -> list[Finding]:
     """The one-shot estimate from the canaries that were planted, where there are enough of them: nothing is proven."""
     if seen.cosines is None or seen.coins.sum() < _FEWEST:

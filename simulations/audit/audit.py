@@ -20,7 +20,7 @@ from privacy.audit.finding import FALSE_ALARMS, Finding, Method
 from privacy.audit.trade_off import of_releases
 from privacy.report.audited import SCHEMA
 from security.errors import UsageError
-from server.run_folder import RunFolder, write_atomically
+from server.run_folder import RunFolder, writable, write_atomically
 from shared_models.plan import Plan
 from shared_models.plan_central import is_central
 from shared_models.resolve import resolve
@@ -70,13 +70,13 @@ class Audit:
     Attributes:
         plan: digest of the plan that was played.
         findings: bounds and estimates.
-        folder: of the run with the canaries; None where there was none.
+        folder: of the run with the canaries, and of `audit.json`.
         inference: what shadow models found out; None where there were none.
     """
 
     plan: str
     findings: list[Finding]
-    folder: RunFolder | None
+    folder: RunFolder
     inference: Inference | None = None
 
 
@@ -85,7 +85,7 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
 
     Args:
         plan: resolved; private.
-        out: folder of the run with canaries.
+        out: folder of the run with canaries, and of what was found.
         settings: of that run.
         options: how thorough.
         say: is told what is being done.
@@ -109,11 +109,14 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
     bounds = _number_of_bounds(plan, options, one_round)
     if not bounds:
         raise UsageError("nothing was asked for: give canaries, mislabelled records, rounds or shadows")
-    alpha, findings, folder = FALSE_ALARMS / bounds, list[Finding](), None
+    alpha, findings, folder = FALSE_ALARMS / bounds, list[Finding](), RunFolder(out)
     claim = claim_of(plan)
     if options.canaries is None:
         options = replace(options, canaries=enough(claim, alpha=alpha))
-    if plantings := plantings_of(plan, options, secret):
+    plantings = plantings_of(plan, options, secret)
+    if not plantings and folder.plan.is_file():
+        raise UsageError(f"--out: {out} holds a run, whose report would take this for its own; choose another folder")
+    if plantings:
         say(f"a run with {' and '.join(f'{one.count} {_CALLED[one.kind]}' for one in plantings)}")
         folder, seen = play_with_canaries(plan, plantings, out, settings)
         for one in seen:
@@ -135,7 +138,7 @@ def audit(plan: Plan, out: Path, settings: Settings, options: Options, say: Call
         )
         findings += coin_bounds.findings(inference.seen, claim, alpha=alpha * coin_bounds.WAYS)
     found = Audit(plan=plan.digest(), findings=findings, folder=folder, inference=inference)
-    if folder is not None:
+    with writable(folder.path):
         write_atomically(folder.audit, _text(found))
     return found
 
@@ -168,7 +171,7 @@ def enough(claim: Claim, *, alpha: float) -> int:
         alpha: false alarms of each bound.
     """
     count = _FEWEST_CANARIES
-    while count < MOST_CANARIES and coin_bounds.power(count, claim, alpha=alpha) < claim.epsilon:
+    while count < MOST_CANARIES and not coin_bounds.can_contradict(count, claim, alpha=alpha):
         count = min(MOST_CANARIES, round(count * 1.5))
     return count
 
@@ -275,13 +278,16 @@ def audited_plan(what: str, overrides: Sequence[str]) -> tuple[Plan, RunFolder |
         overrides: `KEY=VALUE` texts, for plans alone.
 
     Raises:
-        UsageError: there is no such plan or run, or it can't be audited.
+        UsageError: there is no such plan or run, it can't be audited, or its folder not be written.
     """
     run = RunFolder(Path(what)) if (Path(what) / "plan.toml").is_file() else None
     if run is not None and overrides:
         raise UsageError("--set: a run has the plan that it was played with; leave it out")
     plan = resolve(find_plan(what, overrides) if run is None else run.read_plan())
     check_auditable(plan)
+    if run is not None:
+        with writable(run.path):
+            pass
     return plan, run
 
 

@@ -64,6 +64,16 @@ def test_a_plan_may_name_a_network_of_ones_own(tmp_path: Path, monkeypatch: pyte
     assert run("audit", *plan, "--canaries", "50", "--mislabelled", "10", "--rounds", "4", "--out", "x") == 0
 
 
+def test_what_was_found_without_a_run_is_kept_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone: list[Any] = ["digits", *SMALL, "--canaries", "0", "--rounds", "4", "--out", str(tmp_path / "x")]
+    assert run("audit", *alone) == 0
+    assert [row["way"] for row in json.loads((tmp_path / "x/audit.json").read_text())["findings"]] == ["round", "round"]
+    assert len(max(capsys.readouterr().out.splitlines(), key=len)) <= 130
+    (tmp_path / "x/plan.toml").write_text("")
+    assert run("audit", *alone) == 2
+    assert "holds a run" in capsys.readouterr().err
+
+
 def test_a_broken_claim_is_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from simulations.audit.audit import Audit
 
 
+_PIPED: Final = 120  # columns, where a line of the table is one line
 _LOOKED_FOR: Final = {
     ("gradients", "coordinate"): "planted gradients",
     ("clients", "coordinate"): "planted clients",
@@ -67,24 +68,27 @@ def audit(
     settings = Settings(engine=engine.value, workers=workers, models=given)
     options = Options(canaries=canaries, mislabelled=mislabelled, rounds=rounds, shadows=shadows, candidates=candidates)
     found = play(plan, path, settings, options, say=lambda text: print(text, file=sys.stderr, flush=True))
-    if run is not None:
-        keep_beside(run, found)
     if as_json:
         print(json.dumps(as_json_of(found), indent=2))
     else:
         _print(found)
+    if run is not None:
+        keep_beside(run, found)
     if is_broken(found.findings):
         raise typer.Exit(1)
 
 
 def _print(found: Audit) -> None:
+    import sys
+
     from rich.console import Console
     from rich.table import Table
 
     from privacy.audit.finding import ESTIMATES, FALSE_ALARMS, is_broken
     from privacy.report.catalogue import catalogue
 
-    t, console = catalogue("en"), Console(highlight=False, markup=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else _PIPED
+    t, console = catalogue("en"), Console(highlight=False, markup=False, soft_wrap=True, width=width)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("looked for", "method", "found", "claimed", "power", "right", ""):
         numbers = title in ("found", "claimed", "power", "right")
@@ -112,7 +116,6 @@ def _print(found: Audit) -> None:
             f"membership by {found.inference.models} shadow models: area {curve.area:.3f} (0.5 is guessing), finds "
             f"{curve.detected_at(0.01):.1%} at 1 % false alarms"
         )
-    if found.folder is not None:
-        console.print(f"folder: {found.folder.path}")
+    console.print(f"folder: {found.folder.path}")
     if is_broken(found.findings):
         console.print("BROKEN: more leaks than is claimed; don't rely on this claim")

@@ -6,16 +6,13 @@ alone, and no report holds it.
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from security.errors import UsageError
-from server.run_folder import RunFolder, reason_of, write_atomically
+from server.run_folder import RunFolder, writable, write_atomically
 from shared_models import own
 from shared_models.plan import ConstantSchedule, Plan
 from shared_models.resolve import resolve
@@ -115,7 +112,7 @@ def attack(
         given_labels=plan.is_private,
         say=say,
     )
-    with _writable(target.folder.path):
+    with writable(target.folder.path):
         seen, besides = attack_round(play_round(first_round(plan), target.models), options)
     return replace(seen, plan=plan.digest(), epsilon=plan.privacy.epsilon if plan.is_private else None), besides
 
@@ -138,29 +135,6 @@ def first_round(plan: Plan) -> Plan:
     return resolve(Plan.model_validate(plan.model_copy(update=changes).model_dump()))
 
 
-@contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """A folder that is there and can be written, before hours go into what it is for; an empty one isn't left behind.
-
-    Raises:
-        UsageError: it can't.
-    """
-    try:
-        there = folder.is_dir()
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise UsageError(f"{folder}: can't be written ({reason_of(error)}); choose another folder") from error
-    try:
-        yield
-    except BaseException:
-        if not there:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
-
-
 def keep(target: Target, seen: Seen, besides: Sequence[Beside]) -> tuple[Path, ...]:
     """Write the figures, and the picture if there is to be one; a picture of other figures is removed.
 
@@ -171,7 +145,7 @@ def keep(target: Target, seen: Seen, besides: Sequence[Beside]) -> tuple[Path, .
         UsageError, RunError: it can't be written.
     """
     folder = target.folder
-    with _writable(folder.path):
+    with writable(folder.path):
         folder.reconstruction_picture.unlink(missing_ok=True)
     write_atomically(folder.reconstruction, as_json(seen).encode())
     written = [folder.reconstruction]

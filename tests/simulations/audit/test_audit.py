@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from privacy.audit.coin_bounds import power
+from privacy.audit.coin_bounds import Claim, can_contradict
 from privacy.audit.finding import FALSE_ALARMS, Finding, is_broken
+from privacy.audit.guesses import mu_of
+from privacy.audit.trade_off import of_gaussian
 from security.errors import RunError, UsageError
 from server.report import write_report
 from server.run_folder import RunFolder
@@ -252,10 +254,12 @@ def test_claims_are_the_ledgers_own() -> None:
 
 def test_unasked_as_many_canaries_as_can_contradict_the_claim() -> None:
     for epsilon in (1.0, 4.0, 8.0):
-        claim = replace(claim_of(plan_of()), epsilon=epsilon)
+        curve = of_gaussian(mu_of(epsilon, 1e-5))
+        claim = Claim(trust="local", epsilon=epsilon, delta=1e-5, curve=curve)
         count = enough(claim, alpha=1e-4)
-        assert power(count, claim, alpha=1e-4) >= epsilon
-        assert count == 500 or power(round(count / 1.6), claim, alpha=1e-4) < epsilon
+        assert can_contradict(count, claim, alpha=1e-4)
+        assert count == 500 or not can_contradict(round(count / 1.6), claim, alpha=1e-4)
+    assert enough(replace(claim, epsilon=1.0), alpha=1e-4) == count, "its own curve is to be ruled out, too"
     assert enough(replace(claim, epsilon=50.0), alpha=1e-4) == MOST_CANARIES
 
 
