@@ -59,7 +59,7 @@ bench-audit: install
 	$(BIN)/python -m simulations.benchmarks.audit_cost
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 # Hundreds of clients killed at work: nothing leaves that isn't charged. Finished campaigns are not repeated.
 prove-ledger: install

@@ -1,4 +1,4 @@
-"""How the suite is spread over two processes: a file stays together, and what starts engines of its own takes turns.
+"""How the suite is spread over processes: a file stays together, and what starts engines of its own takes turns.
 
 So do tests that start a server and its sites; but those keep to themselves well enough beside an engine.
 """
@@ -6,6 +6,7 @@ So do tests that start a server and its sites; but those keep to themselves well
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 _HERE = Path(__file__).parent
+_FIRST = {"engines": 0, "processes": 1}
 _PROCESSES = (_HERE / "e2e", _HERE / "proofs")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests; two clusters that start at once on a small machine would time each other out."""
+    """Group the tests; two clusters that start at once on a small machine would time each other out.
+
+    What takes turns is begun with: it would be waited for at the end. Then come the files with most tests.
+    """
+    groups: dict[pytest.Item, str] = {}
     for item in items:
         if item.get_closest_marker("ray") or item.get_closest_marker("flower"):
             group = "engines"
@@ -30,3 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         else:
             group = str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+        groups[item] = group
+    sizes = Counter(groups.values())
+    items.sort(key=lambda item: (_FIRST.get(groups[item], len(_FIRST)), -sizes[groups[item]], groups[item]))

@@ -28,6 +28,8 @@ from simulations.run import Settings, start_run
 
 T = TypeVar("T")
 
+_KEPT = "results.jsonl"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -94,15 +96,22 @@ def play(
         UsageError, RunError: a cell can't be played; those before it are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "results.jsonl"
-    known = {(one.name, one.seed, one.digest): one for one in read_kept(kept, Result)}
-    keys = [(cell.name, cell.seed, cell.resolved().digest()) for cell in cells]
-    missing = [cell for cell, key in zip(cells, keys, strict=True) if key not in known]
+    missing = [cell for cell, result in zip(cells, played(cells, folder), strict=True) if result is None]
     for done, result in enumerate(_played(missing, processes), 1):
-        known[result.name, result.seed, result.digest] = result
-        keep(kept, result)
+        keep(folder / _KEPT, result)
         say(f"{done}/{len(missing)}  {result.name}  seed {result.seed}  {result.final}  {result.seconds:.0f} s")
-    return [known[key] for key in keys]
+    return [result for result in played(cells, folder) if result is not None]
+
+
+def played(cells: Sequence[Cell], folder: Path) -> list[Result | None]:
+    """Results in the order of the cells, None where a cell isn't played yet.
+
+    Args:
+        cells: what is asked for.
+        folder: where results are kept.
+    """
+    known = {(one.name, one.seed, one.digest): one for one in read_kept(folder / _KEPT, Result)}
+    return [known.get((cell.name, cell.seed, cell.resolved().digest())) for cell in cells]
 
 
 def _played(cells: Sequence[Cell], processes: int) -> Iterable[Result]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from shared_models.plan import Plan
 from shared_models.plan_file import plan_from
 from shared_models.registry import build_for
-from simulations.studies.study import Cell, Result, play
+from simulations.studies.study import Cell, Result, play, played
 from simulations.studies.zoo_rows import DATA, ROWS, Keys, Row
 
 MOST_JOINT = 200_000
@@ -82,15 +82,18 @@ def trained(row: Row) -> int:
     return sum(p.numel() for p in build_for(plan).parameters() if p.requires_grad)
 
 
-def report(played: Sequence[tuple[Run, Result]]) -> str:
-    """The study as text: bytes are those of one client in one round."""
+def report(found: Sequence[tuple[Run, Result | None]]) -> str:
+    """The study as text: bytes are those of one client in one round, "?" is a run that isn't played."""
     heads = ("trained", "score", "epsilon", "minutes", "kB up", "kB down")
     lines = [f"{'':52s}" + "".join(f"{head:>9s}" for head in heads)]
     last = None
-    for run, result in played:
+    for run, result in found:
         if run.row is not last:
             lines.append(f"{run.row.name:52s}{trained(run.row):9,}")
             last = run.row
+        if result is None:
+            lines.append(f"  {run.setting:59s}{'?':>9s}")
+            continue
         rounds = run.clients * run.cell.plan.federation.rounds
         epsilon = "-" if result.epsilon is None else f"{result.epsilon:.2f}"
         sent = "".join(f"{'-' if n is None else f'{n / rounds / 1e3:,.0f}':>9s}" for n in (result.up, result.down))
@@ -107,10 +110,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", default=[""], help="rows and runs whose name holds one of these")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("build/studies/zoo"))
+    parser.add_argument("--only-report", action="store_true", help="play nothing, tell what there is")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
     asked = [run for run in runs(given.seed) if any(part in run.cell.name for part in given.only)]
-    results = play([run.cell for run in asked], given.folder, processes=given.processes, say=print)
+    cells, results = [run.cell for run in asked], list[Result | None]()
+    if given.only_report:
+        results += played(cells, given.folder)
+    else:
+        results += play(cells, given.folder, processes=given.processes, say=print)
     text = report(list(zip(asked, results, strict=True)))
     print(text)
     if given.out is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def test_an_audit_tells_what_shadow_models_found(tmp_path: Path) -> None:
     told = as_json_of(found)["membership"]
     assert told["shadow_models"] == 4
     assert 0 <= told["found_at_0_1_percent"] <= told["found_at_1_percent"] <= 1
-    assert found.folder is None
+    assert json.loads(found.folder.audit.read_text()) == as_json_of(found)
+    assert not found.folder.plan.exists(), "no run of it was played"
 
 
 def test_shadows_do_not_know_the_noise_of_the_run_that_is_attacked(monkeypatch: pytest.MonkeyPatch) -> None:

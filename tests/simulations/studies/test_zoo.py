@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from shared_models.features.maps import names as feature_names
 from shared_models.registry import names
 from simulations.studies.study import Result
-from simulations.studies.zoo import MOST_JOINT, Run, report, runs, trained
+from simulations.studies.zoo import MOST_JOINT, Run, main, report, runs, trained
 from simulations.studies.zoo_rows import DATA, ROWS, Row
 from tests.shared_models.fetching import fetch_or_skip
 
@@ -81,3 +83,11 @@ def test_the_table_tells_scores_epsilons_and_bytes_of_a_client_and_round() -> No
     assert row.split() == ["linear", "on", "adult", "118"]
     assert lines[0].split() == ["no", "privacy", "84.56", "-", "1.5", "4", "2"]
     assert lines[1].split() == ["local,", "epsilon", "8", "84.56", "8.00", "1.5", "4", "2"]
+
+
+def test_what_is_not_played_is_told_without_playing_it(tmp_path: Path) -> None:
+    out = tmp_path / "table.txt"
+    main(["--only", "linear on adult", "--only-report", "--folder", str(tmp_path / "none"), "--out", str(out)])
+    rows = [line.split() for line in out.read_text().splitlines()[2:]]
+    assert [row[-1] for row in rows] == ["?"] * 4
+    assert not (tmp_path / "none").exists()
