@@ -294,7 +294,9 @@ def test_a_table_without_a_header_gets_no_draft(tmp_path: Path) -> None:
     path.write_text("37,f,yes\n38,m,no\n")
     with pytest.raises(UsageError, match="is the header line missing") as refused:
         draft_schema(path, "csv")
-    assert "37" not in str(refused.value)
+    said = str(refused.value).removeprefix(str(path))
+    assert "37" not in said
+    assert "38" not in said
 
 
 def test_a_plan_says_whether_privacy_leaves_out_or_refuses(tmp_path: Path) -> None:
