@@ -44,7 +44,7 @@ class Planting:
         count: how many canaries.
         secret: 32 bytes as hexadecimal; coins and places follow from it.
         clients: who they are dealt to, in turn; under `clients` the canaries themselves.
-        size: number of trained values, which coordinates are of; at least `count` for kinds that take one each.
+        coordinates: of the trained values, where kinds that take one each are planted; none twice, as many as canaries.
         clipping_norm: that planted values exceed.
         classes: number of them, for wrong labels.
         draw: number of the throw: another one has the same canaries and other coins.
@@ -54,18 +54,18 @@ class Planting:
     count: int
     secret: str
     clients: tuple[str, ...]
-    size: int
     clipping_norm: float
     classes: int
+    coordinates: tuple[int, ...] = ()
     draw: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind in ("gradients", "clients") and self.count > self.size:
-            raise ValueError(f"{self.count} canaries of one coordinate each don't fit {self.size} trained values")
-        if self.kind == "clients" and self.count != len(self.clients):
-            raise ValueError(f"{self.count} canaries, but {len(self.clients)} clients")
         if not self.clients or self.count < 1:
             raise ValueError("there must be canaries and clients")
+        if self.kind in ("gradients", "clients") and len(set(self.coordinates)) != self.count:
+            raise ValueError(f"{self.count} canaries of one coordinate each, and {len(set(self.coordinates))} to take")
+        if self.kind == "clients" and self.count != len(self.clients):
+            raise ValueError(f"{self.count} canaries, but {len(self.clients)} clients")
 
     def coins(self) -> npt.NDArray[np.bool_]:
         """Which canaries are planted."""
@@ -77,7 +77,7 @@ class Planting:
 
     def places(self) -> npt.NDArray[np.int64]:
         """Of each canary, its coordinate; no two have the same."""
-        return self._chance("places").permutation(self.size)[: self.count].astype(np.int64)
+        return self._chance("places").permutation(np.array(self.coordinates, dtype=np.int64))
 
     def signs(self) -> npt.NDArray[np.float32]:
         """Of each canary, +1 or -1: which way its coordinate is moved."""
@@ -156,4 +156,7 @@ def _coins_of(planting: Planting, client: int) -> npt.NDArray[np.bool_]:
 
 @lru_cache(maxsize=4)
 def _read(text: str) -> tuple[Planting, ...]:
-    return tuple(Planting(**{**raw, "clients": tuple(raw["clients"])}) for raw in json.loads(text))
+    return tuple(
+        Planting(**{**raw, "clients": tuple(raw["clients"]), "coordinates": tuple(raw["coordinates"])})
+        for raw in json.loads(text)
+    )

@@ -1,7 +1,7 @@
 """The `veil` command: its groups, and what an error looks like to a person.
 
 Exit codes: 0 done; 1 the run failed, or whoever read its output left; 2 wrong usage or plan; 3 stopped because a
-privacy budget is exhausted; 130 interrupted.
+privacy budget is exhausted; 130 interrupted. Of `veil audit` 1 is a broken claim alone, and 4 an audit that failed.
 """
 
 from __future__ import annotations
@@ -71,11 +71,16 @@ app.add_typer(server.app, name="server")
 app.command("doctor")(doctor.doctor)
 
 
+_FAILED = {"audit": 4}
+"""Exit codes of commands that failed, where 1 says something else."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    failed = _FAILED.get(given[0] if given else "", 1)
     try:
         code = app(args=given, standalone_mode=False, prog_name="veil")
         sys.stdout.flush()  # here, not at exit: a reader may have left
@@ -86,22 +91,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (UsageError, RunError, VeilError) as error:
         if debug:
             raise
-        code = _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+        code = _fail(str(error), 2 if isinstance(error, UsageError) else failed)
     except ImportError as error:
         if debug:
             raise
-        code = _fail(f"{error} (run 'veil doctor' to see what is missing)", 1)
+        code = _fail(f"{error} (run 'veil doctor' to see what is missing)", failed)
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
         # Whoever read the output has left, as `head` does: nothing is to be said any more, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        code = failed
     except Exception as error:
         if debug:
             raise
         text = " ".join(str(error).split())
-        code = _fail(f"{type(error).__name__}: {text} (a defect of Veil's: run again with --debug, and report it)", 1)
+        defect = "a defect of Veil's: run again with --debug, and report it"
+        code = _fail(f"{type(error).__name__}: {text} ({defect})", failed)
     sys.exit(code if isinstance(code, int) else 0)
 
 

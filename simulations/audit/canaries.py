@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,9 @@ from shared_models.parameters import Layout
 from shared_models.plan import Plan
 from shared_models.plan_personal import shared_layout
 from shared_models.registry import build_for
+from simulations.audit.gradients import gradients_of
+
+_LOOKED_AT: Final = 16  # clients, and records of each, whose gradients tell what is quiet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +61,36 @@ def planting_for(plan: Plan, kind: Kind, count: int, clients: tuple[str, ...], s
         count=count,
         secret=(secret or secrets.token_bytes(32)).hex(),
         clients=clients,
-        size=layout_of_plan(plan).size,
         clipping_norm=plan.privacy.clipping_norm,
         classes=len(card_for(plan.data).classes),
+        coordinates=quiet_coordinates(plan, count) if kind in ("gradients", "clients") else (),
     )
+
+
+def quiet_coordinates(plan: Plan, count: int) -> tuple[int, ...]:
+    """Where the initial model's clipped gradients are smallest: what clients learn hides a canary least there.
+
+    An auditor may choose so: by records alone, before a coin is thrown.
+
+    Args:
+        plan: resolved.
+        count: how many of the trained values, in the layout's order.
+    """
+    squared = torch.zeros(layout_of_plan(plan).size, dtype=torch.float64)
+    model, clients = build_for(plan).train(), _own_records(plan)
+    for client in islice(clients, _LOOKED_AT):
+        own = clients[client].part(slice(_LOOKED_AT))
+        if len(own):
+            for _, gradients in gradients_of(plan, model, own):
+                lengths = gradients.norm(dim=1, keepdim=True)
+                clipped = gradients * (plan.privacy.clipping_norm / lengths).clamp(max=1.0)
+                squared += clipped.double().square().sum(0)
+    return tuple(torch.argsort(squared, stable=True)[:count].tolist())
 
 
 def records_of(plan: Plan, planting: Planting) -> CanaryRecords:
     """The records that a planting of records has picked, of all clients."""
-    key = split_key(plan)
-    if plan.holds_out:
-        own = {client: train for client, (train, _) in seen_parts(plan, split_key=key).items()}
-    else:
-        own = dict(seen_records(plan, split_key=key))
+    own = _own_records(plan)
     found = [(client, *canary_records(own[client], planting, client)) for client in planting.clients]
     return CanaryRecords(
         records=Records(
@@ -76,3 +99,11 @@ def records_of(plan: Plan, planting: Planting) -> CanaryRecords:
         owners=np.array([client for client, records, _ in found for _ in range(len(records))]),
         coins=np.concatenate([coins for _, _, coins in found]),
     )
+
+
+def _own_records(plan: Plan) -> Mapping[str, Records]:
+    """What each client trains on."""
+    key = split_key(plan)
+    if plan.holds_out:
+        return {client: train for client, (train, _) in seen_parts(plan, split_key=key).items()}
+    return seen_records(plan, split_key=key)

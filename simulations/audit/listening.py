@@ -10,19 +10,15 @@ import torch
 from flwr.app import ArrayRecord, Message
 
 from client.planting import Planting
-from privacy.dpsgd.engine import private_hooks
-from privacy.dpsgd.optimizer import as_rows, free_per_example, per_example_gradients
 from server.replies import Update, read_reply
-from shared_models.loss import loss_of
 from shared_models.parameters import Layout, Parameters, from_arrays, in_order, set_parameters
 from shared_models.plan import Plan
 from shared_models.protocol import ARRAYS
 from shared_models.registry import build_for
 from simulations.audit.canaries import CanaryRecords
+from simulations.audit.gradients import gradients_of
 
 Floats = npt.NDArray[np.float64]
-
-_AT_ONCE = 64  # examples whose gradients are in memory together
 
 
 class Listener(Protocol):
@@ -83,7 +79,7 @@ class AlongGradients:
 
     def __init__(self, plan: Plan, canaries: CanaryRecords, layout: Layout) -> None:
         self._canaries, self._layout = canaries, layout
-        self._model, self._loss, self._engine = build_for(plan).train(), loss_of(plan), plan.training.dp_engine
+        self._plan, self._model = plan, build_for(plan).train()
         self._found = np.zeros(len(canaries.records))
 
     def moved(self, client: str | None, start: Parameters, movement: Parameters) -> None:
@@ -91,17 +87,10 @@ class AlongGradients:
         if not len(mine):
             return
         set_parameters(self._model, start)
-        trained = [p for p in self._model.parameters() if p.requires_grad]
         along = torch.from_numpy(in_one_row(movement, self._layout)).float()
-        with private_hooks(self._model, self._engine):
-            for part in np.array_split(mine, -(-len(mine) // _AT_ONCE)):
-                rows = torch.from_numpy(part)
-                loss = self._loss(self._model(self._canaries.records.x[rows]), self._canaries.records.y[rows])
-                torch.autograd.backward(loss)
-                gradients = torch.cat([as_rows(g).flatten(1) for g in per_example_gradients(trained)], dim=1)
-                free_per_example(trained)
-                lengths = gradients.norm(dim=1).clamp(min=1e-12)
-                self._found[part] -= (gradients @ along / lengths).double().numpy()
+        for part, gradients in gradients_of(self._plan, self._model, self._canaries.records.take(mine)):
+            lengths = gradients.norm(dim=1).clamp(min=1e-12)
+            self._found[mine[part]] -= (gradients @ along / lengths).double().numpy()
 
     def scores(self) -> Floats:
         return self._found

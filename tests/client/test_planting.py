@@ -1,14 +1,11 @@
-"""Canaries: each in or out by its own coin, the same for client and auditor; and never at a deployed site."""
+"""Canaries: each in or out by its own coin, the same for client and auditor. A deployed site has none: `test_site`."""
 
 from __future__ import annotations
-
-import inspect
 
 import numpy as np
 import pytest
 import torch
 
-from client import site as deployed_site
 from client.datasets.records import Records
 from client.planting import Kind, Planting, canary_records, to_json, with_canaries
 
@@ -21,7 +18,7 @@ def planting(kind: Kind, count: int = 60, secret: int = 1, clients: tuple[str, .
         count=count,
         secret=bytes([secret] * 32).hex(),
         clients=clients,
-        size=500,
+        coordinates=tuple(range(0, 10 * count, 10)) if kind in ("gradients", "clients") else (),
         clipping_norm=0.5,
         classes=4,
     )
@@ -34,7 +31,13 @@ def records(n: int = 40) -> Records:
 def test_coins_are_fair_and_places_unlike() -> None:
     """2,000 coins: outside of 850 to 1,150 with probability below 1e-10."""
     many = Planting(
-        kind="gradients", count=2000, secret="07" * 32, clients=CLIENTS, size=5000, clipping_norm=1.0, classes=2
+        kind="gradients",
+        count=2000,
+        secret="07" * 32,
+        clients=CLIENTS,
+        clipping_norm=1.0,
+        classes=2,
+        coordinates=tuple(range(7, 2007)),
     )
     assert 850 < many.coins().sum() < 1150
     assert len(set(many.places())) == 2000
@@ -120,7 +123,8 @@ def test_two_plantings_stand_beside_each_other() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"count": 501}, "don't fit 500 trained values"),
+        ({"count": 61}, "61 canaries of one coordinate each, and 60 to take"),
+        ({"coordinates": (3,) * 60}, "60 canaries of one coordinate each, and 1 to take"),
         ({"count": 0}, "there must be canaries"),
         ({"clients": ()}, "there must be canaries"),
         ({"kind": "clients"}, "60 canaries, but 3 clients"),
@@ -129,8 +133,3 @@ def test_two_plantings_stand_beside_each_other() -> None:
 def test_what_can_not_be_planted_is_refused(changes: dict[str, object], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Planting(**{**vars(planting("gradients")), **changes})  # type: ignore[arg-type]
-
-
-def test_a_deployed_site_knows_nothing_of_canaries() -> None:
-    """Whatever a server's configuration says, an owner trains on its own records alone."""
-    assert "plant" not in inspect.getsource(deployed_site)

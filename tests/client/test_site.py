@@ -18,6 +18,7 @@ from client import app as app_module
 from client.approvals import PendingPlans
 from client.datasets.split import split
 from client.egress import planned_fields
+from client.planting import PLANTED, Planting, to_json, with_canaries
 from client.site import DeployedSite, register_site, registered_site
 from client.site_settings import read_settings
 from client.trainer import train_plain
@@ -120,6 +121,20 @@ def test_all_records_of_the_file_are_trained_on_and_no_partition_is_drawn(runnin
     reply = running.train(found)
     for name, value in update_of(found, reply).items():
         np.testing.assert_array_equal(value, change_expected[name])
+
+
+def test_whatever_canaries_a_server_names_an_owner_trains_on_its_own_records_alone(running: Running) -> None:
+    """What would plant one in a simulation is a word without meaning here."""
+    found = plan(False)
+    planted = Planting(kind="mislabelled", count=8, secret="05" * 32, clients=(SITE,), clipping_norm=1.0, classes=2)
+    records = running.site.training_records(workplace(write_plan(found)))
+    assert len(with_canaries(records, to_json([planted]), SITE)) < len(records), "a simulated client would heed it"
+    expected, _ = train_plain(
+        workplace(write_plan(found)).model, model_of(found), records, found, round_number=1, client=SITE
+    )
+    reply = running.ask(found, content_of(found, 1), **{PLANTED: to_json([planted])})
+    for name, value in update_of(found, reply).items():
+        np.testing.assert_array_equal(value, expected[name])
 
 
 def test_torch_waits_for_the_first_plan_and_nothing_of_simulations_is_needed(home: SiteHome) -> None:

@@ -12,6 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from torch import Tensor
 from privacy.audit.finding import Finding, is_broken
 from shared_models.plan import Plan
 from shared_models.resolve import resolve
-from simulations.audit.audit import of_one_round
+from simulations.audit.audit import Options, audit, of_one_round
+from simulations.run import Settings
 from simulations.scenarios import find_plan
 
 ROOT: Final = Path(__file__).parents[2]
@@ -184,21 +186,29 @@ _LOCAL = (
     *("training.expected_batch_size=100", "federation.rounds=4", "privacy.epsilon=2"),
 )
 _SUM = ("data.partition.clients=10", "federation.rounds=4", "privacy.epsilon=2")
+_LARGER = (*_LOCAL, "model.options.hidden=[32]")
 
-AUDITS: Final[dict[str, Callable[[int], Finding]]] = {
+AUDITS: Final[dict[str, Callable[[int], list[Finding]]]] = {
     "one round, local": lambda runs: _one_round("digits", _LOCAL, runs),
     "one round, secure sum": lambda runs: _one_round("digits-secure", _SUM, runs),
+    "canaries in a run, local": lambda canaries: _whole_run("digits", _LARGER, canaries),
 }
-"""By name, from a number of runs to what was found."""
+"""By name, from a number of runs, or of canaries, to what was found."""
 
+_SECRET: Final = bytes(range(32))
 _BUDGET = "tests/client/test_guard.py::test_a_budget_for_three_of_ten_rounds_plays_three"
 _TRAINER = "tests/client/test_private_trainer.py::"
 _SIZE = f"{_TRAINER}test_the_noise_of_two_clients_is_independent_and_of_the_claimed_size"
 _MOVED = f"{_TRAINER}test_rule_1_one_record_more_moves_a_step_by_no_more_than_the_clipping_norm"
 
 MUTANTS: Final = (
-    Mutant(name="noise x 0.1", patch=_less_noise, audits=("one round, local", "one round, secure sum"), tests=(_SIZE,)),
-    Mutant(name="no clipping", patch=_no_clipping, audits=("one round, local",), tests=(_MOVED,)),
+    Mutant(name="noise x 0.1", patch=_less_noise, audits=tuple(AUDITS), tests=(_SIZE,)),
+    Mutant(
+        name="no clipping",
+        patch=_no_clipping,
+        audits=("one round, local", "canaries in a run, local"),
+        tests=(_MOVED,),
+    ),
     Mutant(
         name="clipping per batch, not per example",
         patch=_clipping_per_batch,
@@ -232,7 +242,14 @@ MUTANTS: Final = (
 
 def _one_round(scenario: str, overrides: Sequence[str], runs: int) -> list[Finding]:
     plan = resolve(find_plan(scenario, overrides))
-    return of_one_round(plan, runs, bytes(range(32)), alpha=1e-3)
+    return of_one_round(plan, runs, _SECRET, alpha=1e-3)
+
+
+def _whole_run(scenario: str, overrides: Sequence[str], canaries: int) -> list[Finding]:
+    plan = resolve(find_plan(scenario, overrides))
+    options = Options(canaries=canaries, mislabelled=0, rounds=0, secret=_SECRET)
+    with tempfile.TemporaryDirectory() as place:
+        return audit(plan, Path(place) / "run", Settings(engine="inline"), options, say=lambda _: None).findings
 
 
 @contextmanager

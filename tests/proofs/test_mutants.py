@@ -7,7 +7,7 @@ import pytest
 from privacy.audit.finding import is_broken
 from tests.proofs.mutants import AUDITS, MUTANTS, broken, fails
 
-RUNS = {"one round, local": 200, "one round, secure sum": 200}
+RUNS = {"one round, local": 200, "one round, secure sum": 200, "canaries in a run, local": 300}
 
 
 def test_each_mutant_has_something_that_notices_it() -> None:

@@ -1,4 +1,4 @@
-"""`veil audit` on the command line: one line for wrong usage, a calm table, exit code 1 for a broken claim."""
+"""`veil audit` on the command line: one line for wrong usage, a calm table, exit code 1 for a broken claim alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import simulations.audit.audit as audits
+from security.errors import RunError
 from tests.veil.test_main import run
 
 SMALL = [
@@ -82,3 +83,18 @@ def test_a_broken_claim_is_exit_code_1(
     plan: list[Any] = ["digits", *SMALL, "--canaries", "0", "--rounds", "4", "--out", str(tmp_path / "x")]
     assert run("audit", *plan) == 1
     assert "BROKEN: more leaks than is claimed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [RunError("the model has diverged"), ZeroDivisionError("a defect")])
+def test_an_audit_that_failed_is_never_taken_for_a_broken_claim(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(audits, "play_with_canaries", fail)
+    given: list[Any] = ["digits", *SMALL, "--rounds", "0", "--out", str(tmp_path / "x")]
+    assert run("audit", *given) == 4
+    (*_, last) = capsys.readouterr().err.splitlines()
+    assert last.startswith("error: ")
+    assert str(error) in last

@@ -51,7 +51,7 @@ def audit(
     models: Annotated[list[str] | None, typer.Option("--model", help=HELP, metavar="NAME=REFERENCE")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json and nothing else.")] = False,
 ) -> None:
-    """Hold a plan's claims against what an adversary finds. Exit code 1: a claim is broken."""
+    """Hold a plan's claims against what an adversary finds. Exit code 1: a claim is broken; 4: the audit failed."""
     import json
     import sys
 

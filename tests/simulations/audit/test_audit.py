@@ -72,7 +72,7 @@ BIG_STEPS = ("training.sample_rate=1", "training.expected_batch_size=140", "priv
         ("digits", (*SMALL, *BIG_STEPS), 500, 0.3),
         ("digits", ("model.name=linear", "evaluation.where=none", "training.steps=2", *BIG_STEPS), 500, 0.3),
         ("digits-secure", ("federation.rounds=4", "privacy.epsilon=20", "training.learning_rate=1e-4"), 25, 1.8),
-        ("digits-central", ("federation.rounds=4", "privacy.epsilon=50"), 150, 0.35),
+        ("digits-central", ("federation.rounds=4", "privacy.epsilon=50", "training.learning_rate=1e-4"), 150, 0.5),
     ],
     ids=["local, by hooks", "local, in closed form", "clients, secure sum", "clients, trusted server"],
 )

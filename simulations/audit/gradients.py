@@ -1,0 +1,34 @@
+"""Gradients of records, one row each, as a private step makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from client.datasets.records import Records
+from privacy.dpsgd.engine import private_hooks
+from privacy.dpsgd.optimizer import as_rows, free_per_example, per_example_gradients
+from shared_models.loss import loss_of
+from shared_models.plan import Plan
+
+_AT_ONCE = 64  # examples whose gradients are in memory together
+
+
+def gradients_of(plan: Plan, model: nn.Module, records: Records) -> Iterator[tuple[slice, Tensor]]:
+    """Which records, and their gradients of the trained values, (records, values); a part of them at a time.
+
+    Args:
+        plan: whose loss and engine are used.
+        model: in training mode.
+        records: at least one.
+    """
+    trained, loss = [p for p in model.parameters() if p.requires_grad], loss_of(plan)
+    for start in range(0, len(records), _AT_ONCE):
+        part = slice(start, min(start + _AT_ONCE, len(records)))
+        with private_hooks(model, plan.training.dp_engine):
+            torch.autograd.backward(loss(model(records.x[part]), records.y[part]))
+            gradients = torch.cat([as_rows(g).flatten(1) for g in per_example_gradients(trained)], dim=1)
+            free_per_example(trained)
+        yield part, gradients
