@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     groups: dict[pytest.Item, str] = {}
     for item in items:
-        if item.get_closest_marker("ray") or item.get_closest_marker("flower"):
+        if item.get_closest_marker("ray"):
             group = "engines"
         elif any(folder in item.path.parents for folder in _PROCESSES):
             group = "processes"
@@ -39,3 +40,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         groups[item] = group
     sizes = Counter(groups.values())
     items.sort(key=lambda item: (_FIRST.get(groups[item], len(_FIRST)), -sizes[groups[item]], groups[item]))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Ray on this machine, started once, with places for four actors whatever the machine has.
+
+    It gives the path of a marker by which a client of the faulty app dies just once.
+    """
+    marker = tmp_path_factory.mktemp("marker") / "died"
+    os.environ["VEIL_TEST_MARKER"] = str(marker)
+    import ray
+
+    import simulations.ray_workers  # switches Ray's telemetry off before it is imported  # noqa: F401
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield marker
+    ray.shutdown()
+    del os.environ["VEIL_TEST_MARKER"]

@@ -43,7 +43,7 @@ def model(folder: Path) -> dict[str, np.ndarray]:
     [PLAIN, (*PLAIN, *IN_COMPANIES, *INT8), (*PLAIN, *INT8), (*PRIVATE, *TOP_K), (*SECURE, "secure_sum.rotation=true")],
     ids=["no privacy", "in companies, int8", "int8", "top-k and noise", "secure sum, rotated"],
 )
-def test_veils_own_grids_agree_bit_for_bit(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_veils_own_grids_agree_bit_for_bit(ray_cluster: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     plan = find_plan("digits", overrides)
     settings = [
         Settings(engine="inline"),

@@ -151,7 +151,7 @@ def test_a_simulation_trains_it_privately_and_forgets_it(tmp_path: Path) -> None
 
 
 @pytest.mark.ray
-def test_rays_actors_know_it_too(tmp_path: Path) -> None:
+def test_rays_actors_know_it_too(ray_cluster: Path, tmp_path: Path) -> None:
     settings = Settings(engine="ray", workers=1, models={"mine": f"{FILE}:build"})
     public = plan().model_copy(update={"privacy": plan().privacy.model_copy(update={"noise": "reproducible"})})
     folder, _ = start_run(public, tmp_path / "ray", settings)

@@ -1,9 +1,8 @@
-"""Small plans, and one Ray for all tests that need it."""
+"""Small plans, and rounds of messages."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,24 +37,6 @@ def small_plan() -> PlanMaker:
         return resolve(find_plan("digits", (*base, *(text for text in overrides if text not in base))))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Ray on this machine, started once, with places for four actors whatever the machine has.
-
-    It gives the path of a marker by which a client of the faulty app dies just once.
-    """
-    marker = tmp_path_factory.mktemp("marker") / "died"
-    os.environ["VEIL_TEST_MARKER"] = str(marker)
-    import ray
-
-    import simulations.ray_workers  # switches Ray's telemetry off before it is imported  # noqa: F401
-
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield marker
-    ray.shutdown()
-    del os.environ["VEIL_TEST_MARKER"]
 
 
 def config_of(plan: Plan, folder: Path) -> dict[str, str]:
