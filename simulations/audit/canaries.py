@@ -76,7 +76,7 @@ def quiet_coordinates(plan: Plan, count: int) -> tuple[int, ...]:
         plan: resolved.
         count: how many of the trained values, in the layout's order.
     """
-    squared = torch.zeros(layout_of_plan(plan).size, dtype=torch.float64)
+    squared = torch.zeros(layout_of_plan(plan).size)
     model, clients = build_for(plan).train(), _own_records(plan)
     for client in islice(clients, _LOOKED_AT):
         own = clients[client].part(slice(_LOOKED_AT))
@@ -84,7 +84,7 @@ def quiet_coordinates(plan: Plan, count: int) -> tuple[int, ...]:
             for _, gradients in gradients_of(plan, model, own):
                 lengths = gradients.norm(dim=1, keepdim=True)
                 clipped = gradients * (plan.privacy.clipping_norm / lengths).clamp(max=1.0)
-                squared += clipped.double().square().sum(0)
+                squared += clipped.square_().sum(0)
     return tuple(torch.argsort(squared, stable=True)[:count].tolist())
 
 
