@@ -279,9 +279,9 @@ ROWS: Sequence[Row] = (
             "model.options": {"dim": 32, "heads": 4, "depth": 1},
             "data.text.vocabulary": 4096,
         },
-        plain=plain(15, 0.2, 32) | COSINE | AVERAGED,
-        local=local(20, 1.0, steps=5, sampled=0.1) | COSINE | AVERAGED,
-        joint={e: joint(150, 1.0, sampled=0.1) | COSINE | AVERAGED for e in (3.0, 8.0)},
+        plain=plain(10, 0.002, 32) | ADAM | COSINE,
+        local=local(20, 0.005, steps=5, sampled=0.1) | ADAM | AVERAGED,
+        joint={e: joint(150, 1.0, sampled=0.1) | SERVER_ADAM | AVERAGED for e in (3.0, 8.0)},
     ),
     Row(
         data="shakespeare",
