@@ -56,16 +56,19 @@ class PlantedGradients:
         Raises:
             IndexError: there is no such coordinate.
         """
-        found, start = [], 0
-        for parameter in parameters:
-            mine = (self.places >= start) & (self.places < start + parameter.numel())
-            places, order = torch.unique(self.places[mine] - start, return_inverse=True)
+        ends = np.cumsum([parameter.numel() for parameter in parameters])
+        ordered, order = torch.sort(self.places, stable=True)
+        if len(self) and not (int(ordered[0]) >= 0 and int(ordered[-1]) < ends[-1]):
+            raise IndexError(f"planted gradients have coordinates beyond the {ends[-1]} trained values")
+        found, first = [], 0
+        for parameter, end in zip(parameters, ends, strict=True):
+            last = int(torch.searchsorted(ordered, int(end)))
+            mine, start = order[first:last], int(end) - parameter.numel()
+            places, column = torch.unique_consecutive(ordered[first:last] - start, return_inverse=True)
             rows = torch.zeros(len(self), len(places))
-            rows[torch.nonzero(mine).flatten(), order] = self.values[mine]
+            rows[mine, column] = self.values[mine]
             found.append(Columns(places.to(parameter.device), rows.to(parameter.device, parameter.dtype)))
-            start += parameter.numel()
-        if len(self) and not (int(self.places.min()) >= 0 and int(self.places.max()) < start):
-            raise IndexError(f"planted gradients have coordinates beyond the {start} trained values")
+            first = last
         return found
 
 
