@@ -99,7 +99,7 @@ def _zhu(
     replay: Replay, seen: Tensor, labels: Tensor, start: Tensor, box: tuple[float, float], attack: Attack
 ) -> tuple[Tensor, float]:
     del box  # the paper's has none
-    x, size = start.requires_grad_(), seen.square().sum().clamp(min=1e-300)
+    x, told, size = start.requires_grad_(), replay.told(seen), seen.square().sum().clamp(min=1e-300)
     optimizer = torch.optim.LBFGS(
         [x],
         max_iter=attack.iterations,
@@ -110,7 +110,7 @@ def _zhu(
     )
 
     def distance() -> Tensor:
-        return (flat(replay.movement(x, labels)) - seen).square().sum() / size
+        return (flat(replay.movement(x, labels)) - seen)[told].square().sum() / size
 
     optimizer.step(_closure(x, distance))  # type: ignore[no-untyped-call]
     found = x.detach()
@@ -135,10 +135,10 @@ def _geiping(
     optimizer = torch.optim.Adam([x], lr=(high - low) / 20)
     falls = [int(attack.iterations * part) for part in (3 / 8, 5 / 8, 7 / 8)]  # the paper's
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, falls, gamma=0.1)
-    length = seen.norm().clamp(min=1e-300)
+    told, length = replay.told(seen), seen.norm().clamp(min=1e-300)
 
     def objective() -> Tensor:
-        moved = flat(replay.movement(x, labels))
+        moved = flat(replay.movement(x, labels)) * told
         cosine = (moved @ seen) / (moved.norm().clamp(min=1e-300) * length)
         value: Tensor = 1 - cosine + attack.total_variation * total_variation(x)
         return value

@@ -31,7 +31,8 @@ def labels_seen(replay: Replay, movement: Values, dummies: Tensor) -> Tensor:
     name = last_bias(replay)
     if name is None:
         raise UsageError("the network's last layer has no bias, from which classes could be inferred")
-    seen = movement[name]
+    drift = replay.drift()[name]
+    seen = movement[name] - drift
     if len(dummies) == 1:
         return seen.argmax()[None]  # a step goes against the gradient, and only its class' is negative
     n, classes = len(dummies), len(seen)
@@ -41,7 +42,7 @@ def labels_seen(replay: Replay, movement: Values, dummies: Tensor) -> Tensor:
     tried = torch.arange(n) % classes
     slope = chances - torch.bincount(tried, minlength=classes) / n
     with torch.set_grad_enabled(not replay.clips):  # of clipped gradients the sum needs no graph, which would be large
-        moved = replay.movement(dummies, tried)[name].detach()
+        moved = replay.movement(dummies, tried)[name].detach() - drift
     scale = (moved @ slope) / (slope @ slope)
     return torch.from_numpy(_rounded((n * (chances - seen / scale)).numpy(), n))
 

@@ -36,17 +36,18 @@ def scores_of(replay: Replay, movement: Values, x: Tensor, y: Tensor, *, records
     """
     if len(replay.batches) != 1:
         raise ValueError("a line-up is held of rounds of one step")
-    factor = -replay.rate / (replay.divisor or records)
+    factor, seen = -replay.rate / (replay.divisor or records), flat(movement)
+    told = replay.told(seen)
 
     def gradients() -> Iterator[Tensor]:  # made twice rather than kept: they may be larger than the memory
         some = max(1, min(_AT_ONCE, _VALUES // sum(value.numel() for value in replay.start.values())))
         for part in zip(torch.split(x, some), torch.split(y, some), strict=True):
             each = replay.of_each(replay.start, *part).values()
-            yield factor * torch.cat([one.flatten(1) for one in each], dim=1)
+            yield factor * torch.cat([one.flatten(1) for one in each], dim=1) * told
 
     with torch.no_grad():
         mean = torch.stack([part.sum(0) for part in gradients()]).sum(0) / len(x)
-        left = flat(movement) - records * mean
+        left = seen - flat(replay.drift()) * told - records * mean
         differences = (part - mean for part in gradients())
         return torch.cat([one @ left - one.square().sum(1) / 2 for one in differences])
 

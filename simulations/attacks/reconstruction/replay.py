@@ -8,6 +8,7 @@ it is left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +44,7 @@ class Replay:
         divisor: what a step's sum of gradients is divided by; None for the size of its batch.
         clips: whether each record's gradient is shortened first.
         rate: learning rate.
+        partial: whether only the largest values of the movement are sent.
     """
 
     plan: Plan
@@ -53,6 +55,7 @@ class Replay:
     divisor: float | None
     clips: bool
     rate: float
+    partial: bool = False
 
     def movement(self, x: Tensor, y: Tensor) -> Values:
         """By how much training on records moves the model; differentiable by `x`.
@@ -61,11 +64,22 @@ class Replay:
             x: (n, *shape), of the touched records.
             y: (n,), classes.
         """
+        return self._moved(lambda now, batch: self._gradient(now, x[batch], y[batch]))
+
+    def drift(self) -> Values:
+        """By how much weight decay alone moves the model: of any movement, what is no record's doing."""
+        with torch.no_grad():
+            return self._moved(lambda now, _: {name: torch.zeros_like(value) for name, value in now.items()})
+
+    def told(self, movement: Tensor) -> Tensor:
+        """Which values of a movement, as one row, say anything: of the largest alone, what wasn't sent is unknown."""
+        return movement != 0 if self.partial else torch.ones_like(movement, dtype=torch.bool)
+
+    def _moved(self, gradients_at: Callable[[Values, Tensor], Values]) -> Values:
         training, now = self.plan.training, dict(self.start)
         before: Values = {}
         for batch in self.batches:
-            gradients = self._gradient(now, x[batch], y[batch])
-            for name, gradient in gradients.items():
+            for name, gradient in gradients_at(now, batch).items():
                 kept = gradient + training.weight_decay * now[name]
                 kept = kept + training.proximal_mu * (now[name] - self.start[name])
                 before[name] = kept if name not in before else training.momentum * before[name] + kept
@@ -147,6 +161,7 @@ def replay_of(plan: Plan, start: Parameters, *, records: int, client: str | None
         divisor=divisor,
         clips=plan.is_private,
         rate=learning_rate(plan, 1),
+        partial=client is not None and plan.federation.wire == "top-k",
     )
 
 
@@ -176,6 +191,10 @@ def check_replayable(plan: Plan) -> None:
         why, instead = f"training.optimizer = '{training.optimizer}'", "attack the plan with sgd"
     elif training.augment is not None:
         why = "training.augment"
+    elif any(
+        isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in build_for(plan).modules()
+    ):
+        why = "dropout"
     elif plan.is_private and training.sample_rate != 1:
         why, instead = f"training.sample_rate = {training.sample_rate}", "attack the plan with training.sample_rate = 1"
     elif plan.is_private and plan.privacy.clipping != "flat":
@@ -189,3 +208,28 @@ def check_replayable(plan: Plan) -> None:
         why = "[statistics]"
     if why:
         raise UsageError(f"{why}: the attack doesn't replay such training; {instead}")
+
+
+def check_rows_tell(plan: Plan) -> None:
+    """Refuse plans of texts in which all rows of an embedding move alike, whether their tokens occur or not.
+
+    Adam makes steps of one size of whatever there is, be it noise or weight decay; a server that does the same with a
+    sum moves its model so.
+
+    Raises:
+        UsageError: the plan is one of those.
+    """
+    training = plan.training
+    if training.optimizer == "adam" and training.weight_decay > 0:
+        raise UsageError(
+            "training.optimizer = 'adam' with training.weight_decay: moves all words alike; attack the plan with sgd"
+        )
+    if plan.privacy.trust == "local" and training.optimizer != "sgd":
+        raise UsageError(
+            f"training.optimizer = '{training.optimizer}': makes as much of noise as of words; attack the plan with sgd"
+        )
+    if plan.privacy.trust in ("distributed", "central") and plan.federation.strategy not in _MEANS:
+        raise UsageError(
+            f"federation.strategy = '{plan.federation.strategy}': of a sum the attack sees what the strategy made of "
+            "it; attack the plan with fedavg"
+        )

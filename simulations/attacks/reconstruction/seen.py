@@ -27,6 +27,7 @@ from simulations.attacks.reconstruction.replay import (
     Replay,
     Values,
     check_replayable,
+    check_rows_tell,
     replay_of,
     tensors_of,
     touched_records,
@@ -113,6 +114,7 @@ def check_attackable(plan: Plan) -> None:
             raise UsageError(f"[{key}]: plans with it can't be attacked; attack one without")
     if is_of_texts(plan):
         embedding_of(plan)
+        check_rows_tell(plan)
         return
     if len(card_for(plan.data).form.shape) != 3 or plan.features is not None:
         raise UsageError(
@@ -137,7 +139,7 @@ def _of_texts(played: Round) -> Seen:
         own = played.records_behind(seen)
         own = own.take(touched_records(played.plan, len(own), seen.client))
         there = tokens_in(own.x)
-        found += token_scores(tokens_seen(played.plan, seen.movement), there)
+        found += token_scores(tokens_seen(played.plan, seen.start, seen.movement), there)
         if guessing:
             guessed += token_scores(most_frequent(played.public.x, len(there)), there)
         records.append(len(own))

@@ -7,6 +7,7 @@ Where noise moves every row, the attacker looks for rows that were moved further
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,10 @@ from shared_models.example_form import PADDING
 from shared_models.parameters import Parameters
 from shared_models.plan import Plan
 from shared_models.registry import build_for
+
+_Floats = npt.NDArray[np.float64]
+
+_ROUNDING: Final = 2.0**-22  # of a float32 that is moved, in parts of what it was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +55,38 @@ class TokenScores:
         )
 
 
-def tokens_seen(plan: Plan, movement: Parameters) -> frozenset[int]:
+def tokens_seen(plan: Plan, start: Parameters, movement: Parameters) -> frozenset[int]:
     """Tokens that occur in the texts that a movement was computed from.
 
-    Without noise these are the rows that were moved at all. Else most rows, those of tokens that don't occur, are noise
-    of one size in each value; the median row tells that size, and a row that is longer than one of noise would be at a
-    chance of one over the number of tokens is taken for a find: so about one find is false.
+    Weight decay shortens all rows by the same part of what they were; that is put back first. Without noise these are
+    the rows that were moved at all. Else most rows, those of tokens that don't occur, are noise of one size in each
+    value; the median row tells that size, and a row that is longer than one of noise would be at a chance of one over
+    the number of tokens is taken for a find: so about one find is false.
 
     Raises:
         UsageError: the plan's network has no embedding that learns.
     """
     from scipy.stats import chi2
 
-    rows = movement[embedding_of(plan)].astype(np.float64)
+    name = embedding_of(plan)
+    rows = _undecayed(movement[name].astype(np.float64), start[name].astype(np.float64))
     lengths: npt.NDArray[np.float64] = (rows**2).sum(axis=1)
     tokens, width = rows.shape
     noise = float(np.median(lengths)) / float(chi2.median(width))
     moved = lengths > noise * float(chi2.isf(1 / tokens, width))
     return frozenset(np.flatnonzero(moved).tolist()) - {PADDING}
+
+
+def _undecayed(rows: _Floats, start: _Floats) -> _Floats:
+    """Movements of rows without what all have in common: a multiple of what each was before."""
+    sizes = (start**2).sum(axis=1)
+    there = sizes > 0
+    decay = float(np.median((rows * start).sum(axis=1)[there] / sizes[there])) if there.any() else 0.0
+    if decay == 0:
+        return rows
+    found = rows - decay * start
+    found[np.abs(found) <= _ROUNDING * np.abs(start)] = 0
+    return found
 
 
 def tokens_in(x: Tensor) -> frozenset[int]:

@@ -7,6 +7,7 @@ import torch
 
 from simulations.attacks.reconstruction import line_up, replay
 from simulations.attacks.reconstruction.inversion import flat
+from simulations.attacks.reconstruction.labels import labels_seen
 from simulations.attacks.reconstruction.line_up import ahead, scores_of
 from simulations.attacks.reconstruction.replay import replay_of, tensors_of
 from tests.simulations.attacks.reconstruction.plans import LOCAL, played
@@ -34,6 +35,22 @@ def test_scores_are_those_of_the_formula_however_few_are_in_memory(
         found = scores_of(again, movement, x, y, records=len(own))
         assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-12 * float(wanted.abs().max()))
     assert ahead(found, torch.arange(len(own))) == ahead(wanted, torch.arange(len(own)))
+
+
+def test_weight_decay_is_no_sign_of_a_record() -> None:
+    """Whatever its weight, a movement without noise ranks candidates alike, and tells the same classes."""
+    ranks, classes = [], []
+    for decay in ("training.weight_decay=0.0", "training.weight_decay=10.0"):
+        round_ = played(decay, images=4)
+        seen = round_.overheard[0]
+        own = round_.records_behind(seen)
+        again = replay_of(round_.plan, seen.start, records=len(own), client=seen.client, clients=1)
+        own = own.take(again.touched)
+        x, y = torch.cat([own.x, round_.others.x]).double(), torch.cat([own.y, round_.others.y])
+        ranks.append(scores_of(again, tensors_of(seen.movement), x, y, records=len(own)))
+        classes.append(labels_seen(again, tensors_of(seen.movement), torch.zeros_like(own.x).double()))
+    assert torch.equal(*classes)
+    assert torch.allclose(*ranks, rtol=1e-4, atol=1e-4 * float(ranks[0].abs().max()))
 
 
 @pytest.mark.parametrize("at_once", [1, 3000, 2**26])

@@ -40,6 +40,19 @@ def test_without_privacy_to_the_rounding(overrides: tuple[str, ...]) -> None:
     assert (seen - again).norm() < 1e-5 * seen.norm()
 
 
+@pytest.mark.parametrize("overrides", [(), SEVERAL], ids=["step", "steps"])
+def test_without_gradients_weight_decay_is_all_that_moves_the_model(overrides: tuple[str, ...]) -> None:
+    round_ = played(*overrides, "training.weight_decay=0.3", images=8)
+    seen = round_.overheard[0]
+    replay = replay_of(round_.plan, seen.start, records=8, client=seen.client, clients=1)
+    training, factor, kept = round_.plan.training, 1.0, 0.0
+    for _ in range(training.local_steps):  # of one value that was 1
+        kept = training.momentum * kept + 0.3 * factor + training.proximal_mu * (factor - 1)
+        factor -= replay.rate * kept
+    for name, drift in replay.drift().items():
+        assert torch.allclose(drift, (factor - 1) * replay.start[name].detach(), rtol=1e-9, atol=1e-12)
+
+
 def test_local_noise_is_all_that_is_missing() -> None:
     round_ = played(*LOCAL, "privacy.epsilon=8", images=4)
     seen, again = replayed(round_)
@@ -77,6 +90,7 @@ def test_each_update_is_its_clients() -> None:
         ("training.augment={shift=1}",),
         (*LOCAL, "privacy.epsilon=8", "training.sample_rate=0.5"),
         (*LOCAL, "privacy.epsilon=8", "privacy.clipping=automatic"),
+        ("model.options={hidden=[32],activation='tanh',dropout=0.5}",),
     ],
 )
 def test_training_that_isnt_replayed_is_refused(overrides: tuple[str, ...]) -> None:

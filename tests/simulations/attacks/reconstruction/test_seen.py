@@ -55,6 +55,14 @@ def test_the_cnn_is_no_protection() -> None:
     assert all(psnr > 30 for psnr, _, _ in scores(seen).values())
 
 
+def test_the_largest_values_alone_are_no_protection() -> None:
+    """What isn't sent is unknown, and not zero: held against zeros, a reconstruction would be 12 dB here."""
+    seen, _ = attack_round(played("federation.wire=top-k", "federation.top_fraction=0.1"), OPTIONS)
+    assert all(psnr > 35 for psnr, _, _ in scores(seen).values())
+    assert seen.line_up is not None
+    assert seen.line_up > 0.98
+
+
 @pytest.mark.parametrize("images", [1, 4])
 def test_local_noise_at_epsilon_8_leaves_less_than_a_guess(images: int) -> None:
     seen, _ = attack_round(played(*LOCAL, "privacy.epsilon=8", images=images), HELPED)

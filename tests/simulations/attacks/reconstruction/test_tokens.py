@@ -10,7 +10,7 @@ import torch
 
 from security.errors import UsageError
 from simulations.attacks.reconstruction.overheard import Round, play_round
-from simulations.attacks.reconstruction.seen import Options, Seen, attack_round
+from simulations.attacks.reconstruction.seen import Options, Seen, attack_round, check_attackable
 from simulations.attacks.reconstruction.tokens import (
     TokenScores,
     embedding_of,
@@ -68,6 +68,28 @@ def test_without_protection_every_word_is_seen_and_no_other(texts: Path, network
     assert (seen.tokens.precision, seen.tokens.recall) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("decay", [1e-4, 1e-2])
+@pytest.mark.parametrize("steps", [("training.steps=1",), ("training.steps=3", "training.momentum=0.9")])
+def test_weight_decay_hides_no_word(texts: Path, decay: float, steps: tuple[str, ...]) -> None:
+    seen = seen_of(played(texts, *NETWORKS["recurrent"], *steps, f"training.weight_decay={decay}"))
+    assert seen.tokens is not None
+    assert (seen.tokens.precision, seen.tokens.recall) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("training.optimizer=adam", "training.weight_decay=0.01"),
+        (*LOCAL, "privacy.epsilon=8", "training.optimizer=adamw"),
+        (*SUM, "privacy.epsilon=8", "federation.strategy=fedadam"),
+    ],
+)
+def test_what_moves_all_words_alike_is_refused(overrides: tuple[str, ...]) -> None:
+    texts = ("data.name=sentences", "data.text={vocabulary=2000,places=8}", *NETWORKS["recurrent"])
+    with pytest.raises(UsageError, match="attack the plan with"):
+        check_attackable(one_round(*texts, *overrides, cohort=20))
+
+
 @pytest.mark.parametrize("protection", [(*LOCAL, "privacy.epsilon=8"), (*SUM, "privacy.epsilon=8")])
 def test_with_noise_words_are_lost_in_it(texts: Path, protection: tuple[str, ...]) -> None:
     seen = seen_of(played(texts, *NETWORKS["recurrent"], *protection, cohort=20))
@@ -81,8 +103,9 @@ def test_noise_alone_names_about_one_word() -> None:
     plan = one_round("data.name=sentences", "data.text={vocabulary=2000,places=8}", *NETWORKS["recurrent"])
     generator = np.random.default_rng(1)
     name = embedding_of(plan)
+    start = {name: generator.normal(size=(2000, 8)).astype(np.float32)}
     found = sum(
-        len(tokens_seen(plan, {name: generator.normal(scale=0.3, size=(2000, 8)).astype(np.float32)}))
+        len(tokens_seen(plan, start, {name: generator.normal(scale=0.3, size=(2000, 8)).astype(np.float32)}))
         for _ in range(200)
     )
     assert 100 < found < 300
@@ -92,7 +115,7 @@ def test_a_row_that_stands_out_of_noise_is_found() -> None:
     plan = one_round("data.name=sentences", "data.text={vocabulary=2000,places=8}", *NETWORKS["recurrent"])
     rows = np.random.default_rng(2).normal(size=(2000, 8)).astype(np.float32)
     rows[[5, 77]] += 6.0
-    found = tokens_seen(plan, {embedding_of(plan): rows})
+    found = tokens_seen(plan, {embedding_of(plan): np.ones_like(rows)}, {embedding_of(plan): rows})
     assert {5, 77} <= found
     assert len(found) < 10
 
@@ -101,7 +124,7 @@ def test_padding_is_no_word() -> None:
     plan = one_round("data.name=sentences", "data.text={vocabulary=2000,places=8}", *NETWORKS["recurrent"])
     rows = np.zeros((2000, 8), dtype=np.float32)
     rows[[0, 3]] = 1
-    assert tokens_seen(plan, {embedding_of(plan): rows}) == {3}
+    assert tokens_seen(plan, {embedding_of(plan): np.ones_like(rows)}, {embedding_of(plan): rows}) == {3}
 
 
 def test_scores_are_shares_of_what_was_named_and_of_what_was_there() -> None:
