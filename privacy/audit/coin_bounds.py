@@ -53,7 +53,6 @@ class Seen:
         scores: of each canary, finite; the higher, the more it looks planted.
         coins: whether it was.
         cosines: of each canary's direction with what was released as a whole; None where there is no such thing.
-        dimension: of that.
     """
 
     looked_for: LookedFor
@@ -61,7 +60,6 @@ class Seen:
     scores: npt.NDArray[np.float64]
     coins: npt.NDArray[np.bool_]
     cosines: npt.NDArray[np.float64] | None = None
-    dimension: int = 0
 
 
 def findings(seen: Seen, claim: Claim, *, alpha: float) -> list[Finding]:
@@ -118,10 +116,13 @@ def can_contradict(canaries: int, claim: Claim, *, alpha: float) -> bool:
 
 
 def estimates(seen: Seen, claim: Claim) -> list[Finding]:
-    """The one-shot estimate from the canaries that were planted, where there are enough of them: nothing is proven."""
-    if seen.cosines is None or seen.coins.sum() < _FEWEST:
+    """The one-shot estimate from the canaries that were planted beside those that weren't, where there are enough of
+    both: nothing is proven."""
+    if seen.cosines is None or min(seen.coins.sum(), (~seen.coins).sum()) < _FEWEST:
         return []
-    planted = seen.cosines[seen.coins]
+    planted, spread = seen.cosines[seen.coins], float(np.sqrt(np.mean(seen.cosines[~seen.coins] ** 2)))
+    if not (spread > 0 and np.std(planted) > 0):
+        return []
     return [
         Finding(
             looked_for=seen.looked_for,
@@ -129,7 +130,7 @@ def estimates(seen: Seen, claim: Claim) -> list[Finding]:
             method="one-shot",
             trust=claim.trust,
             claim="run",
-            epsilon=one_shot.estimate(planted, dimension=seen.dimension, delta=claim.delta),
+            epsilon=one_shot.estimate(planted, spread=spread, delta=claim.delta),
             claimed=claim.epsilon,
             delta=claim.delta,
             alpha=None,

@@ -1,8 +1,10 @@
 """An estimate of client-level privacy from one run with canary clients (Andrew et al. 2023, arXiv 2302.03098).
 
 Each canary client's update is a random direction of full length. How much of each is found again in what was released,
-as a cosine, is nearly normal; so is, with mean 0 and variance 1/d, that of directions that nobody sent. The epsilon is
-that of telling those two normal laws apart (algorithm 2). It is an estimate: nothing follows with certainty.
+as a cosine, is nearly normal; so is, with mean 0, that of directions that nobody sent. The epsilon is that of telling
+those two normal laws apart (algorithm 2). There the second has the variance 1/d of random directions; here it is
+measured, on canaries that were left out: coordinates are no random directions. It is an estimate: nothing follows with
+certainty.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ LARGEST = 200.0
 """Of an estimate: what is beyond is told as this."""
 
 
-def estimate(cosines: npt.NDArray[np.float64], *, dimension: int, delta: float) -> float:
+def estimate(cosines: npt.NDArray[np.float64], *, spread: float, delta: float) -> float:
     """Estimated epsilon at `delta`.
 
     Args:
         cosines: of each canary's direction with what was released; at least 2.
-        dimension: d, of the space of directions.
+        spread: deviation from 0 of the same of directions that nobody sent.
         delta: in (0, 1).
 
     Raises:
@@ -30,9 +32,7 @@ def estimate(cosines: npt.NDArray[np.float64], *, dimension: int, delta: float) 
     """
     if len(cosines) < 2 or not np.all(np.abs(cosines) <= 1 + 1e-9):
         raise ValueError("an estimate takes at least 2 cosines, from -1 to 1")
-    return epsilon_between(
-        float(np.mean(cosines)), float(np.std(cosines, ddof=1)), 0.0, 1 / math.sqrt(dimension), delta
-    )
+    return epsilon_between(float(np.mean(cosines)), float(np.std(cosines, ddof=1)), 0.0, spread, delta)
 
 
 def epsilon_between(mean_1: float, deviation_1: float, mean_0: float, deviation_0: float, delta: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -11,19 +11,23 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from client.contribution import flat
 from client.datasets.features import seen_parts, seen_records
 from client.datasets.records import Records
 from client.planting import Kind, Planting, canary_records
+from client.trainer import seeded, train_plain
 from client.workplace import split_key
 from shared_models.cards import card_for
-from shared_models.parameters import Layout
+from shared_models.parameters import Layout, get_parameters
 from shared_models.plan import Plan
 from shared_models.plan_personal import shared_layout
 from shared_models.registry import build_for
+from shared_models.seeds import derive_seed
 from simulations.audit.gradients import gradients_of
 
-_LOOKED_AT: Final = 16  # clients, and records of each, whose gradients tell what is quiet
+_LOOKED_AT: Final = 16  # clients, and records of each, that tell what is quiet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,8 @@ def planting_for(plan: Plan, kind: Kind, count: int, clients: tuple[str, ...], s
 
 
 def quiet_coordinates(plan: Plan, count: int) -> tuple[int, ...]:
-    """Where the initial model's clipped gradients are smallest: what clients learn hides a canary least there.
+    """Where what is clipped is smallest at the start, be it gradients of records or changes of clients: what clients
+    learn hides a canary least there.
 
     An auditor may choose so: by records alone, before a coin is thrown.
 
@@ -76,16 +81,41 @@ def quiet_coordinates(plan: Plan, count: int) -> tuple[int, ...]:
         plan: resolved.
         count: how many of the trained values, in the layout's order.
     """
-    squared = torch.zeros(layout_of_plan(plan).size)
-    model, clients = build_for(plan).train(), _own_records(plan)
-    for client in islice(clients, _LOOKED_AT):
-        own = clients[client].part(slice(_LOOKED_AT))
-        if len(own):
-            for _, gradients in gradients_of(plan, model, own):
-                lengths = gradients.norm(dim=1, keepdim=True)
-                clipped = gradients * (plan.privacy.clipping_norm / lengths).clamp(max=1.0)
-                squared += clipped.square_().sum(0)
+    squared = torch.zeros(layout_of_plan(plan).size, dtype=torch.float64)
+    for rows in _changes(plan) if plan.privacy.unit == "client" else _gradients(plan):
+        lengths = rows.norm(dim=1)
+        factors = (plan.privacy.clipping_norm / lengths).clamp(max=1.0).double()
+        finite = lengths.isfinite()  # what isn't counts as zeros (rule 5)
+        for row, factor in zip(rows[finite], factors[finite], strict=True):
+            squared += (row * factor).square()
     return tuple(torch.argsort(squared, stable=True)[:count].tolist())
+
+
+def _gradients(plan: Plan) -> Iterator[Tensor]:
+    """Gradients of a few records of a few clients, (records, values) each."""
+    model = build_for(plan).train()
+    for client, own in _some_clients(plan):
+        with seeded(derive_seed(plan.seed, "quiet", client), torch.device("cpu")):
+            for _, rows in gradients_of(plan, model, own.part(slice(_LOOKED_AT))):
+                yield rows
+
+
+def _changes(plan: Plan) -> Iterator[Tensor]:
+    """What a round's training changes at a few clients, (1, values) each: of a network that need not have a gradient
+    of each record."""
+    model, layout = build_for(plan), layout_of_plan(plan)
+    start = get_parameters(model)
+    for client, own in _some_clients(plan):
+        try:
+            change, _ = train_plain(model, start, own, plan, round_number=1, client=client)
+        except (RuntimeError, ValueError):
+            continue  # it will fail in the run too, which leaves it out
+        yield torch.from_numpy(flat(change, layout))[None]
+
+
+def _some_clients(plan: Plan) -> Iterator[tuple[str, Records]]:
+    clients = _own_records(plan)
+    return ((client, clients[client]) for client in islice(clients, _LOOKED_AT) if len(clients[client]))
 
 
 def records_of(plan: Plan, planting: Planting) -> CanaryRecords:

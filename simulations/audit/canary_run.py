@@ -52,7 +52,7 @@ def play_with_canaries(
             assert isinstance(listener, OnCoordinates)
             one = _seen(planting, "coordinate", listener.scores(), planting.coins())
             cosines = listener.cosines() if planting.kind == "clients" else None
-            found.append(replace(one, cosines=cosines, dimension=layout.size))
+            found.append(replace(one, cosines=cosines))
         else:
             losses = losses_of(plan, parameters, records[number])
             found.append(_seen(planting, "gradient", listener.scores(), records[number].coins))

@@ -14,8 +14,8 @@ from privacy.dpsgd.optimizer import as_rows, free_per_example, per_example_gradi
 from shared_models.loss import loss_of
 from shared_models.plan import Plan
 
-_AT_ONCE: Final = 64  # examples whose gradients are in memory together,
-_VALUES: Final = 20_000_000  # and no more numbers than this
+_AT_ONCE: Final = 64  # examples whose gradients are in memory together; of a large network fewer
+_VALUES: Final = 2**26
 
 
 def gradients_of(plan: Plan, model: nn.Module, records: Records) -> Iterator[tuple[slice, Tensor]]:
@@ -27,9 +27,9 @@ def gradients_of(plan: Plan, model: nn.Module, records: Records) -> Iterator[tup
         records: at least one.
     """
     trained, loss = [p for p in model.parameters() if p.requires_grad], loss_of(plan)
-    together = max(1, min(_AT_ONCE, _VALUES // sum(p.numel() for p in trained)))
-    for start in range(0, len(records), together):
-        part = slice(start, min(start + together, len(records)))
+    some = max(1, min(_AT_ONCE, _VALUES // sum(p.numel() for p in trained)))
+    for start in range(0, len(records), some):
+        part = slice(start, min(start + some, len(records)))
         with private_hooks(model, plan.training.dp_engine):
             torch.autograd.backward(loss(model(records.x[part]), records.y[part]))
             gradients = torch.cat([as_rows(g).flatten(1) for g in per_example_gradients(trained)], dim=1)

@@ -25,7 +25,7 @@ def test_it_estimates_a_gaussian_mechanism(sigma: float) -> None:
     cosines = directions @ released / np.linalg.norm(released)
     # what one canary stands out by, against the noise and all the others (the paper's own correction is the same)
     true = GaussianPrivacy(1 / math.sqrt(sigma**2 + k / d)).epsilon(delta)
-    assert estimate(cosines, dimension=d, delta=delta) == pytest.approx(true, rel=0.2)
+    assert estimate(cosines, spread=1 / math.sqrt(d), delta=delta) == pytest.approx(true, rel=0.2)
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_equal_laws_are_no_distance_apart_and_foolish_ones_are_refused() -> None
     with pytest.raises(ValueError, match="deviations"):
         epsilon_between(0.0, 0.0, 0.0, 1.0, 1e-5)
     with pytest.raises(ValueError, match="cosines"):
-        estimate(np.array([0.5]), dimension=3, delta=1e-5)
+        estimate(np.array([0.5]), spread=1.0, delta=1e-5)
