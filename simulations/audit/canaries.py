@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -73,7 +74,7 @@ def planting_for(plan: Plan, kind: Kind, count: int, clients: tuple[str, ...], s
 
 def quiet_coordinates(plan: Plan, count: int) -> tuple[int, ...]:
     """Where what is clipped is smallest at the start, be it gradients of records or changes of clients: what clients
-    learn hides a canary least there.
+    learn hides a canary least there. Each parameter has its part of them, for noise may be missing from one alone.
 
     An auditor may choose so: by records alone, before a coin is thrown.
 
@@ -81,14 +82,20 @@ def quiet_coordinates(plan: Plan, count: int) -> tuple[int, ...]:
         plan: resolved.
         count: how many of the trained values, in the layout's order.
     """
-    squared = torch.zeros(layout_of_plan(plan).size, dtype=torch.float64)
+    layout = layout_of_plan(plan)
+    squared = torch.zeros(layout.size, dtype=torch.float64)
     for rows in _changes(plan) if plan.privacy.unit == "client" else _gradients(plan):
         lengths = rows.norm(dim=1)
         factors = (plan.privacy.clipping_norm / lengths).clamp(max=1.0).double()
         finite = lengths.isfinite()  # what isn't counts as zeros (rule 5)
         for row, factor in zip(rows[finite], factors[finite], strict=True):
             squared += (row * factor).square()
-    return tuple(torch.argsort(squared, stable=True)[:count].tolist())
+    ends = np.cumsum([0, *(prod(shape) for _, shape in layout.entries)])
+    parts = np.diff(np.round(ends * count / layout.size).astype(int))  # in proportion; `count` in all
+    found = list[int]()
+    for start, end, part in zip(ends[:-1], ends[1:], parts, strict=True):
+        found += (int(start) + torch.argsort(squared[start:end], stable=True)[:part]).tolist()
+    return tuple(found)
 
 
 def _gradients(plan: Plan) -> Iterator[Tensor]:

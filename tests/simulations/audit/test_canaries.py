@@ -46,10 +46,20 @@ def test_quiet_is_where_clipped_gradients_of_records_are_smallest() -> None:
             found = torch.autograd.grad(loss(model(x), y), list(model.parameters()))
             row = torch.cat([one.flatten() for one in found])
             total += (row * min(1.0, plan.privacy.clipping_norm / float(row.norm()))).double().square()
-    quiet = list(quiet_coordinates(plan, 200))
-    loud = np.setdiff1d(np.arange(len(total)), quiet)
+    quiet = np.array(quiet_coordinates(plan, 200))
     assert len(set(quiet)) == 200
-    assert float(total[quiet].max()) <= float(total[loud].min()) * (1 + 1e-4)
+    for start, end, part in ((0, 512, 168), (512, 520, 2), (520, 600, 27), (600, 610, 3)):  # of each parameter a third
+        mine = quiet[(quiet >= start) & (quiet < end)]
+        loud = np.setdiff1d(np.arange(start, end), mine)
+        assert len(mine) == part
+        assert float(total[mine].max()) <= float(total[loud].min()) * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 300, 609, 610])
+def test_there_are_as_many_as_were_asked_for(count: int) -> None:
+    found = quiet_coordinates(plan_of(), count)
+    assert len(set(found)) == len(found) == count
+    assert set(found) <= set(range(610))
 
 
 @pytest.mark.parametrize("overrides", [(), ("model.options.dropout=0.5",)])
