@@ -27,6 +27,7 @@ from shared_models.plan_data import NaturalPartition
 from shared_models.plan_file import parse_plan
 from shared_models.plan_personal import own_parameters, shared_layout
 from shared_models.registry import build_for
+from shared_models.running_statistics import check_no_running_statistics
 from shared_models.seeds import derive_key
 
 
@@ -143,6 +144,7 @@ def made_workplace(plan_text: str, device: str, _bound: tuple[tuple[str, str], .
         from shared_models.private_trainable import check_private_trainable
 
         check_private_trainable(model, model_form(plan), plan.training.dp_engine)
+    check_no_running_statistics(model)
     model.to(choose_device(wanted_device(plan, device), plan.training.precision))
     names = own_parameters(plan, model)
     own = {name: value for name, value in get_parameters(model).items() if name in names} if names else {}

@@ -115,7 +115,8 @@ def factory(name: str) -> ModelFactory:
     """
     if name not in _FACTORIES:
         known = (*names(), *own.bound())
-        raise UsageError(f"model.name = {name!r}: unknown model; {_known(name, known)}")
+        bind = "one's own is bound by --model, or in site.toml and server.toml"
+        raise UsageError(f"model.name = {name!r}: unknown model; {_known(name, known)}; {bind}")
     return _FACTORIES[name]
 
 

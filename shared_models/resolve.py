@@ -32,6 +32,7 @@ from shared_models.plan_data import located
 from shared_models.plan_personal import filled_personal
 from shared_models.plan_secure_sum import COMPUTED, added_up, computed
 from shared_models.registry import build_for, check_options
+from shared_models.running_statistics import check_no_running_statistics
 
 
 def _check_class_weights(plan: Plan) -> None:
@@ -83,6 +84,7 @@ def resolve(plan: Plan) -> Plan:
         from shared_models.private_trainable import check_private_trainable
 
         check_private_trainable(model, model_form(plan), plan.training.dp_engine)
+    check_no_running_statistics(model)
     changes: dict[str, Any] = {
         "model": plan.model.model_copy(update={"options": options, "frozen": check_frozen(plan, model)}),
         "federation": plan.federation.model_copy(update={"weighting": plan.weighting}),

@@ -100,17 +100,20 @@ def export_run(
         out.mkdir(parents=True, exist_ok=True)
         write(network, examples[:2], format_, path, quantise=quantise)
         found = check(whole, runner(format_, path, copy.deepcopy(network)), examples, path)
-        _describe(out, plan, folder, found, zeros)
+        changes: tuple[str, ...] = () if zeros is None else (f"{zeros:.0%} of the weights set to zero",)
+        changes += ("weights as eight-bit integers",) if quantise else ()
+        card = model_card(plan, folder.read_summary(), best=best, changes=changes)
+        _describe(out, plan, found, zeros, card)
     except OSError as error:
         raise UsageError(f"{out}: can't be written ({error.strerror}); give --out a folder that can") from error
     return Exported(path=path, checked=found, zeros=zeros)
 
 
-def _describe(out: Path, plan: Plan, folder: RunFolder, found: Checked, zeros: float | None) -> None:
-    facts = {**dataclasses.asdict(found), "zeros": zeros, "torch": torch.__version__}
+def _describe(out: Path, plan: Plan, found: Checked, zeros: float | None, card: str) -> None:
+    facts = {**dataclasses.asdict(found), "zeros": zeros, "plan_digest": plan.digest(), "torch": torch.__version__}
     _write(out / "check.json", json.dumps(facts, indent=2) + "\n")
     _write(out / "inputs.json", json.dumps(Inputs.of(plan).as_json(), indent=2) + "\n")
-    _write(out / "MODEL_CARD.md", model_card(plan, folder.read_summary()))
+    _write(out / "MODEL_CARD.md", card)
 
 
 def _write(path: Path, text: str) -> None:

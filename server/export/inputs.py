@@ -18,6 +18,7 @@ from shared_models.tokens import pieces_of, tokens_of
 
 Kind = Literal["values", "table", "text"]
 _MOST_TEXT = 1 << 16  # characters of one text
+_SURROGATE = "holds a character that is none (a lone surrogate)"  # JSON can spell it
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Inputs:
                 raise UsageError(f"inputs[{number}]: should be a text")
             if len(given) > _MOST_TEXT:
                 raise UsageError(f"inputs[{number}]: is longer than {_MOST_TEXT} characters")
-            if not given.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in given):
-                raise UsageError(f"inputs[{number}]: holds a character that is none (a lone surrogate)")
+            if _has_surrogate(given):
+                raise UsageError(f"inputs[{number}]: {_SURROGATE}")
         return tokens_of([self._read(one) for one in questions], self.text).astype(np.float32)
 
     def _read(self, text: str) -> str:
@@ -112,12 +113,14 @@ class Inputs:
             if not isinstance(given, dict):
                 raise UsageError(f"inputs[{number}]: should be an object with a value for each column")
             lacking = [name for name in self.card.columns if name not in given]
-            unknown = [str(name)[:50] for name in given if name not in self.card.columns]
-            if lacking or unknown:
-                what = (
-                    f"lacks {', '.join(lacking)}" if lacking else f"has columns that aren't known: {', '.join(unknown)}"
-                )
+            if lacking or len(given) > len(self.card.columns):
+                what = f"lacks {', '.join(lacking)}" if lacking else "has columns that aren't known"
                 raise UsageError(f"inputs[{number}]: {what}; columns: {', '.join(self.card.columns)}")
+            for name, value in given.items():
+                if isinstance(value, list | dict):
+                    raise UsageError(f"inputs[{number}].{name}: should be a text, a number or null")
+                if isinstance(value, str) and _has_surrogate(value):
+                    raise UsageError(f"inputs[{number}].{name}: {_SURROGATE}")
         blank = self.card.missing[0] if self.card.missing else ""
         rows = [
             {name: blank if one[name] is None else str(one[name]).strip() for name in self.card.columns}
@@ -133,3 +136,7 @@ class Inputs:
             bad = np.flatnonzero(unreadable(texts, self.card.missing))
             if len(bad):
                 raise UsageError(f"inputs[{bad[0]}].{name}: should be a number, or null where it is missing")
+
+
+def _has_surrogate(text: str) -> bool:
+    return not text.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in text)

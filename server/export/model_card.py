@@ -3,7 +3,7 @@ et al. 2019, arXiv 1810.03993)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from shared_models.cards import card_for
@@ -12,17 +12,19 @@ from shared_models.plan import Plan
 from shared_models.registry import dry
 
 
-def model_card(plan: Plan, summary: Mapping[str, Any]) -> str:
+def model_card(plan: Plan, summary: Mapping[str, Any], *, best: bool = False, changes: Sequence[str] = ()) -> str:
     """The card of a run's model, in Markdown. It holds nothing that the run's summary doesn't.
 
     Args:
         plan: resolved.
         summary: as in `summary.json`.
+        best: whether it is of the model with the best evaluation, in place of the last.
+        changes: what was done to the weights after training, a phrase each.
     """
-    return "\n".join(_lines(plan, summary)) + "\n"
+    return "\n".join(_lines(plan, summary, best, changes)) + "\n"
 
 
-def _lines(plan: Plan, summary: Mapping[str, Any]) -> Iterator[str]:
+def _lines(plan: Plan, summary: Mapping[str, Any], best: bool, changes: Sequence[str]) -> Iterator[str]:
     card, size = card_for(plan.data), size_of(dry(plan))
     yield f"# {plan.name}"
     yield ""
@@ -37,6 +39,10 @@ def _lines(plan: Plan, summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"- on the features `{plan.features.name}`, which are public and were not trained here"
     what = "the next token" if card.at_each_place else f"one of {len(card.classes)} classes: {_listed(card.classes)}"
     yield f"- takes examples of shape {card.input_shape}, says {what}"
+    if best and summary.get("best"):
+        yield f"- the model of round {summary['best']['round']}, which had the best evaluation"
+    if changes:
+        yield f"- changed after training: {', '.join(changes)}"
     yield ""
     yield "## Data"
     yield ""
@@ -49,16 +55,9 @@ def _lines(plan: Plan, summary: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield "## Evaluation"
     yield ""
-    final = summary.get("final") or {}
-    if final:
-        where = (
-            "the server's own test records" if plan.evaluation.where == "server" else "records that clients held out"
-        )
-        yield f"On {where}, after the last round:"
-        yield ""
-        yield from (f"- {name.replace('_', ' ')}: {value:.4g}" for name, value in final.items())
-    else:
-        yield "The run evaluated nothing."
+    yield from _evaluation(plan, summary, best)
+    if changes:
+        yield "These figures are of the network before it was changed; `check.json` says how far the two are apart."
     yield ""
     yield "## Limits"
     yield ""
@@ -68,6 +67,22 @@ def _lines(plan: Plan, summary: Mapping[str, Any]) -> Iterator[str]:
         yield "- The privacy figures hold under the conditions above, for the training: not for what users send."
     else:
         yield "- It may repeat what single records hold: nothing was done to prevent that."
+
+
+def _evaluation(plan: Plan, summary: Mapping[str, Any], best: bool) -> Iterator[str]:
+    chosen = summary.get("best") if best else None
+    found, when = summary.get("final") or {}, "after the last round"
+    if chosen:
+        found = {chosen["metric"]: chosen["value"]}
+        when = f"after round {chosen['round']}, which was chosen by this very figure: read it as somewhat too good"
+    if not found:
+        yield "The run evaluated nothing."
+        return
+    where = "the server's own test records" if plan.evaluation.where == "server" else "records that clients held out"
+    yield f"On {where}, {when}:"
+    yield ""
+    yield from (f"- {name.replace('_', ' ')}: {value:.4g}" for name, value in found.items())
+    yield ""
 
 
 def _privacy(plan: Plan, privacy: Mapping[str, Any]) -> Iterator[str]:

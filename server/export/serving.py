@@ -6,6 +6,9 @@ that has both in front of it. Questions are neither kept nor logged.
 
 from __future__ import annotations
 
+import json
+import logging
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +23,8 @@ from shared_models.plan import Plan
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+_log = logging.getLogger(__name__)
 
 MOST_BYTES: Final = 16 << 20
 """Of a request's body."""
@@ -48,11 +53,13 @@ class Predictor:
         """The model that `veil export` has written to a folder.
 
         Raises:
-            UsageError: there is none, or onnxruntime isn't installed.
+            UsageError: there is none, it is of another plan's run, or onnxruntime isn't installed.
         """
         path = folder / FILES["onnx"]
         if not path.is_file():
             raise UsageError(f"{path}: isn't there; write it first: veil export RUN")
+        if _plan_of(folder) not in (None, plan.digest()):
+            raise UsageError(f"{path}: is of another plan's run; export this run's model there, or serve that run")
         return cls(plan, Inputs.of(plan), onnx_session(path))
 
     def answers(self, questions: list[Any]) -> list[dict[str, Any]]:
@@ -76,6 +83,36 @@ class Predictor:
             }
             for row in probabilities
         ]
+
+
+def _plan_of(folder: Path) -> str | None:
+    """Digest of the plan that an exported model is of; None where it isn't told."""
+    try:
+        found = json.loads((folder / "check.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found.get("plan_digest") if isinstance(found, dict) else None
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0: on one that is free.
+
+    Raises:
+        UsageError: it can't.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen()
+    except OSError as error:
+        raise UsageError(
+            f"--host {host} --port {port}: can't listen there ({error.strerror}); choose another address or port"
+        ) from error
+    return found
 
 
 def service(predictor: Predictor) -> FastAPI:
@@ -150,10 +187,19 @@ def service(predictor: Predictor) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     def refused(_: Any, error: RequestValidationError) -> JSONResponse:
-        # Its own text would repeat what was sent.
+        # Its own text would repeat what was sent, and so would the place of a key that is not known.
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or "body"
+        where = "inputs" if "inputs" in first["loc"] else "body"
         return JSONResponse(status_code=422, content={"detail": f"{where}: {first['msg']}"})
+
+    @app.middleware("http")
+    async def failed(request: Any, answer: Any) -> Any:
+        # A traceback in the log could hold what was asked.
+        try:
+            return await answer(request)
+        except Exception as error:
+            _log.error("a question was not answered (%s)", type(error).__name__)
+            return JSONResponse(status_code=500, content={"detail": "the service failed on this request"})
 
     # FastAPI looks annotations that are texts up in the module, where this class isn't.
     predict.__annotations__ = {"questions": Questions, "return": Any}

@@ -14,6 +14,7 @@ from shared_models import own, registry
 from shared_models.example_form import ExampleForm
 from shared_models.plan import Plan
 from shared_models.resolve import resolve
+from shared_models.running_statistics import check_no_running_statistics
 from simulations.run import Settings, start_run
 
 HERE = "tests.shared_models.own_network"
@@ -114,6 +115,23 @@ def test_a_batch_norm_is_named_with_its_mend() -> None:
     assert refusal({"mine": f"{HERE}:build"}, options={"norm": "batch"}) == (
         "layer '1' (BatchNorm2d) mixes the examples of a batch; use GroupNorm"
     )
+
+
+@pytest.mark.parametrize("privacy", [{"trust": "none"}, {"trust": "central", "unit": "client"}])
+def test_running_statistics_are_refused_without_example_privacy_too(privacy: dict[str, str]) -> None:
+    """They don't travel: the model would be judged and exported with a mean of 0 and a variance of 1."""
+    own.bind({"mine": f"{HERE}:build"})
+    batch = plan(options={"norm": "batch"}).model_dump()
+    with pytest.raises(UsageError, match=r"layer '1' \(BatchNorm2d\) keeps running statistics, .*; use GroupNorm$"):
+        resolve(Plan.model_validate({**batch, "privacy": {**batch["privacy"], **privacy}}))
+
+
+def test_what_keeps_no_statistics_passes() -> None:
+    kept = torch.nn.InstanceNorm2d(3, track_running_stats=True)
+    with pytest.raises(UsageError, match=r"layer '0' \(InstanceNorm2d\).*; use track_running_stats=False$"):
+        check_no_running_statistics(torch.nn.Sequential(kept))
+    kept.eval()  # a frozen layer of a pretrained network
+    check_no_running_statistics(torch.nn.Sequential(kept, torch.nn.InstanceNorm2d(3), torch.nn.GroupNorm(1, 3)))
 
 
 @pytest.mark.parametrize(

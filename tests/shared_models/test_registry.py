@@ -43,6 +43,7 @@ def new(name: str, form: ExampleForm | None = None, *, seed: int = 7, **options:
 # --- names and options ------------------------------------------------------------------------------------------
 
 
+BIND = "one's own is bound by --model, or in site.toml and server.toml"
 KNOWN_NAMES = "cnn, cnn1d, convnet, inception, linear, minilm, mlp, recurrent, resnet, transformer, vit"
 
 
@@ -62,10 +63,10 @@ def test_a_factory_says_its_name_and_what_it_is_in_one_line(name: str) -> None:
 def test_an_unknown_model_is_refused_with_the_known_ones_and_the_nearest() -> None:
     assert (
         error_of(registry.check_options, "resnt", {})
-        == f"model.name = 'resnt': unknown model; did you mean resnet? allowed: {KNOWN_NAMES}"
+        == f"model.name = 'resnt': unknown model; did you mean resnet? allowed: {KNOWN_NAMES}; {BIND}"
     )
     assert error_of(registry.default_options, "lstm-xl") == (
-        f"model.name = 'lstm-xl': unknown model; allowed: {KNOWN_NAMES}"
+        f"model.name = 'lstm-xl': unknown model; allowed: {KNOWN_NAMES}; {BIND}"
     )
     assert "unknown model" in error_of(new, "gpt", ExampleForm((5,), 2))
 

@@ -11,7 +11,7 @@ import typer
 def serve(
     run: Annotated[Path, typer.Argument(help="A run's folder, with what 'veil export' wrote.", metavar="RUN")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)] = 8000,
     folder: Annotated[Path | None, typer.Option(help="Where the exported model lies [default: RUN/export].")] = None,
 ) -> None:
     """Answer questions over HTTP: POST /predict, GET /health, and /docs for the form of a question.
@@ -20,7 +20,7 @@ def serve(
     """
     from security.errors import UsageError
     from server.export.export import FOLDER
-    from server.export.serving import Predictor, service
+    from server.export.serving import Predictor, listening, service
     from server.run_folder import RunFolder
 
     predictor = Predictor.open(RunFolder(run).read_plan(), folder or run / FOLDER)
@@ -29,5 +29,8 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise UsageError("veil serve: needs uvicorn; pip install 'veil-fl[serve]'") from error
-    print(f"http://{host}:{port}/docs  (ends with Ctrl-C)", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+    with listening(host, port) as door:
+        shown = f"[{host}]" if ":" in host else host
+        print(f"http://{shown}:{door.getsockname()[1]}/docs  (ends with Ctrl-C)", flush=True)
+        config = uvicorn.Config(app, log_level="warning", access_log=False)
+        uvicorn.Server(config).run(sockets=[door])

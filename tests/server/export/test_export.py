@@ -14,9 +14,10 @@ from security.errors import UsageError
 from server.export.export import export_run, trained_network
 from server.export.formats import FILES, Format, onnx_session, runner, write
 from server.export.inputs import Inputs
+from server.export.model_card import model_card
 from server.export.pruning import pruned
 from server.export.served import examples_for, served
-from server.export.serving import Predictor, service
+from server.export.serving import Predictor, listening, service
 from server.run_folder import RunFolder
 from shared_models.plan import Plan
 from shared_models.registry import build_for
@@ -197,6 +198,7 @@ def test_the_service_answers_checks_and_describes_itself(predictor: Predictor, r
         ({"inputs": []}, "inputs: List should have at least 1 item"),
         ({"inputs": [0] * 300}, "inputs: List should have at most 256 items"),
         ({"imputs": []}, "inputs: Field required"),
+        ({"inputs": [0], "Jane Doe": 1}, "body: Extra inputs are not permitted"),
         ({}, "inputs: Field required"),
     ],
 )
@@ -210,6 +212,7 @@ def test_a_wrong_question_is_told_without_being_repeated(
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(detail)
     assert set(answer.json()) == {"detail"}
+    assert "Jane" not in answer.text
 
 
 def test_a_body_that_is_too_long_is_refused_before_it_is_read(predictor: Predictor) -> None:
@@ -253,3 +256,51 @@ def test_a_language_model_says_the_next_token() -> None:
     answers = Predictor(plan, Inputs.of(plan), Session()).answers(["ab", "abcdefg"])
     # After the last letter comes what follows its number, also of a text that is longer than the model's.
     assert [one["class"] for one in answers] == ["c", "h"]
+
+
+def test_the_card_is_of_the_model_that_was_written(run: RunFolder, tmp_path: Path) -> None:
+    """Of the best model, not of the last, and of what was done to it."""
+    summary = run.read_summary()
+    summary["best"] = {"round": 1, "metric": "accuracy", "value": 0.1234}
+    text = model_card(run.read_plan(), summary, best=True)
+    assert "the model of round 1" in text
+    assert "- accuracy: 0.1234" in text
+    assert f"{summary['final']['loss']:.4g}" not in text
+    assert "changed after training" not in text
+    export_run(run, "onnx", out=tmp_path, quantise=True, prune=0.3)
+    text = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "changed after training: 30% of the weights set to zero, weights as eight-bit integers" in text
+    assert "figures are of the network before it was changed" in text
+
+
+def test_a_model_of_another_plans_run_is_not_served(predictor: Predictor, run: RunFolder) -> None:
+    plan = run.read_plan()
+    other = plan.model_copy(update={"seed": plan.seed + 1})
+    with pytest.raises(UsageError, match="is of another plan's run"):
+        Predictor.open(other, run.path / "export")
+
+
+def test_an_address_that_is_taken_or_none_is_one_line() -> None:
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"--port {port}: can't listen there"):
+            listening("127.0.0.1", port)
+    with pytest.raises(UsageError, match=r"--host 300\.1\.1\.1"):
+        listening("300.1.1.1", 0)
+
+
+def test_what_fails_inside_tells_and_logs_nothing_of_a_question(
+    predictor: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("httpx")
+    from fastapi.testclient import TestClient
+
+    class Broken:
+        def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+            raise RuntimeError(f"secret {given['inputs'].sum()}")
+
+    broken = service(Predictor(predictor.plan, predictor.inputs, Broken()))
+    answer = TestClient(broken).post("/predict", json={"inputs": [np.full((1, 8, 8), 3.0).tolist()]})
+    assert (answer.status_code, answer.json()) == (500, {"detail": "the service failed on this request"})
+    assert "RuntimeError" in caplog.text
+    assert "secret" not in caplog.text

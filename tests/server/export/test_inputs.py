@@ -55,7 +55,10 @@ def test_values_and_texts_are_what_the_model_takes() -> None:
     ("form", "question", "reason"),
     [
         (TABLE, {"age": 1}, "inputs[0]: lacks sex; columns: age, sex"),
-        (TABLE, {"age": 1, "sex": "m", "x": 2}, "inputs[0]: has columns that aren't known: x"),
+        (TABLE, {"age": 1, "sex": "m", "x": 2}, "inputs[0]: has columns that aren't known; columns: age, sex"),
+        (TABLE, {"age": 1, "sex": ["m"]}, "inputs[0].sex: should be a text, a number or null"),
+        (TABLE, {"age": 1, "sex": {"m": 1}}, "inputs[0].sex: should be a text, a number or null"),
+        (TABLE, {"age": 1, "sex": "\ud800"}, "inputs[0].sex: holds a character that is none"),
         (TABLE, {"age": "old", "sex": "m"}, "inputs[0].age: should be a number, or null"),
         (TABLE, {"age": float("inf"), "sex": "m"}, "inputs[0].age: should be a number, or null"),
         (TABLE, [1, 2], "inputs[0]: should be an object"),

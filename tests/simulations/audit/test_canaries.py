@@ -27,7 +27,8 @@ from torch import nn
 
 
 def build(form):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, form.classes))
+    norm = nn.BatchNorm1d(8, track_running_stats=False)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), norm, nn.Tanh(), nn.Linear(8, form.classes))
 """
 
 
