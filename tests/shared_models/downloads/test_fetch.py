@@ -185,7 +185,11 @@ def test_what_is_not_there_says_how_it_is_fetched(registry: Registry) -> None:
     assert registry.asked == []
 
 
-@pytest.mark.parametrize("content", [WHEEL[:-1], WHEEL + b"x", b"", WHEEL.replace(b"low", b"LOW", 1)])
+@pytest.mark.parametrize(
+    "content",
+    [WHEEL[:-1], WHEEL + b"x", b"", WHEEL.replace(b"low", b"LOW", 1)],
+    ids=["cut off", "longer", "empty", "changed"],  # of the bytes themselves they would hold the time of day
+)
 def test_a_file_that_is_not_the_known_one_is_not_kept(registry: Registry, content: bytes) -> None:
     registry.answers["/files/carrier.whl"] = ("application/zip", content)
     assert "gave something else than it did; nothing was kept" in refusal()
